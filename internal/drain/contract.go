@@ -1,0 +1,96 @@
+// Package drain decides what happens to running executions when their version is abandoned.
+//
+// It holds the in-flight contract (declared in the version's manifest, before any deploy), the ledger of running executions that every
+// sidecar keeps, and Decide, which joins the two. Invariants:
+//   - an execution is decided over at most once, and never both granted an act and cancelled: decision and grant share one lock;
+//   - silence about effects is Unknown, never None;
+//   - only a declared or reported irreversible effect overrides the contract.
+//
+// The package is pure: it reads no clock, does no I/O and starts no goroutine; `now` comes in as a value.
+package drain
+
+import "time"
+
+// Disposition is what happens to one running execution.
+type Disposition string
+
+const (
+	// Complete: it goes on under the abandoned version.
+	Complete Disposition = "complete"
+	// Handover: it begins again under the target version, without the client noticing.
+	Handover Disposition = "handover"
+	// Cancel: it ends with the retry signal.
+	Cancel Disposition = "cancel"
+	// Hold: it is never cut; a person is shown it. Only ever follows a deadline.
+	Hold Disposition = "hold"
+)
+
+// Effects classes what an execution has done to the world. Higher is worse; Unknown is treated as Irreversible unless a rule names it.
+type Effects string
+
+const (
+	EffectsNone         Effects = "none"
+	EffectsReadonly     Effects = "readonly"
+	EffectsIdempotent   Effects = "idempotent"
+	EffectsCompensable  Effects = "compensable"
+	EffectsIrreversible Effects = "irreversible"
+	EffectsUnknown      Effects = "unknown"
+)
+
+// Reporting says how the agent tells about its effects.
+type Reporting string
+
+const (
+	// Unreported: not at all; effects are Unknown unless declared.
+	Unreported Reporting = "unreported"
+	// Reported: after the act, by header or local API. Silence is still Unknown.
+	Reported Reporting = "reported"
+	// Guarded: the agent asks before it acts. Silence is None, since nothing can have happened.
+	Guarded Reporting = "guarded"
+)
+
+// Contract is the `inFlight` section of a manifest.
+type Contract struct {
+	Effects Reporting `json:"effects,omitempty" yaml:"effects,omitempty"`
+	Default Action    `json:"default" yaml:"default"`
+	// Rules are tried in order; the first match wins.
+	Rules []Rule `json:"rules,omitempty" yaml:"rules,omitempty"`
+}
+
+// Action is a disposition with all that goes with it.
+type Action struct {
+	OnRollback Disposition `json:"onRollback" yaml:"onRollback"`
+	// Within is the deadline of `complete`, counted from the order. 0: none declared.
+	Within Duration `json:"within,omitempty" yaml:"within,omitempty"`
+	// Then follows the deadline: cancel or hold. Required with Within.
+	Then Disposition `json:"then,omitempty" yaml:"then,omitempty"`
+	// Else applies where a hand-over is impossible: complete or cancel. Required with handover.
+	Else Disposition `json:"else,omitempty" yaml:"else,omitempty"`
+	// RetryAfter is the range over which retry signals are spread; zero: the order's own spread.
+	RetryAfter Range `json:"retryAfter,omitzero" yaml:"retryAfter,omitempty"`
+}
+
+// Rule is an action for the executions that When matches.
+type Rule struct {
+	When   Match `json:"when" yaml:"when"`
+	Action `yaml:",inline"`
+}
+
+// Match is a conjunction; an empty field matches all.
+type Match struct {
+	Effects Effects `json:"effects,omitempty" yaml:"effects,omitempty"`
+	// Method is an HTTP method, upper case.
+	Method string `json:"method,omitempty" yaml:"method,omitempty"`
+	// Path matches the whole path; a trailing * matches any rest.
+	Path string `json:"path,omitempty" yaml:"path,omitempty"`
+	// OlderThan matches executions that have run longer than this when the order comes.
+	OlderThan Duration `json:"olderThan,omitempty" yaml:"olderThan,omitempty"`
+}
+
+// Range is a span of durations, written "1s" or "1s-5s".
+type Range struct {
+	Min, Max time.Duration
+}
+
+// Duration is a time.Duration that is written "90s" in YAML and JSON.
+type Duration time.Duration

@@ -1,0 +1,46 @@
+package drain
+
+import "time"
+
+// Drain is the control plane's durable record of one abandoned version's draining.
+type Drain struct {
+	Spec    string `json:"spec"`
+	Version string `json:"version"`
+	// Generation is the route generation that abandoned the version.
+	Generation uint64    `json:"generation"`
+	Target     string    `json:"target"`
+	State      State     `json:"state"`
+	OrderedAt  time.Time `json:"orderedAt"`
+	EndedAt    time.Time `json:"endedAt,omitzero"`
+	PostMortem string    `json:"postMortem"`
+	Counts     Counts    `json:"counts"`
+}
+
+// Active says that the version is fenced: every state but superseded and cancelled.
+func (d Drain) Active() bool { return d.State != Superseded && d.State != Cancelled }
+
+// Counts are executions by what the order did to them.
+type Counts struct {
+	Completed  uint64 `json:"completed"`
+	HandedOver uint64 `json:"handedOver"`
+	Cancelled  uint64 `json:"cancelled"`
+	Held       uint64 `json:"held"`
+}
+
+// State of a drain.
+type State string
+
+const (
+	// Ordered: committed; not every sidecar has acknowledged the fence.
+	Ordered State = "ordered"
+	// Draining: fenced, executions still run.
+	Draining State = "draining"
+	// Drained: nothing runs any more.
+	Drained State = "drained"
+	// Held: nothing runs but what a person must look at.
+	Held State = "held"
+	// Superseded: the version is routed again, its fence is lifted.
+	Superseded State = "superseded"
+	// Cancelled: the rollback was undone.
+	Cancelled State = "cancelled"
+)

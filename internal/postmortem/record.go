@@ -1,0 +1,195 @@
+// Package postmortem holds the record that every rollback opens, and its Markdown.
+//
+// Invariants: a record is written in the rollback's own transaction; it is never deleted; what it says was observed, with a zero or an
+// absent value where nothing was. The package is pure: no clock, no I/O, no goroutines.
+package postmortem
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/specproxy/specproxy/internal/drain"
+	"github.com/specproxy/specproxy/internal/routing"
+)
+
+// Record is one post-mortem: one rollback of one or more specs.
+type Record struct {
+	ID string `json:"id"`
+	// Specs that were rolled back, sorted.
+	Specs    []string  `json:"specs"`
+	OpenedAt time.Time `json:"openedAt"`
+	Actor    string    `json:"actor"`
+	Reason   string    `json:"reason,omitempty"`
+	// Rollbacks has one entry a spec, in the order of Specs.
+	Rollbacks []Rollback `json:"rollbacks"`
+
+	Overrides []Override `json:"overrides,omitempty"`
+	Undone    *Undone    `json:"undone,omitempty"`
+	Closing   *Closing   `json:"closing,omitempty"`
+}
+
+// Rollback is what happened to one spec.
+type Rollback struct {
+	Spec       string `json:"spec"`
+	Generation uint64 `json:"generation"`
+	// Command that caused it: rollback, deploy, weights.
+	Command     string          `json:"command"`
+	CommittedAt time.Time       `json:"committedAt"`
+	Abandoned   []Abandoned     `json:"abandoned"`
+	Target      string          `json:"target"`
+	TargetWhy   string          `json:"targetWhy"`
+	Digest      string          `json:"targetDigest"`
+	Before      []routing.Split `json:"before"`
+	After       []routing.Split `json:"after"`
+	// Timeline is the history of weights that led here, oldest first, the rollback's own generation last.
+	Timeline []Step `json:"timeline"`
+	// Outcomes by version as the sidecars had reported them at the commit.
+	Outcomes []Outcome `json:"outcomes"`
+	// Plans says what the abandoned versions' contracts meant for the executions known to run at the commit.
+	Plans  []Plan  `json:"plans"`
+	Effect *Effect `json:"effect,omitempty"`
+}
+
+// Abandoned is one version that the rollback took all weight from.
+type Abandoned struct {
+	Version string `json:"version"`
+	Digest  string `json:"digest"`
+	// Settled is what became of its executions; nil while its drain goes on.
+	Settled *Settled `json:"settled,omitempty"`
+}
+
+// Settled is the end of one drain.
+type Settled struct {
+	At     time.Time    `json:"at"`
+	State  drain.State  `json:"state"`
+	Counts drain.Counts `json:"counts"`
+	// Failed executions kept in the record's redo list.
+	Failed int `json:"failed"`
+}
+
+// Step is one generation in the timeline.
+type Step struct {
+	Generation uint64          `json:"generation"`
+	At         time.Time       `json:"at"`
+	By         string          `json:"by"`
+	Kind       routing.Kind    `json:"kind"`
+	Splits     []routing.Split `json:"splits"`
+}
+
+// Outcome is what one version's pool had achieved since its sidecars started.
+type Outcome struct {
+	Version   string `json:"version"`
+	Succeeded uint64 `json:"succeeded"`
+	Failed    uint64 `json:"failed"`
+	Unknown   uint64 `json:"unknown"`
+	InFlight  uint64 `json:"inFlight"`
+}
+
+// Plan is one rule's share of the running executions of one abandoned version.
+type Plan struct {
+	Version     string            `json:"version"`
+	Rule        string            `json:"rule"`
+	Disposition drain.Disposition `json:"disposition"`
+	Executions  int               `json:"executions"`
+}
+
+// Effect is the proof that the rollback took effect.
+type Effect struct {
+	// At is when it was proven effective.
+	At time.Time `json:"at"`
+	// By: route, fence, or both.
+	By              string    `json:"by"`
+	Proxies         int       `json:"proxies"`
+	ProxiesAcked    int       `json:"proxiesAcked"`
+	Fences          int       `json:"fences"`
+	FencesAcked     int       `json:"fencesAcked"`
+	Laggards        []string  `json:"laggards,omitempty"`
+	LastAdmissionAt time.Time `json:"lastAdmissionAt,omitzero"`
+	LastAdmissionID string    `json:"lastAdmissionId,omitempty"`
+}
+
+// Override is a deploy in spite of the open record.
+type Override struct {
+	At      time.Time `json:"at"`
+	Actor   string    `json:"actor"`
+	Version string    `json:"version"`
+	Reason  string    `json:"reason"`
+}
+
+// Undone says that the rollback was taken back.
+type Undone struct {
+	At     time.Time `json:"at"`
+	Actor  string    `json:"actor"`
+	Reason string    `json:"reason,omitempty"`
+}
+
+// Closing is the answer.
+type Closing struct {
+	At    time.Time `json:"at"`
+	Actor string    `json:"actor"`
+	Cause Cause     `json:"cause"`
+	Note  string    `json:"note"`
+}
+
+// Open says that the record still waits for its answer.
+func (r Record) Open() bool { return r.Closing == nil }
+
+// Rollback of one spec.
+func (r Record) Rollback(spec string) (Rollback, bool) {
+	i := slices.IndexFunc(r.Rollbacks, func(b Rollback) bool { return b.Spec == spec })
+	if i < 0 {
+		return Rollback{}, false
+	}
+	return r.Rollbacks[i], true
+}
+
+// Abandons says whether this record's rollback abandoned the version.
+func (r Record) Abandons(spec, version string) bool {
+	b, ok := r.Rollback(spec)
+	return ok && slices.ContainsFunc(b.Abandoned, func(a Abandoned) bool { return a.Version == version })
+}
+
+// WithRollback returns a copy in which change was applied to a copy of the spec's entry.
+func (r Record) WithRollback(spec string, change func(*Rollback)) Record {
+	r.Rollbacks = slices.Clone(r.Rollbacks)
+	for i := range r.Rollbacks {
+		if r.Rollbacks[i].Spec == spec {
+			r.Rollbacks[i].Abandoned = slices.Clone(r.Rollbacks[i].Abandoned)
+			change(&r.Rollbacks[i])
+		}
+	}
+	return r
+}
+
+// Cause is what a closed record found.
+type Cause string
+
+const (
+	SpecError              Cause = "spec-error"
+	CorrectMiscommunicated Cause = "correct-but-miscommunicated"
+	Implementation         Cause = "implementation"
+	Environment            Cause = "environment"
+	FalseAlarm             Cause = "false-alarm"
+)
+
+// Causes lists every cause.
+func Causes() []Cause {
+	return []Cause{SpecError, CorrectMiscommunicated, Implementation, Environment, FalseAlarm}
+}
+
+// ParseCause refuses anything that is not a cause, and names them all.
+func ParseCause(s string) (Cause, error) {
+	if c := Cause(s); slices.Contains(Causes(), c) {
+		return c, nil
+	}
+	names := make([]string, 0, len(Causes()))
+	for _, c := range Causes() {
+		names = append(names, string(c))
+	}
+	return "", fmt.Errorf("cause %q is not one of %s", s, strings.Join(names, ", "))
+}
+
+// Clears says that the fault lies outside the version, which becomes a candidate again.
+func (c Cause) Clears() bool { return c == FalseAlarm || c == Environment }

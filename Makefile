@@ -1,0 +1,101 @@
+# The one door to the project. `make` alone lists what it can do.
+
+SHELL       := bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+
+VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
+TOOLS   := .tools/bin
+ENVOY   := .tools/bin/envoy
+export PATH := $(CURDIR)/$(TOOLS):$(PATH)
+
+GO_BUILD := CGO_ENABLED=0 go build -trimpath -ldflags '-s -w -X main.version=$(VERSION)'
+
+# Arguments of single doors.
+SEED     ?= 1
+LIMIT    ?=
+BENCH    ?=
+FUZZTIME ?= 10s
+RUN      ?=
+PKG      ?= ./...
+
+.PHONY: help
+help: ## List the doors
+	@printf 'specproxy %s\n\n' '$(VERSION)'
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+.PHONY: build
+build: bin/xds bin/specproxy bin/specctl ## Build bin/xds, bin/specproxy and bin/specctl
+
+# Go knows better than make what is stale.
+.PHONY: bin/xds bin/specproxy bin/specctl
+bin/xds bin/specproxy bin/specctl: bin/%:
+	$(GO_BUILD) -o $@ ./cmd/$*
+
+.PHONY: test
+test: $(ENVOY) ## Every test with -race, real Envoy included (RUN=regexp, PKG=./internal/...)
+	go test -race -timeout 10m $(if $(RUN),-run '$(RUN)') $(PKG)
+
+.PHONY: test-long
+test-long: $(ENVOY) ## The long matrices, kill tests and soaks (build tag "long")
+	go test -race -tags long -timeout 60m $(if $(RUN),-run '$(RUN)') $(PKG)
+
+.PHONY: demo
+demo: build $(ENVOY) ## Run the worked example; writes out/demo.json (SEED=7 LIMIT=250)
+	go run ./examples/refunds/demo --seed '$(SEED)' $(if $(LIMIT),--limit '$(LIMIT)')
+
+.PHONY: bench
+bench: build $(ENVOY) ## Run the benchmarks, write out/bench/*.json (BENCH=flip runs one)
+	go run ./bench $(BENCH)
+
+.PHONY: fuzz
+fuzz: ## Fuzz every fuzz target for FUZZTIME each (default 10s)
+	scripts/fuzz.sh '$(FUZZTIME)'
+
+.PHONY: lint
+lint: generate-check tidy-check vet $(TOOLS)/golangci-lint ## Generated code, go.mod, gofmt, vet and golangci-lint
+	golangci-lint run --build-tags long ./...
+
+.PHONY: vet
+vet:
+	@unformatted=$$(git ls-files -co --exclude-standard '*.go' | grep -v '^gen/' | xargs -r gofmt -l); \
+	if [ -n "$$unformatted" ]; then printf 'not gofmt-ed:\n%s\n' "$$unformatted" >&2; exit 1; fi
+	go vet ./...
+	go vet -tags long ./...
+
+.PHONY: tidy-check
+tidy-check:
+	@go mod tidy -diff || { echo 'go.mod is not tidy: run go mod tidy' >&2; exit 1; }
+
+.PHONY: generate
+generate: $(TOOLS)/buf ## Regenerate gen/ from proto/
+	buf lint
+	buf generate
+
+# Generates beside the tree, so that a check never changes what it checks.
+.PHONY: generate-check
+generate-check: $(TOOLS)/buf
+	@buf lint
+	@tmp=$$(mktemp -d); trap 'rm -rf "$$tmp"' EXIT; \
+	buf generate -o "$$tmp"; \
+	diff -r gen "$$tmp/gen" || { echo 'gen/ is not what proto/ generates: run make generate' >&2; exit 1; }
+
+.PHONY: envoy
+envoy: $(ENVOY) ## Install the pinned Envoy into .tools/bin
+
+$(ENVOY): scripts/install-envoy.sh
+	scripts/install-envoy.sh
+	@touch $@
+
+$(TOOLS)/buf: tools/go.mod tools/go.sum
+	GOBIN='$(CURDIR)/$(TOOLS)' go -C tools install tool
+	@touch $@
+
+$(TOOLS)/golangci-lint: tools/lint/go.mod tools/lint/go.sum
+	GOBIN='$(CURDIR)/$(TOOLS)' go -C tools/lint install tool
+	@touch $@
+
+.PHONY: clean
+clean: ## Remove bin/ and out/ (tools and data stay)
+	rm -rf bin out

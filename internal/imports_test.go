@@ -1,0 +1,251 @@
+// Package internal_test holds the rules that concern every package at once: who may import whom, and what a pure package may not touch.
+package internal_test
+
+import (
+	"go/ast"
+	"go/parser"
+	"go/token"
+	"io/fs"
+	"os/exec"
+	"path"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"testing"
+)
+
+const module = "github.com/specproxy/specproxy"
+
+// arrows is every import between packages of this module that is allowed, commands first and pure packages last. Imports point down only:
+// a package may appear on the right only of packages above it. Tests may import what they like.
+var arrows = []struct {
+	from string
+	to   []string
+}{
+	{"cmd/xds", []string{"internal/api", "internal/auth", "internal/control", "internal/discovery", "internal/fleet", "internal/archive", "internal/store", "internal/routing", "internal/routing/envoy", "gen/sidecar", "gen/operator"}},
+	{"cmd/specproxy", []string{"internal/sidecar"}},
+	{"cmd/specctl", []string{"internal/cli"}},
+
+	{"internal/api", []string{"internal/control", "internal/discovery", "internal/fleet", "internal/auth", "internal/store", "internal/routing", "internal/postmortem", "internal/versions", "internal/drain", "gen/operator"}},
+	{"internal/control", []string{"internal/fleet", "internal/archive", "internal/store", "internal/routing", "internal/postmortem", "internal/versions", "internal/drain"}},
+	{"internal/discovery", []string{"internal/store", "internal/routing", "internal/routing/envoy", "internal/versions", "internal/drain"}},
+	{"internal/fleet", []string{"internal/store", "internal/routing", "internal/versions", "internal/drain", "gen/sidecar"}},
+	{"internal/archive", []string{"internal/versions", "internal/drain"}},
+	{"internal/store", []string{"internal/routing", "internal/postmortem", "internal/versions", "internal/drain"}},
+	{"internal/auth", nil},
+	{"internal/cli", []string{"internal/versions", "internal/drain", "gen/operator"}},
+	{"internal/sidecar", []string{"internal/agentproto/grpc", "internal/agentproto/plain", "internal/versions", "internal/drain", "gen/sidecar"}},
+
+	{"internal/postmortem", []string{"internal/routing", "internal/versions", "internal/drain"}},
+	{"internal/routing/envoy", []string{"internal/routing", "internal/versions", "internal/drain"}},
+	{"internal/routing", []string{"internal/versions"}},
+	{"internal/agentproto/grpc", []string{"internal/drain"}},
+	{"internal/agentproto/plain", []string{"internal/drain"}},
+	{"internal/versions", []string{"internal/drain"}},
+	{"internal/drain", nil},
+}
+
+// pure packages read no clock, do no I/O and start no goroutine.
+var pure = []string{
+	"internal/agentproto/grpc", "internal/agentproto/plain", "internal/drain", "internal/postmortem",
+	"internal/routing", "internal/routing/envoy", "internal/versions",
+}
+
+// sole names the one package that may import a library, by prefix of the library's path.
+var sole = map[string]string{
+	"go.etcd.io/":                   "internal/store",
+	"github.com/hashicorp/go-memdb": "internal/store",
+}
+
+// file is one parsed source file that is no test.
+type file struct {
+	pkg  string // directory below the module root, forward slashes
+	name string
+	ast  *ast.File
+}
+
+func sources(t *testing.T, fset *token.FileSet, roots ...string) []file {
+	t.Helper()
+	var files []file
+	for _, root := range roots {
+		err := filepath.WalkDir(filepath.Join("..", root), func(name string, d fs.DirEntry, err error) error {
+			if err != nil {
+				return err
+			}
+			if d.IsDir() && d.Name() == "testdata" {
+				return filepath.SkipDir
+			}
+			if d.IsDir() || !strings.HasSuffix(name, ".go") || strings.HasSuffix(name, "_test.go") {
+				return nil
+			}
+			parsed, err := parser.ParseFile(fset, name, nil, parser.SkipObjectResolution)
+			if err != nil {
+				return err
+			}
+			pkg := filepath.ToSlash(filepath.Dir(name))
+			files = append(files, file{pkg: strings.TrimPrefix(pkg, "../"), name: name, ast: parsed})
+			return nil
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	if len(files) == 0 {
+		t.Fatal("found no source file: the test looks in the wrong place")
+	}
+	return files
+}
+
+func imports(f file) []string {
+	paths := make([]string, 0, len(f.ast.Imports))
+	for _, spec := range f.ast.Imports {
+		p, err := strconv.Unquote(spec.Path.Value)
+		if err != nil {
+			panic(err) // the parser accepted it
+		}
+		paths = append(paths, p)
+	}
+	return paths
+}
+
+// short maps an import path of this module to the table's name for it, "" for other paths.
+func short(importPath string) string {
+	rest, ok := strings.CutPrefix(importPath, module+"/")
+	if !ok {
+		return ""
+	}
+	if api, ok := strings.CutPrefix(rest, "gen/specproxy/"); ok {
+		name, _, _ := strings.Cut(api, "/")
+		return "gen/" + name
+	}
+	return rest
+}
+
+func TestImportsPointDown(t *testing.T) {
+	level := map[string]int{}
+	for i, a := range arrows {
+		level[a.from] = i
+	}
+	allowed := map[string][]string{}
+	for i, a := range arrows {
+		allowed[a.from] = a.to
+		for _, to := range a.to {
+			if strings.HasPrefix(to, "gen/") {
+				continue
+			}
+			if l, ok := level[to]; !ok || l <= i {
+				t.Errorf("the table's own arrow %s -> %s does not point down", a.from, to)
+			}
+		}
+	}
+	for _, f := range sources(t, token.NewFileSet(), "internal", "cmd") {
+		to, known := allowed[f.pkg]
+		if !known {
+			t.Errorf("%s: package %s is not in the table of arrows", f.name, f.pkg)
+			continue
+		}
+		for _, imported := range imports(f) {
+			if s := short(imported); s != "" && !slices.Contains(to, s) {
+				t.Errorf("%s: %s may not import %s", f.name, f.pkg, s)
+			}
+			for prefix, owner := range sole {
+				if strings.HasPrefix(imported, prefix) && f.pkg != owner {
+					t.Errorf("%s: only %s may import %s", f.name, owner, imported)
+				}
+			}
+		}
+	}
+}
+
+func TestPurePackagesTouchNothing(t *testing.T) {
+	for _, f := range sources(t, token.NewFileSet(), pure...) {
+		for _, imported := range imports(f) {
+			if impure(f.pkg, imported) {
+				t.Errorf("%s: the pure package %s may not import %s", f.name, f.pkg, imported)
+			}
+		}
+	}
+}
+
+// impure says whether a pure package that imports the path could touch the world through it.
+func impure(pkg, imported string) bool {
+	switch imported {
+	case "net/http":
+		// Its types are what the agents' protocols are written in.
+		return !strings.HasPrefix(pkg, "internal/agentproto/")
+	case "net/netip", "net/url", "net/textproto":
+		return false
+	case "crypto/rand", "io/ioutil", "log", "math/rand", "math/rand/v2", "runtime", "syscall", "testing":
+		return true
+	}
+	return slices.Contains([]string{"net", "os"}, strings.Split(imported, "/")[0]) || strings.HasPrefix(imported, "log/")
+}
+
+func TestPurePackagesReadNoClockAndStartNoGoroutine(t *testing.T) {
+	clock := []string{"After", "AfterFunc", "NewTicker", "NewTimer", "Now", "Since", "Sleep", "Tick", "Until"}
+	fset := token.NewFileSet()
+	for _, f := range sources(t, fset, pure...) {
+		ast.Inspect(f.ast, func(n ast.Node) bool {
+			switch n := n.(type) {
+			case *ast.GoStmt:
+				t.Errorf("%s: a pure package starts no goroutine", fset.Position(n.Pos()))
+			case *ast.SelectorExpr:
+				if x, ok := n.X.(*ast.Ident); ok && x.Name == timeName(f) && slices.Contains(clock, n.Sel.Name) {
+					t.Errorf("%s: a pure package reads no clock: time.%s", fset.Position(n.Pos()), n.Sel.Name)
+				}
+			}
+			return true
+		})
+	}
+}
+
+// timeName is the name under which the file imports package time, "" if it does not.
+func timeName(f file) string {
+	for _, spec := range f.ast.Imports {
+		if spec.Path.Value == `"time"` {
+			if spec.Name != nil {
+				return spec.Name.Name
+			}
+			return "time"
+		}
+	}
+	return ""
+}
+
+// A sidecar runs beside every agent: it must stay small and quick to start, so the control plane is not to be linked into it.
+func TestSidecarLinksNoControlPlane(t *testing.T) {
+	out, err := exec.CommandContext(t.Context(), "go", "list", "-deps", module+"/cmd/specproxy").CombinedOutput()
+	if err != nil {
+		t.Fatalf("go list: %v\n%s", err, out)
+	}
+	banned := []string{
+		"go.etcd.io/", "github.com/hashicorp/go-memdb", "github.com/envoyproxy/",
+		path.Join(module, "internal/store"), path.Join(module, "internal/control"), path.Join(module, "internal/discovery"),
+		path.Join(module, "internal/fleet"), path.Join(module, "internal/api"), path.Join(module, "internal/archive"),
+	}
+	deps := strings.Fields(string(out))
+	if !slices.Contains(deps, module+"/internal/sidecar") {
+		t.Fatalf("cmd/specproxy does not link internal/sidecar: is this the right command?\n%s", out)
+	}
+	for _, dep := range deps {
+		for _, prefix := range banned {
+			if strings.HasPrefix(dep, prefix) {
+				t.Errorf("cmd/specproxy links %s", dep)
+			}
+		}
+	}
+}
+
+func TestShort(t *testing.T) {
+	for in, want := range map[string]string{
+		"fmt":                                "",
+		module + "/internal/versions":        "internal/versions",
+		module + "/gen/specproxy/sidecar/v1": "gen/sidecar",
+		module + "/gen/specproxy/operator/v1/operatorv1connect": "gen/operator",
+	} {
+		if got := short(in); got != want {
+			t.Errorf("short(%q) = %q, want %q", in, got, want)
+		}
+	}
+}

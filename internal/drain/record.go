@@ -13,7 +13,9 @@ type Drain struct {
 	OrderedAt  time.Time `json:"orderedAt"`
 	EndedAt    time.Time `json:"endedAt,omitzero"`
 	PostMortem string    `json:"postMortem"`
-	Counts     Counts    `json:"counts"`
+	// Base is what the pool's sidecars had counted when the order came; Counts is what came on top of it.
+	Base   Counts `json:"base"`
+	Counts Counts `json:"counts"`
 }
 
 // Active says that the version is fenced: every state but superseded and cancelled.
@@ -44,3 +46,19 @@ const (
 	// Cancelled: the rollback was undone.
 	Cancelled State = "cancelled"
 )
+
+// Minus is the difference of two cumulative counts; it never goes below zero, since a sidecar that restarts counts from zero.
+func (c Counts) Minus(base Counts) Counts {
+	sub := func(a, b uint64) uint64 {
+		if a < b {
+			return 0
+		}
+		return a - b
+	}
+	return Counts{
+		Completed:  sub(c.Completed, base.Completed),
+		HandedOver: sub(c.HandedOver, base.HandedOver),
+		Cancelled:  sub(c.Cancelled, base.Cancelled),
+		Held:       sub(c.Held, base.Held),
+	}
+}

@@ -13,6 +13,8 @@ type Drain struct {
 	OrderedAt  time.Time `json:"orderedAt"`
 	EndedAt    time.Time `json:"endedAt,omitzero"`
 	PostMortem string    `json:"postMortem"`
+	// RetrySpread is the span over which retry signals are spread where the contract names none.
+	RetrySpread time.Duration `json:"retrySpread"`
 	// Base is what the pool's sidecars had counted when the order came; Counts is what came on top of it.
 	Base   Counts `json:"base"`
 	Counts Counts `json:"counts"`

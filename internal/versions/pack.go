@@ -5,7 +5,9 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
+	"errors"
 	"fmt"
+	"io/fs"
 	"maps"
 	"slices"
 
@@ -168,7 +170,8 @@ func (d *Damaged) Error() string {
 
 // Unpack builds a version from its OCI image manifest and a source of blobs, which is asked for each digest once and trusted in nothing:
 // every digest and size is verified, and what the image manifest says must agree with the spec.yaml it names. A blob that differs is a
-// *Damaged; an error of fetch is returned wrapped with the document's path. The caller compares Packed.Digest with the one it asked for.
+// *Damaged, as is one of which fetch says fs.ErrNotExist; another error of fetch is returned wrapped with the document's path. The caller
+// compares Packed.Digest with the one it asked for.
 func Unpack(manifestBytes []byte, fetch func(digest string) ([]byte, error)) (Packed, error) {
 	p := Packed{Digest: DigestOf(manifestBytes), ManifestBytes: bytes.Clone(manifestBytes)}
 	image, err := parseImage(manifestBytes)
@@ -184,7 +187,11 @@ func Unpack(manifestBytes []byte, fetch func(digest string) ([]byte, error)) (Pa
 		}
 		data, ok := fetched[want]
 		if !ok {
-			if data, err = fetch(want); err != nil {
+			data, err = fetch(want)
+			if errors.Is(err, fs.ErrNotExist) {
+				return Packed{}, &Damaged{Digest: want, Path: path}
+			}
+			if err != nil {
 				return Packed{}, fmt.Errorf("document %q: %w", path, err)
 			}
 			fetched[want] = data
@@ -201,6 +208,22 @@ func Unpack(manifestBytes []byte, fetch func(digest string) ([]byte, error)) (Pa
 		return Packed{}, err
 	}
 	return p, nil
+}
+
+// Verify says what is wrong with a Packed that came from elsewhere, or nil: it must be what Unpack makes of its own bytes.
+func (p Packed) Verify() error {
+	if got := DigestOf(p.ManifestBytes); got != p.Digest {
+		return &Damaged{Digest: p.Digest, Path: ManifestBlob, Got: got}
+	}
+	_, err := Unpack(p.ManifestBytes, func(digest string) ([]byte, error) {
+		for _, b := range p.Blobs {
+			if b.Digest == digest {
+				return b.Data, nil
+			}
+		}
+		return nil, fs.ErrNotExist
+	})
+	return err
 }
 
 func parseImage(data []byte) (ocispec.Manifest, error) {

@@ -1,0 +1,196 @@
+package store
+
+import (
+	"cmp"
+	"slices"
+	"strconv"
+	"strings"
+
+	"github.com/Masterminds/semver/v3"
+
+	"github.com/specproxy/specproxy/internal/drain"
+	"github.com/specproxy/specproxy/internal/postmortem"
+	"github.com/specproxy/specproxy/internal/routing"
+	"github.com/specproxy/specproxy/internal/versions"
+)
+
+// Reader is what both a View and a Tx answer. A Tx remembers what was asked and commits only if the answers still hold.
+type Reader interface {
+	// Revision is the one that all answers belong to.
+	Revision() int64
+	Version(spec, version string) (versions.Record, bool)
+	// Versions of the spec in semantic version order, oldest first.
+	Versions(spec string) []versions.Record
+	// Specs that have a version, sorted.
+	Specs() []string
+	// Route in force.
+	Route(spec string) (routing.Route, bool)
+	// Routes in force, by spec.
+	Routes() []routing.Route
+	// History of the spec's routes, oldest first, the one in force last.
+	History(spec string) []routing.Route
+	Instance(id string) (routing.Instance, bool)
+	// Instances of the spec, by version and id.
+	Instances(spec string) []routing.Instance
+	// InstancesOf one version, by id.
+	InstancesOf(spec, version string) []routing.Instance
+	// Drain of the version: its newest.
+	Drain(spec, version string) (drain.Drain, bool)
+	// Drains of the spec, by version.
+	Drains(spec string) []drain.Drain
+	PostMortem(id string) (postmortem.Record, bool)
+	// PostMortems, newest first.
+	PostMortems() []postmortem.Record
+	// Proxies by node.
+	Proxies() []routing.Proxy
+	// Failures of the version, by instance and sequence number.
+	Failures(spec, version string) []FailureBatch
+	// Secret of the cluster: 32 bytes, the same for ever.
+	Secret() []byte
+}
+
+// source is where a reader's rows come from.
+type source interface {
+	get(k *kind, path string) (*row, bool)
+	list(k *kind, prefix string) []*row
+	members(k *kind, prefix string) []*row
+}
+
+// reader answers with typed records.
+type reader struct{ source }
+
+// Version returns one version's record.
+func (r reader) Version(spec, version string) (versions.Record, bool) {
+	return one[versions.Record](r, versionRecords, path(spec, version))
+}
+
+// Versions returns the spec's versions in semantic version order, oldest first.
+func (r reader) Versions(spec string) []versions.Record {
+	all := values[versions.Record](r.list(versionRecords, within(spec)))
+	parsed := make(map[string]*semver.Version, len(all))
+	for _, rec := range all {
+		if v, err := semver.StrictNewVersion(rec.Version); err == nil {
+			parsed[rec.Version] = v
+		}
+	}
+	slices.SortStableFunc(all, func(a, b versions.Record) int {
+		x, y := parsed[a.Version], parsed[b.Version]
+		if x == nil || y == nil {
+			return strings.Compare(a.Version, b.Version)
+		}
+		return x.Compare(y)
+	})
+	return all
+}
+
+// Specs returns the names of all specs that have a version, sorted.
+func (r reader) Specs() []string {
+	var names []string
+	for _, rec := range values[versions.Record](r.list(versionRecords, "")) {
+		names = append(names, rec.Spec)
+	}
+	slices.Sort(names)
+	return slices.Compact(names)
+}
+
+// Route returns the spec's route in force.
+func (r reader) Route(spec string) (routing.Route, bool) {
+	return one[routing.Route](r, routes, path(spec))
+}
+
+// Routes returns the routes in force, by spec.
+func (r reader) Routes() []routing.Route { return values[routing.Route](r.list(routes, "")) }
+
+// History returns all generations of the spec's route, oldest first.
+func (r reader) History(spec string) []routing.Route {
+	return values[routing.Route](r.list(history, within(spec)))
+}
+
+// Instance returns one instance.
+func (r reader) Instance(id string) (routing.Instance, bool) {
+	return one[routing.Instance](r, instances, path(id))
+}
+
+// Instances returns the spec's instances, by version and id.
+func (r reader) Instances(spec string) []routing.Instance {
+	return values[routing.Instance](r.members(instances, within(spec)))
+}
+
+// InstancesOf returns one version's instances, by id.
+func (r reader) InstancesOf(spec, version string) []routing.Instance {
+	return values[routing.Instance](r.members(instances, within(spec, version)))
+}
+
+// Drain returns the version's newest drain.
+func (r reader) Drain(spec, version string) (drain.Drain, bool) {
+	return one[drain.Drain](r, drains, path(spec, version))
+}
+
+// Drains returns the spec's drains, by version.
+func (r reader) Drains(spec string) []drain.Drain {
+	return values[drain.Drain](r.list(drains, within(spec)))
+}
+
+// PostMortem returns one record.
+func (r reader) PostMortem(id string) (postmortem.Record, bool) {
+	return one[postmortem.Record](r, postMortems, path(id))
+}
+
+// PostMortems returns all records, newest first.
+func (r reader) PostMortems() []postmortem.Record {
+	all := values[postmortem.Record](r.list(postMortems, ""))
+	slices.SortStableFunc(all, func(a, b postmortem.Record) int {
+		return cmp.Or(b.OpenedAt.Compare(a.OpenedAt), cmp.Compare(postMortemNumber(b.ID), postMortemNumber(a.ID)))
+	})
+	return all
+}
+
+// Proxies returns every proxy ever seen, by node.
+func (r reader) Proxies() []routing.Proxy { return values[routing.Proxy](r.list(proxies, "")) }
+
+// Failures returns the version's failures, by instance and sequence number.
+func (r reader) Failures(spec, version string) []FailureBatch {
+	return values[FailureBatch](r.list(failures, within(spec, version, batches)))
+}
+
+// Secret returns the cluster's secret, 32 bytes.
+func (r reader) Secret() []byte {
+	s, _ := one[secret](r, secrets, clusterSecret)
+	return slices.Clone(s.Bytes)
+}
+
+// batches keeps failures apart from the mark of their deletion.
+const batches = "batches"
+
+// clusterSecret is the path of the only secret.
+const clusterSecret = "cluster"
+
+// one returns the record at a path.
+func one[T any](r reader, k *kind, path string) (T, bool) {
+	var none T
+	found, ok := r.get(k, path)
+	if !ok || found.value == nil {
+		return none, false
+	}
+	return found.value.(T), true
+}
+
+// values returns the rows' legible records.
+func values[T any](rows []*row) []T {
+	all := make([]T, 0, len(rows))
+	for _, r := range rows {
+		if r.value != nil {
+			all = append(all, r.value.(T))
+		}
+	}
+	return all
+}
+
+// postMortemNumber is 1 for "PM-1", 0 for what was not numbered here.
+func postMortemNumber(id string) uint64 {
+	n, err := strconv.ParseUint(strings.TrimPrefix(id, "PM-"), 10, 64)
+	if err != nil {
+		return 0
+	}
+	return n
+}

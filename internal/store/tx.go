@@ -1,0 +1,220 @@
+package store
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"slices"
+
+	"github.com/hashicorp/go-memdb"
+	clientv3 "go.etcd.io/etcd/client/v3"
+
+	"github.com/specproxy/specproxy/internal/drain"
+	"github.com/specproxy/specproxy/internal/postmortem"
+	"github.com/specproxy/specproxy/internal/routing"
+	"github.com/specproxy/specproxy/internal/versions"
+)
+
+// Tx is what the function of one Update reads and writes. It belongs to that call's goroutine and ends with it.
+// Reads see the transaction's own writes. A write that would break an invariant makes the Update fail, whatever the function returns.
+type Tx struct {
+	reader
+	rev int64
+	// txn is a private copy of the view that takes the writes and is thrown away.
+	txn *memdb.Txn
+
+	// keys read, with the mod revision seen; 0: absent.
+	keys map[string]int64
+	// ranges are the prefixes listed: nothing in them may be newer than rev.
+	ranges map[string]struct{}
+	// writes by key; nil deletes.
+	writes map[string][]byte
+	err    error
+}
+
+var _ Reader = (*Tx)(nil)
+
+func newTx(v *View) *Tx {
+	t := &Tx{
+		rev:    v.rev,
+		txn:    v.db.Snapshot().Txn(true),
+		keys:   make(map[string]int64),
+		ranges: make(map[string]struct{}),
+		writes: make(map[string][]byte),
+	}
+	t.reader = reader{t}
+	return t
+}
+
+// Revision is the one that the transaction reads at.
+func (t *Tx) Revision() int64 { return t.rev }
+
+func (t *Tx) get(k *kind, path string) (*row, bool) {
+	key := fullKey(k, path)
+	r, ok := first(t.txn, k, path)
+	if _, own := t.writes[key]; own {
+		return r, ok
+	}
+	if !ok {
+		t.keys[key] = 0
+		return nil, false
+	}
+	t.keys[key] = r.rev
+	t.check(k, r)
+	return r, true
+}
+
+func (t *Tx) list(k *kind, prefix string) []*row {
+	t.ranges[fullKey(k, prefix)] = struct{}{}
+	return t.checked(k, scan(t.txn, k, byPath, prefix))
+}
+
+func (t *Tx) members(k *kind, prefix string) []*row {
+	t.ranges[poolMarks(prefix)] = struct{}{}
+	return t.checked(k, scan(t.txn, k, byPool, prefix))
+}
+
+func (t *Tx) checked(k *kind, rows []*row) []*row {
+	for _, r := range rows {
+		t.check(k, r)
+	}
+	return rows
+}
+
+// check fails the transaction if it read a record that is damaged: what the view still shows of it is older than what etcd holds.
+func (t *Tx) check(k *kind, r *row) {
+	if r.err != nil {
+		t.fail(r.err)
+	}
+}
+
+func (t *Tx) fail(err error) {
+	if t.err == nil {
+		t.err = err
+	}
+}
+
+// PutVersion writes a version's record. A digest that was written once can never change.
+func (t *Tx) PutVersion(r versions.Record) {
+	if old, ok := t.Version(r.Spec, r.Version); ok && old.Digest != r.Digest {
+		t.fail(fmt.Errorf("version %s:%s is %s and cannot become %s: publish the change under another version number", r.Spec, r.Version, old.Digest, r.Digest))
+	}
+	t.put(versionRecords, path(r.Spec, r.Version), r)
+}
+
+// PutRoute writes the route in force and its entry in the history. Generations only grow; within one the splits stay.
+func (t *Tx) PutRoute(r routing.Route) {
+	old, ok := t.Route(r.Spec)
+	switch {
+	case r.Generation == 0:
+		t.fail(fmt.Errorf("route of %s has no generation", r.Spec))
+	case ok && r.Generation < old.Generation:
+		t.fail(fmt.Errorf("route of %s is at generation %d: generation %d comes too late", r.Spec, old.Generation, r.Generation))
+	case ok && r.Generation == old.Generation && !slices.Equal(old.Splits, r.Splits):
+		t.fail(fmt.Errorf("route of %s: generation %d has other splits already", r.Spec, r.Generation))
+	}
+	t.put(routes, path(r.Spec), r)
+	t.put(history, path(r.Spec, numbered(r.Generation)), r)
+}
+
+// PutInstance writes an instance. Its spec and version never change.
+func (t *Tx) PutInstance(i routing.Instance) {
+	if old, ok := t.Instance(i.ID); ok && (old.Spec != i.Spec || old.Version != i.Version) {
+		t.fail(fmt.Errorf("instance %s runs %s:%s and cannot become %s:%s: register it under another id", i.ID, old.Spec, old.Version, i.Spec, i.Version))
+	}
+	t.put(instances, path(i.ID), i)
+	t.writes[poolMarks(within(i.Spec, i.Version))] = markValue
+}
+
+// DeleteInstance deletes an instance, if there is one.
+func (t *Tx) DeleteInstance(id string) {
+	i, ok := t.Instance(id)
+	if !ok {
+		return
+	}
+	t.delete(instances, path(id))
+	t.writes[poolMarks(within(i.Spec, i.Version))] = markValue
+}
+
+// PutDrain writes the version's drain in place of its earlier one.
+func (t *Tx) PutDrain(d drain.Drain) { t.put(drains, path(d.Spec, d.Version), d) }
+
+// PutPostMortem writes a post-mortem.
+func (t *Tx) PutPostMortem(r postmortem.Record) { t.put(postMortems, path(r.ID), r) }
+
+// NextPostMortemID returns "PM-1", then "PM-2": each id once, unless the Update fails.
+func (t *Tx) NextPostMortemID() string {
+	c, _ := one[counter](t.reader, counters, postMortems.name)
+	c.Last++
+	t.put(counters, postMortems.name, c)
+	return fmt.Sprintf("PM-%d", c.Last)
+}
+
+// PutProxy writes a proxy.
+func (t *Tx) PutProxy(p routing.Proxy) { t.put(proxies, path(p.Node), p) }
+
+// PutFailures writes one batch. The same instance and sequence number again replaces it.
+func (t *Tx) PutFailures(b FailureBatch) {
+	t.put(failures, path(b.Spec, b.Version, batches, b.Instance, numbered(b.Seq)), b)
+}
+
+// DeleteFailures deletes all of the version's failures.
+func (t *Tx) DeleteFailures(spec, version string) {
+	rows := t.list(failures, within(spec, version, batches))
+	for _, r := range rows {
+		t.delete(failures, r.path)
+	}
+	if len(rows) > 0 {
+		t.writes[failuresMark(spec, version)] = markValue
+	}
+}
+
+// markValue is what marks hold; only their revision matters.
+var markValue = []byte("{}")
+
+func (t *Tx) put(k *kind, path string, value any) {
+	data, err := json.Marshal(value)
+	if err != nil {
+		t.fail(fmt.Errorf("record %s cannot be written as JSON: %w", fullKey(k, path), err))
+		return
+	}
+	insert(t.txn, k, &row{path: path, rev: unwritten, value: value})
+	t.writes[fullKey(k, path)] = data
+}
+
+func (t *Tx) delete(k *kind, path string) {
+	remove(t.txn, k, path)
+	t.writes[fullKey(k, path)] = nil
+}
+
+// conditions under which what was read still holds.
+func (t *Tx) conditions() []clientv3.Cmp {
+	all := make([]clientv3.Cmp, 0, len(t.keys)+len(t.ranges))
+	for key, rev := range t.keys {
+		all = append(all, clientv3.Compare(clientv3.ModRevision(key), "=", rev))
+	}
+	for prefix := range t.ranges {
+		all = append(all, clientv3.Compare(clientv3.ModRevision(prefix).WithPrefix(), "<", t.rev+1))
+	}
+	return all
+}
+
+// operations are the writes, and the head that says when they happened.
+func (t *Tx) operations() []clientv3.Op {
+	all := make([]clientv3.Op, 0, len(t.writes)+1)
+	for key, data := range t.writes {
+		if data == nil {
+			all = append(all, clientv3.OpDelete(key))
+		} else {
+			all = append(all, clientv3.OpPut(key, string(data)))
+		}
+	}
+	return append(all, clientv3.OpPut(head, string(markValue)))
+}
+
+// run calls the function. A broken invariant or a damaged record weighs more than what the function made of it.
+func (t *Tx) run(fn func(*Tx) error) (err error) {
+	defer t.txn.Abort()
+	err = fn(t)
+	return errors.Join(t.err, err)
+}

@@ -1,0 +1,140 @@
+package envoy
+
+import (
+	"fmt"
+	"net"
+	"net/netip"
+	"strconv"
+
+	mutationv3 "github.com/envoyproxy/go-control-plane/envoy/config/common/mutation_rules/v3"
+	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
+	listenerv3 "github.com/envoyproxy/go-control-plane/envoy/config/listener/v3"
+	mutationfilterv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/http/header_mutation/v3"
+	ondemandv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/http/on_demand/v3"
+	routerv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/http/router/v3"
+	sessionv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/http/stateful_session/v3"
+	hcmv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/network/http_connection_manager/v3"
+	earlyv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/http/early_header_mutation/header_mutation/v3"
+	headersessionv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/http/stateful_session/header/v3"
+	matcherv3 "github.com/envoyproxy/go-control-plane/envoy/type/matcher/v3"
+	"google.golang.org/protobuf/types/known/anypb"
+	"google.golang.org/protobuf/types/known/durationpb"
+	"google.golang.org/protobuf/types/known/wrapperspb"
+)
+
+// ListenerName is the name of the one listener.
+const ListenerName = "agents"
+
+// ListenerOptions are the choices an operator has.
+type ListenerOptions struct {
+	// ScopeHeader is the request header whose value is a spec's host name; empty: :authority without its port.
+	ScopeHeader string
+}
+
+const (
+	// clientNames are the x-spec-* headers that a client must not set: all but the pin, which is a capability. RE2 has no negative
+	// lookahead, so the pin is left out letter by letter.
+	clientNames = `x-spec-(|p|pi|pin.+|[^p].*|p[^i].*|pi[^n].*)`
+	// controlNames would let a client switch on Envoy's own retries, hedging and timeouts, and so have its work executed twice.
+	controlNames = `x-envoy-(retry-.*|retriable-.*|max-retries|hedge-.*|upstream-.*)`
+)
+
+// Listener makes the one HTTP listener of an Envoy at host:port; the host is an IP address, port 0 lets the system choose.
+func Listener(addr string, opts ListenerOptions) (*Resource, error) {
+	host, port, err := net.SplitHostPort(addr)
+	if err != nil {
+		return nil, fmt.Errorf("listen address %q is not host:port", addr)
+	}
+	ip, err := netip.ParseAddr(host)
+	if err != nil {
+		return nil, fmt.Errorf("listen address %q: %q is not an IP address", addr, host)
+	}
+	n, err := strconv.ParseUint(port, 10, 16)
+	if err != nil {
+		return nil, fmt.Errorf("listen address %q: %q is not a port", addr, port)
+	}
+	return newResource(ListenerName, &listenerv3.Listener{
+		Name:    ListenerName,
+		Address: ipAddress(ip.String(), uint32(n)),
+		FilterChains: []*listenerv3.FilterChain{{Filters: []*listenerv3.Filter{{
+			Name:       "envoy.filters.network.http_connection_manager",
+			ConfigType: &listenerv3.Filter_TypedConfig{TypedConfig: packed(connectionManager(opts))},
+		}}}},
+	})
+}
+
+func connectionManager(opts ListenerOptions) *hcmv3.HttpConnectionManager {
+	return &hcmv3.HttpConnectionManager{
+		StatPrefix: ListenerName,
+		// Agents stream for hours; the default would cut a silent stream after five minutes.
+		StreamIdleTimeout: durationpb.New(0),
+		// A slow client must still finish its headers.
+		RequestHeadersTimeout:      durationpb.New(headersTimeout),
+		UseRemoteAddress:           wrapperspb.Bool(true),
+		ServerHeaderTransformation: hcmv3.HttpConnectionManager_PASS_THROUGH,
+		HttpProtocolOptions:        &corev3.Http1ProtocolOptions{EnableTrailers: true},
+		UpgradeConfigs:             []*hcmv3.HttpConnectionManager_UpgradeConfig{{UpgradeType: "websocket"}},
+		// Runs once per client request, before routing, and not again on an internal redirect: what a client sends is gone, what a
+		// hand-over copies survives.
+		EarlyHeaderMutationExtensions: []*corev3.TypedExtensionConfig{
+			extension("envoy.http.early_header_mutation.header_mutation", packed(&earlyv3.HeaderMutation{
+				Mutations: []*mutationv3.HeaderMutation{removeMatching(clientNames), removeMatching(controlNames)},
+			})),
+		},
+		RouteSpecifier: &hcmv3.HttpConnectionManager_ScopedRoutes{ScopedRoutes: &hcmv3.ScopedRoutes{
+			Name:            "specs",
+			ScopeKeyBuilder: scopeKey(opts.ScopeHeader),
+			RdsConfigSource: overADS(),
+			// Only over ADS: with inline scopes the on_demand filter crashes Envoy 1.40.0 on an unknown host.
+			ConfigSpecifier: &hcmv3.ScopedRoutes_ScopedRds{ScopedRds: &hcmv3.ScopedRds{ScopedRdsConfigSource: overADS()}},
+		}},
+		HttpFilters: []*hcmv3.HttpFilter{
+			// First, so that on the way back it runs last: none of these is the client's business.
+			filter("envoy.filters.http.header_mutation", packed(&mutationfilterv3.HeaderMutation{Mutations: &mutationfilterv3.Mutations{
+				ResponseMutations: []*mutationv3.HeaderMutation{
+					remove(HeaderInstance), remove(HeaderDeadline), remove(HeaderHop), remove(HeaderOrigin),
+				},
+			}})),
+			filter("envoy.filters.http.on_demand", packed(&ondemandv3.OnDemand{})),
+			filter("envoy.filters.http.stateful_session", packed(&sessionv3.StatefulSession{
+				// Strict: who names an instance gets that instance or an error, never its neighbour.
+				Strict: true,
+				SessionState: extension("envoy.http.stateful_session.header",
+					packed(&headersessionv3.HeaderBasedSessionState{Name: HeaderInstance})),
+			})),
+			filter("envoy.filters.http.router", packed(&routerv3.Router{SuppressEnvoyHeaders: true})),
+		},
+	}
+}
+
+// scopeKey takes a header's value up to a port.
+func scopeKey(header string) *hcmv3.ScopedRoutes_ScopeKeyBuilder {
+	if header == "" {
+		header = ":authority"
+	}
+	return &hcmv3.ScopedRoutes_ScopeKeyBuilder{Fragments: []*hcmv3.ScopedRoutes_ScopeKeyBuilder_FragmentBuilder{{
+		Type: &hcmv3.ScopedRoutes_ScopeKeyBuilder_FragmentBuilder_HeaderValueExtractor_{
+			HeaderValueExtractor: &hcmv3.ScopedRoutes_ScopeKeyBuilder_FragmentBuilder_HeaderValueExtractor{
+				Name:             header,
+				ElementSeparator: ":",
+				ExtractType:      &hcmv3.ScopedRoutes_ScopeKeyBuilder_FragmentBuilder_HeaderValueExtractor_Index{Index: 0},
+			},
+		},
+	}}}
+}
+
+func filter(name string, config *anypb.Any) *hcmv3.HttpFilter {
+	return &hcmv3.HttpFilter{Name: name, ConfigType: &hcmv3.HttpFilter_TypedConfig{TypedConfig: config}}
+}
+
+func remove(header string) *mutationv3.HeaderMutation {
+	return &mutationv3.HeaderMutation{Action: &mutationv3.HeaderMutation_Remove{Remove: header}}
+}
+
+func removeMatching(regex string) *mutationv3.HeaderMutation {
+	return &mutationv3.HeaderMutation{Action: &mutationv3.HeaderMutation_RemoveOnMatch_{
+		RemoveOnMatch: &mutationv3.HeaderMutation_RemoveOnMatch{KeyMatcher: &matcherv3.StringMatcher{
+			MatchPattern: &matcherv3.StringMatcher_SafeRegex{SafeRegex: &matcherv3.RegexMatcher{Regex: regex}},
+		}},
+	}}
+}

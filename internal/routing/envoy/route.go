@@ -1,0 +1,157 @@
+package envoy
+
+import (
+	"strconv"
+
+	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
+	routev3 "github.com/envoyproxy/go-control-plane/envoy/config/route/v3"
+	allowlistedv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/internal_redirect/allow_listed_routes/v3"
+	previoushostsv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/retry/host/previous_hosts/v3"
+	matcherv3 "github.com/envoyproxy/go-control-plane/envoy/type/matcher/v3"
+	"google.golang.org/protobuf/types/known/anypb"
+	"google.golang.org/protobuf/types/known/durationpb"
+	"google.golang.org/protobuf/types/known/wrapperspb"
+
+	"github.com/specproxy/specproxy/internal/routing"
+	"github.com/specproxy/specproxy/internal/versions"
+)
+
+// Header names between Envoy and the sidecars.
+const (
+	HeaderPin         = "x-spec-pin"
+	HeaderInstance    = "x-spec-instance"
+	HeaderRoute       = "x-spec-route"
+	HeaderBuffer      = "x-spec-buffer"
+	HeaderDeadline    = "x-spec-deadline"
+	HeaderHop         = "x-spec-hop"
+	HeaderOrigin      = "x-spec-origin"
+	HeaderExecutionID = "x-execution-id"
+)
+
+// route makes the RouteConfiguration: an exact match of each live version's pin, then the weighted route.
+func route(s Spec, pools []Pool) (*Resource, error) {
+	buffer := s.BodyBuffer
+	if buffer == 0 {
+		buffer = versions.DefaultBodyBuffer
+	}
+	name := RouteName(s.Name)
+	names := make([]string, 0, len(pools)+1)
+	for _, p := range pools {
+		names = append(names, pinRouteName(s.Name, p.Version))
+	}
+	redirect := internalRedirects(append(names, name))
+
+	vh := &routev3.VirtualHost{
+		Name:    s.Name,
+		Domains: []string{"*"},
+		// What Envoy has read of a body up to this size can be sent again by a hand-over. It also bounds what a request may hold in memory.
+		RequestBodyBufferLimit: wrapperspb.UInt64(uint64(buffer)),
+		// Tells the sidecar that the request came through an Envoy of ours and that a 307 will be followed.
+		RequestHeadersToAdd: []*corev3.HeaderValueOption{overwrite(HeaderBuffer, strconv.FormatUint(uint64(buffer), 10))},
+	}
+	weighted := &routev3.WeightedCluster{
+		RandomValueSpecifier: &routev3.WeightedCluster_UseHashPolicy{UseHashPolicy: wrapperspb.Bool(true)},
+	}
+	var targets []Target
+	for _, p := range pools {
+		cluster, weight := routing.Cluster(s.Name, p.Version), s.Route.Weight(p.Version)
+		targets = append(targets, Target{Cluster: cluster, Weight: weight})
+		vh.Routes = append(vh.Routes, pinRoute(s.Name, p, redirect))
+		weighted.Clusters = append(weighted.Clusters, &routev3.WeightedCluster_ClusterWeight{Name: cluster, Weight: wrapperspb.UInt32(weight)})
+	}
+	action := routeAction(redirect)
+	action.ClusterSpecifier = &routev3.RouteAction_WeightedClusters{WeightedClusters: weighted}
+	// Without the header there is no hash, and Envoy draws at random.
+	action.HashPolicy = []*routev3.RouteAction_HashPolicy{{PolicySpecifier: &routev3.RouteAction_HashPolicy_Header_{
+		Header: &routev3.RouteAction_HashPolicy_Header{HeaderName: HeaderExecutionID},
+	}}}
+	vh.Routes = append(vh.Routes, &routev3.Route{
+		Name:   name,
+		Match:  everyPath(),
+		Action: &routev3.Route_Route{Route: action},
+		// An outcome is judged by the weights under which it was assigned.
+		RequestHeadersToAdd: []*corev3.HeaderValueOption{overwrite(HeaderRoute, strconv.FormatUint(s.Route.Generation, 10))},
+	})
+
+	r, err := newResource(name, &routev3.RouteConfiguration{Name: name, VirtualHosts: []*routev3.VirtualHost{vh}})
+	if err != nil {
+		return nil, err
+	}
+	r.Generation, r.Clusters = s.Route.Generation, targets
+	return r, nil
+}
+
+func pinRouteName(spec, version string) string { return RouteName(spec) + "/pin/" + version }
+
+// pinRoute sends who holds a version's pin to that version, whatever the weights.
+func pinRoute(spec string, p Pool, redirect *routev3.InternalRedirectPolicy) *routev3.Route {
+	match := everyPath()
+	match.Headers = []*routev3.HeaderMatcher{{
+		Name: HeaderPin,
+		HeaderMatchSpecifier: &routev3.HeaderMatcher_StringMatch{StringMatch: &matcherv3.StringMatcher{
+			MatchPattern: &matcherv3.StringMatcher_Exact{Exact: p.Pin},
+		}},
+	}}
+	action := routeAction(redirect)
+	action.ClusterSpecifier = &routev3.RouteAction_Cluster{Cluster: routing.Cluster(spec, p.Version)}
+	return &routev3.Route{
+		Name:   pinRouteName(spec, p.Version),
+		Match:  match,
+		Action: &routev3.Route_Route{Route: action},
+		// A request that is handed over still carries what the weighted route put on it the first time.
+		RequestHeadersToRemove: []string{HeaderRoute},
+	}
+}
+
+func everyPath() *routev3.RouteMatch {
+	return &routev3.RouteMatch{PathSpecifier: &routev3.RouteMatch_Prefix{Prefix: "/"}}
+}
+
+// routeAction holds what every route shares. Deadlines are the sidecar's business: Envoy's own (15 s, 5 min idle) would cut long streams.
+func routeAction(redirect *routev3.InternalRedirectPolicy) *routev3.RouteAction {
+	return &routev3.RouteAction{
+		Timeout:                durationpb.New(0),
+		IdleTimeout:            durationpb.New(0),
+		InternalRedirectPolicy: redirect,
+		// Only what provably never reached an agent is tried again, on another host.
+		RetryPolicy: &routev3.RetryPolicy{
+			RetryOn:    "connect-failure",
+			NumRetries: wrapperspb.UInt32(3),
+			RetryHostPredicate: []*routev3.RetryPolicy_RetryHostPredicate{{
+				Name:       "envoy.retry_host_predicates.previous_hosts",
+				ConfigType: &routev3.RetryPolicy_RetryHostPredicate_TypedConfig{TypedConfig: packed(&previoushostsv3.PreviousHostsPredicate{})},
+			}},
+			HostSelectionRetryMaxAttempts: 5,
+			RetryBackOff: &routev3.RetryPolicy_RetryBackOff{
+				BaseInterval: durationpb.New(retryBase),
+				MaxInterval:  durationpb.New(10 * retryBase),
+			},
+		},
+	}
+}
+
+// internalRedirects lets Envoy follow a sidecar's 307, and only to this spec's own routes: an agent's redirect to anywhere else is the
+// client's to follow. Schemes may differ, since behind a TLS terminator Envoy sees http where the client said https.
+func internalRedirects(allowed []string) *routev3.InternalRedirectPolicy {
+	return &routev3.InternalRedirectPolicy{
+		MaxInternalRedirects:     wrapperspb.UInt32(4),
+		RedirectResponseCodes:    []uint32{307},
+		AllowCrossSchemeRedirect: true,
+		ResponseHeadersToCopy:    []string{HeaderPin, HeaderInstance, HeaderDeadline, HeaderHop, HeaderOrigin},
+		Predicates: []*corev3.TypedExtensionConfig{{
+			Name:        "envoy.internal_redirect_predicates.allow_listed_routes",
+			TypedConfig: packed(&allowlistedv3.AllowListedRoutesConfig{AllowedRouteNames: allowed}),
+		}},
+	}
+}
+
+func overwrite(key, value string) *corev3.HeaderValueOption {
+	return &corev3.HeaderValueOption{
+		Header:       &corev3.HeaderValue{Key: key, Value: value},
+		AppendAction: corev3.HeaderValueOption_OVERWRITE_IF_EXISTS_OR_ADD,
+	}
+}
+
+func extension(name string, config *anypb.Any) *corev3.TypedExtensionConfig {
+	return &corev3.TypedExtensionConfig{Name: name, TypedConfig: config}
+}

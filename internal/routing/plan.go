@@ -8,8 +8,6 @@ import (
 	"strconv"
 	"strings"
 
-	"github.com/Masterminds/semver/v3"
-
 	"github.com/specproxy/specproxy/internal/versions"
 )
 
@@ -17,22 +15,13 @@ import (
 func Earlier(a, b versions.Record) int {
 	switch {
 	case a.FirstWeight == b.FirstWeight:
-		return compareSemver(a.Version, b.Version)
+		return versions.Compare(a.Version, b.Version)
 	case a.FirstWeight == 0:
 		return 1
 	case b.FirstWeight == 0:
 		return -1
 	}
 	return cmp.Compare(a.FirstWeight, b.FirstWeight)
-}
-
-func compareSemver(a, b string) int {
-	va, errA := semver.StrictNewVersion(a)
-	vb, errB := semver.StrictNewVersion(b)
-	if errA != nil || errB != nil {
-		return cmp.Compare(a, b)
-	}
-	return va.Compare(vb)
 }
 
 // Normalize drops zero weights, sorts by age (oldest first) and checks the sum. records holds every version of the spec.

@@ -44,6 +44,8 @@ type Failure struct {
 	// Effects is the worst class seen, Acts what was done.
 	Effects drain.Effects `json:"effects"`
 	Acts    []Act         `json:"acts,omitempty"`
+	// Outcome is success, failure, or empty while unknown.
+	Outcome string `json:"outcome,omitempty"`
 	// Reason is the agent's own statement of why it failed.
 	Reason string `json:"reason,omitempty"`
 	// Status is the HTTP status sent to the client, 0 if none was.

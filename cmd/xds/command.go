@@ -1,0 +1,83 @@
+package main
+
+import (
+	"encoding/json"
+	"fmt"
+	"io"
+
+	"github.com/spf13/cobra"
+	"go.uber.org/zap"
+	"go.uber.org/zap/zapcore"
+
+	"github.com/specproxy/specproxy/internal/controlplane"
+	"github.com/specproxy/specproxy/internal/routing/envoy"
+)
+
+func command(version string, out io.Writer) *cobra.Command {
+	var o controlplane.Options
+	level := zapcore.InfoLevel
+	root := &cobra.Command{
+		Use:   "xds",
+		Short: "Control plane: shifts a stock Envoy's traffic between spec versions, and takes it back",
+		Long: `xds serves the operator API, the xDS stream of stock Envoys and the sessions of specproxy sidecars.
+Its data directory holds everything: an embedded etcd, the archive of spec versions, and the first admin's token (admin.token, mode 0600).
+When it listens it prints one JSON line with its addresses; logs go to standard error.`,
+		Example:       "  xds --data-dir ./data\n  xds bootstrap --node edge-1 --listen 127.0.0.1:10000 > envoy.yaml && envoy -c envoy.yaml",
+		Version:       version,
+		Args:          cobra.NoArgs,
+		SilenceUsage:  true,
+		SilenceErrors: true,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			config := zap.NewProductionConfig()
+			config.Level, config.EncoderConfig.EncodeTime = zap.NewAtomicLevelAt(level), zapcore.RFC3339NanoTimeEncoder
+			log, err := config.Build()
+			if err != nil {
+				return err
+			}
+			o.Log = log
+			o.Listening = func(api, grpc string) {
+				_ = json.NewEncoder(out).Encode(map[string]string{"api": api, "grpc": grpc})
+			}
+			return controlplane.Run(cmd.Context(), o)
+		},
+	}
+	root.SetOut(out)
+	f := root.Flags()
+	f.StringVar(&o.DataDir, "data-dir", "./data", "directory of the embedded etcd, the archive and the admin token")
+	f.StringVar(&o.API, "api", "127.0.0.1:18080", "listen address of the operator API")
+	f.StringVar(&o.GRPC, "grpc", "127.0.0.1:18000", "listen address of xDS and the sidecar sessions")
+	f.StringSliceVar(&o.EtcdEndpoints, "etcd-endpoints", nil, "use this etcd cluster instead of the embedded member")
+	f.StringSliceVar(&o.APIHosts, "api-host", nil, "host name, besides loopback, under which the API may be called")
+	f.StringVar(&o.TokenFile, "token-file", "", "token that proxies and sidecars must send; required beyond loopback")
+	f.StringVar(&o.TLSCert, "tls-cert", "", "PEM certificate of both listeners; required beyond loopback")
+	f.StringVar(&o.TLSKey, "tls-key", "", "PEM key of the certificate")
+	f.DurationVar(&o.FreezeFor, "freeze-for", 0, "how long a rollback keeps automation away from its spec (default 24h)")
+	f.Var(&level, "log-level", "debug, info, warn or error")
+	root.AddCommand(bootstrap(out))
+	return root
+}
+
+func bootstrap(out io.Writer) *cobra.Command {
+	var o envoy.BootstrapOptions
+	cmd := &cobra.Command{
+		Use:     "bootstrap --node NAME --listen HOST:PORT",
+		Short:   "Print the configuration a stock Envoy starts with",
+		Example: "  xds bootstrap --node edge-1 --listen 127.0.0.1:10000 > envoy.yaml && envoy -c envoy.yaml",
+		Args:    cobra.NoArgs,
+		RunE: func(*cobra.Command, []string) error {
+			config, err := envoy.Bootstrap(o)
+			if err != nil {
+				return fmt.Errorf("bootstrap: %w", err)
+			}
+			_, err = out.Write(config)
+			return err
+		},
+	}
+	f := cmd.Flags()
+	f.StringVar(&o.Node, "node", "", "name of this Envoy; unique, and stable over restarts")
+	f.StringVar(&o.Listen, "listen", "127.0.0.1:10000", "where this Envoy takes requests")
+	f.StringVar(&o.Admin, "admin", "127.0.0.1:0", "where this Envoy serves its admin page; loopback only")
+	f.StringSliceVar(&o.Servers, "control", []string{"127.0.0.1:18000"}, "control plane's xDS address; several for several replicas")
+	_ = cmd.MarkFlagRequired("node")
+	return cmd
+}

@@ -1,0 +1,163 @@
+package api
+
+import (
+	"errors"
+	"fmt"
+	"strings"
+
+	operatorv1 "github.com/specproxy/specproxy/gen/specproxy/operator/v1"
+	"github.com/specproxy/specproxy/internal/drain"
+	"github.com/specproxy/specproxy/internal/fleet"
+	"github.com/specproxy/specproxy/internal/routing"
+	"github.com/specproxy/specproxy/internal/store"
+	"github.com/specproxy/specproxy/internal/versions"
+)
+
+// enough is how many recent outcomes make a success rate worth alarming over.
+const enough = 20
+
+// dropped is the loss of success, against the exit's own record, that is called trouble.
+const dropped = 0.05
+
+func (s *Server) versionsOf(view *store.View, name string) []*operatorv1.Version {
+	route, _ := view.Route(name)
+	var out []*operatorv1.Version
+	for _, r := range view.Versions(name) {
+		out = append(out, &operatorv1.Version{
+			Spec: name, Version: r.Version, Digest: r.Digest, Standing: string(r.Standing), StandingReason: r.StandingReason, PublishedAt: stamp(r.PublishedAt),
+			PublishedBy: r.PublishedBy, Weight: route.Weight(r.Version), Pool: poolOf(s.Fleet.Pool(view, name, r.Version), fenced(view, name, r.Version)), Postmortem: r.PostMortem,
+		})
+	}
+	return out
+}
+
+func fenced(view *store.View, spec, version string) bool {
+	order, ok := view.Drain(spec, version)
+	return ok && order.Active()
+}
+
+func poolOf(p fleet.Pool, fenced bool) *operatorv1.Pool {
+	out := &operatorv1.Pool{
+		Ready: uint32(p.Ready), Instances: uint32(p.Instances), Silent: uint32(p.Silent), InFlight: p.InFlight, Succeeded: p.Succeeded, Failed: p.Failed,
+		Unknown: p.Unknown, Rate: p.Rate, RecentSuccess: -1, Fenced: fenced, Completed: p.Drained.Completed, HandedOver: p.Drained.HandedOver,
+		Cancelled: p.Drained.Cancelled, Held: p.Drained.Held, PassedOn: p.PassedOn, RecentSucceeded: p.RecentSucceeded, RecentFailed: p.RecentFailed,
+	}
+	if n := p.RecentSucceeded + p.RecentFailed; n > 0 {
+		out.RecentSuccess = float64(p.RecentSucceeded) / float64(n)
+	}
+	return out
+}
+
+// specOf sums one spec up: what it is, what is wrong, what to type next.
+func (s *Server) specOf(view *store.View, name string) *operatorv1.Spec {
+	records := view.Versions(name)
+	out := &operatorv1.Spec{Name: name, Versions: s.versionsOf(view, name)}
+	route, routed := view.Route(name)
+	if !routed {
+		newest := records[len(records)-1]
+		out.LastChange, out.Next, out.Hosts = "published, never deployed", "specctl deploy "+newest.Ref().String(), newest.Manifest.Hosts
+		return out
+	}
+	out.Generation, out.ChangedAt, out.ChangedBy, out.LastChange = route.Generation, stamp(route.At), route.By, lastChange(route)
+	newest := routing.Newest(route.Splits, records)
+	if record, ok := view.Version(name, newest); ok {
+		out.Hosts = record.Manifest.Hosts
+	}
+	if f := route.Freeze; f != nil {
+		out.Freeze = &operatorv1.Freeze{Since: stamp(f.Since), Until: stamp(f.Until), Postmortem: f.PostMortem}
+	}
+	for _, d := range view.Drains(name) {
+		p := s.Fleet.Pool(view, name, d.Version)
+		out.Drains = append(out.Drains, drainOf(d, p.InFlight, p.Drained))
+	}
+	s.exitOf(view, out, route, records, newest)
+	s.troubleOf(view, out, route, newest)
+	return out
+}
+
+func lastChange(r routing.Route) string {
+	switch r.Kind {
+	case routing.KindRollback:
+		return fmt.Sprintf("rollback %s → %s (%s)", strings.Join(r.Abandoned, ", "), r.Target, r.PostMortem)
+	case routing.KindUndo:
+		return "rollback undone, back to " + routing.Describe(r.Splits)
+	case routing.KindDeploy, routing.KindWeights:
+		return string(r.Kind) + " " + routing.Describe(r.Splits)
+	}
+	return string(r.Kind)
+}
+
+// exitOf says where a rollback would go now. An exit without a ready instance is none.
+func (s *Server) exitOf(view *store.View, out *operatorv1.Spec, route routing.Route, records []versions.Record, newest string) {
+	exit, why, err := routing.Exit(newest, route.Splits, records)
+	if errors.Is(err, routing.ErrNoExit) {
+		out.ExitReason = "no earlier good version than " + newest
+		return
+	}
+	if err != nil {
+		out.ExitReason = err.Error()
+		return
+	}
+	if s.Fleet.Pool(view, route.Spec, exit).Ready == 0 {
+		out.ExitReason = fmt.Sprintf("%s would be it (%s), but has no ready instance", exit, why)
+		return
+	}
+	out.Exit, out.ExitReason = exit, why
+}
+
+// troubleOf lists what is wrong, worst first, and the command that helps most.
+func (s *Server) troubleOf(view *store.View, out *operatorv1.Spec, route routing.Route, newest string) {
+	name := route.Spec
+	trouble := func(next, format string, args ...any) {
+		out.Trouble = append(out.Trouble, fmt.Sprintf(format, args...))
+		if out.Next == "" {
+			out.Next = next
+		}
+	}
+	for _, split := range route.Splits {
+		p := s.Fleet.Pool(view, name, split.Version)
+		ref := name + ":" + split.Version
+		if p.Ready == 0 {
+			trouble("specctl rollback "+name, "%s holds %s %% of the traffic and has no ready instance", ref, routing.Percent(split.BasisPoints))
+		} else if p.Silent > 0 {
+			trouble("specctl get "+name, "%s: %d of %d instances have no control stream; what they do is unknown", ref, p.Silent, p.Instances)
+		}
+		if n := p.RecentSucceeded + p.RecentFailed; n >= enough {
+			rate := float64(p.RecentSucceeded) / float64(n)
+			if base, of := baseline(out, split.Version); of != "" && rate < base-dropped {
+				trouble("specctl rollback "+name, "%s succeeds in %.0f %% of the last %d; %s stands at %.0f %%", ref, rate*100, n, of, base*100)
+			}
+		}
+	}
+	if out.GetExit() == "" && len(view.Versions(name)) > 1 && newest != "" {
+		trouble("specctl get "+name, "exit: none — %s", out.GetExitReason())
+	}
+	for _, d := range out.GetDrains() {
+		if drain.State(d.GetState()) == drain.Held {
+			trouble("specctl executions "+name+" --on "+d.GetVersion(), "%s:%s holds %d executions that a person must look at", name, d.GetVersion(), d.GetHeld())
+		}
+	}
+	for _, r := range view.PostMortems() {
+		if b, ok := r.Rollback(name); ok && r.Open() {
+			trouble("specctl postmortem show "+r.ID, "%s is open: %s was abandoned for %s", r.ID, b.Abandoned[0].Version, b.Target)
+		}
+	}
+}
+
+// baseline is the success rate to compare a version with: that of the exit, else of the spec's best other version, over all its time.
+func baseline(out *operatorv1.Spec, version string) (rate float64, of string) {
+	for _, v := range out.GetVersions() {
+		n := v.GetPool().GetSucceeded() + v.GetPool().GetFailed()
+		if v.GetVersion() == version || n < enough {
+			continue
+		}
+		r := float64(v.GetPool().GetSucceeded()) / float64(n)
+		if v.GetVersion() == out.GetExit() {
+			return r, v.GetVersion()
+		}
+		if r > rate {
+			rate, of = r, v.GetVersion()
+		}
+	}
+	return rate, of
+}

@@ -1,0 +1,75 @@
+package auth
+
+import (
+	"encoding/json"
+	"mime"
+	"net"
+	"net/http"
+	"net/url"
+	"slices"
+	"strings"
+)
+
+// ActorHeader is what a caller says of itself; the audit shows it beside the token's role.
+const ActorHeader = "X-Specproxy-Actor"
+
+// Guard protects an HTTP API: Host and Origin (DNS rebinding, cross-site posts), method and content type, then the token.
+func Guard(next http.Handler, token Token, hosts []string) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if !hostAllowed(r.Host, hosts) {
+			deny(w, http.StatusForbidden, "permission_denied", "Host "+quote(r.Host)+" is not a name of this server; use its address, or start it with --api-host NAME")
+			return
+		}
+		if origin := r.Header.Get("Origin"); origin != "" {
+			u, err := url.Parse(origin)
+			if err != nil || u.Host != r.Host {
+				deny(w, http.StatusForbidden, "permission_denied", "Origin "+quote(origin)+" is not this server")
+				return
+			}
+		}
+		if r.Method != http.MethodPost || !typeAllowed(r.Header.Get("Content-Type")) {
+			deny(w, http.StatusUnsupportedMediaType, "invalid_argument", "this API takes POST with JSON or protobuf")
+			return
+		}
+		if !token.MatchesBearer(r.Header.Get("Authorization")) {
+			deny(w, http.StatusUnauthorized, "unauthenticated", "no valid token; the first admin's is in the control plane's data directory: "+
+				"specctl --token-file DATA_DIR/"+AdminTokenFile+" …, or set SPECPROXY_TOKEN")
+			return
+		}
+		next.ServeHTTP(w, r)
+	})
+}
+
+// hostAllowed takes loopback names and addresses, and what the operator listed.
+func hostAllowed(hostport string, hosts []string) bool {
+	host, _, err := net.SplitHostPort(hostport)
+	if err != nil {
+		host = hostport
+	}
+	return Loopback(host) || slices.Contains(hosts, strings.ToLower(host))
+}
+
+// typeAllowed takes what Connect, gRPC and gRPC-Web send; a browser cannot send any of these across sites without asking first.
+func typeAllowed(contentType string) bool {
+	media, _, err := mime.ParseMediaType(contentType)
+	if err != nil {
+		return false
+	}
+	return media == "application/json" || media == "application/proto" ||
+		strings.HasPrefix(media, "application/connect+") || strings.HasPrefix(media, "application/grpc")
+}
+
+// deny answers in Connect's error format, which every client of the API understands.
+func deny(w http.ResponseWriter, status int, code, message string) {
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(status)
+	_ = json.NewEncoder(w).Encode(map[string]string{"code": code, "message": message})
+}
+
+func quote(s string) string {
+	if len(s) > 100 {
+		s = s[:100]
+	}
+	raw, _ := json.Marshal(s)
+	return string(raw)
+}

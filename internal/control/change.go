@@ -1,0 +1,428 @@
+package control
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+	"time"
+
+	"go.uber.org/zap"
+
+	"github.com/specproxy/specproxy/internal/drain"
+	"github.com/specproxy/specproxy/internal/fleet"
+	"github.com/specproxy/specproxy/internal/postmortem"
+	"github.com/specproxy/specproxy/internal/routing"
+	"github.com/specproxy/specproxy/internal/store"
+	"github.com/specproxy/specproxy/internal/versions"
+)
+
+// liftTimeout bounds how long a roll-forward waits for the fences of its own version to come down.
+const liftTimeout = 5 * time.Second
+
+// Change is one spec's new route generation: committed, proposed by a dry run, or the existing one when AlreadyDone.
+type Change struct {
+	Route       routing.Route
+	Before      []routing.Split
+	AlreadyDone bool
+	Capacity    Capacity
+	Plans       []Plan
+	Warnings    []string
+}
+
+// Capacity is the target's ready instances against today's rate.
+type Capacity struct {
+	Ready int
+	// Rate is the new executions a second of the whole spec now; SeenPerInstance the highest rate an instance of any version carries now.
+	Rate, SeenPerInstance float64
+}
+
+// Plan says what one rule of an abandoned version's contract means for the executions that run now.
+type Plan struct {
+	Version     string
+	Rule        string
+	Disposition drain.Disposition
+	Then        drain.Disposition
+	Within      time.Duration
+	Executions  int
+}
+
+// How says how a route change is to be made.
+type How struct {
+	Reason string
+	DryRun bool
+	// Now goes ahead although a version that gets weight has no ready instance.
+	Now bool
+	// Override names the open post-mortem of a quarantined version that is to be deployed all the same.
+	Override, OverrideReason string
+
+	undo string // the post-mortem whose rollback is taken back
+}
+
+// want is one spec's wish, resolved inside the transaction.
+type want struct {
+	spec string
+	kind routing.Kind
+	// resolve gives the splits; or a route when what is asked has been done before.
+	resolve func(r *store.Tx, before routing.Route) (goal, error)
+}
+
+type goal struct {
+	splits []routing.Split
+	done   *routing.Route // already done: by this generation
+	why    string         // why the target, where the system chose it
+}
+
+// Deploy gives each version all of its spec's traffic. If that is a return to an older version, it is a rollback.
+func (c *Controller) Deploy(ctx context.Context, actor Actor, refs []versions.Ref, how How) ([]Change, error) {
+	wants := make([]want, 0, len(refs))
+	for _, ref := range refs {
+		wants = append(wants, want{spec: ref.Spec, kind: routing.KindDeploy, resolve: func(tx *store.Tx, _ routing.Route) (goal, error) {
+			if _, err := known(tx, ref.Spec, ref.Version); err != nil {
+				return goal{}, err
+			}
+			return goal{splits: []routing.Split{{Version: ref.Version, BasisPoints: routing.Full}}, why: "you named it"}, nil
+		}})
+	}
+	return c.change(ctx, actor, wants, how)
+}
+
+// SetWeights replaces one spec's split.
+func (c *Controller) SetWeights(ctx context.Context, actor Actor, spec string, splits []routing.Split, how How) (Change, error) {
+	changes, err := c.change(ctx, actor, []want{{spec: spec, kind: routing.KindWeights, resolve: func(tx *store.Tx, _ routing.Route) (goal, error) {
+		for _, s := range splits {
+			if _, err := known(tx, spec, s.Version); err != nil {
+				return goal{}, err
+			}
+		}
+		return goal{splits: splits, why: "you named it"}, nil
+	}}}, how)
+	if err != nil {
+		return Change{}, err
+	}
+	return changes[0], nil
+}
+
+// change carries out all wishes in one transaction, or none.
+func (c *Controller) change(ctx context.Context, actor Actor, wants []want, how How) ([]Change, error) {
+	if len(wants) == 0 {
+		return nil, refuse("specctl", "no spec was named")
+	}
+	seen := map[string]bool{}
+	for _, w := range wants {
+		if seen[w.spec] {
+			return nil, refuse("name each spec once", "spec %s is named twice in one command", w.spec)
+		}
+		seen[w.spec] = true
+	}
+	c.commands.Lock()
+	defer c.commands.Unlock()
+	now := time.Now().UTC()
+	var drafts []*draft
+	plan := func(tx *store.Tx, how How) error {
+		drafts = drafts[:0]
+		for _, w := range wants {
+			d, err := c.draft(tx, actor, w, how, now)
+			if err != nil {
+				return err
+			}
+			drafts = append(drafts, d)
+		}
+		if how.DryRun {
+			return errDryRun
+		}
+		return c.write(tx, drafts, actor, how, now)
+	}
+	// Ask first, so that what is refused has not lifted a fence.
+	question := how
+	question.DryRun = true
+	if _, err := c.store.Update(ctx, func(tx *store.Tx) error { return plan(tx, question) }); !errors.Is(err, errDryRun) {
+		return nil, err
+	}
+	if !how.DryRun {
+		if err := c.liftFences(ctx, actor, wants, how); err != nil {
+			return nil, err
+		}
+		if _, err := c.store.Update(ctx, func(tx *store.Tx) error { return plan(tx, how) }); err != nil {
+			return nil, err
+		}
+	}
+	changes := make([]Change, 0, len(drafts))
+	for _, d := range drafts {
+		changes = append(changes, d.Change)
+		if !d.AlreadyDone && !how.DryRun {
+			c.log.Info("route changed", zap.String("spec", d.Route.Spec), zap.Uint64("generation", d.Route.Generation), zap.String("kind", string(d.Route.Kind)),
+				zap.String("from", routing.Describe(d.Before)), zap.String("to", routing.Describe(d.Route.Splits)), zap.String("by", actor.Name),
+				zap.String("postmortem", d.Route.PostMortem))
+		}
+	}
+	return changes, nil
+}
+
+// errDryRun ends a transaction that was only a question.
+var errDryRun = errors.New("dry run")
+
+// draft is a Change with what has to be written for it.
+type draft struct {
+	Change
+	command routing.Kind      // what was typed; a deploy or weights may turn out to be a rollback
+	records []versions.Record // of the spec, before the change
+	digest  string            // of the rollback's target
+}
+
+func (c *Controller) draft(tx *store.Tx, actor Actor, w want, how How, now time.Time) (*draft, error) {
+	before, _ := tx.Route(w.spec)
+	g, err := w.resolve(tx, before)
+	if err != nil {
+		return nil, err
+	}
+	d := &draft{command: w.kind, records: tx.Versions(w.spec)}
+	d.Before = before.Splits
+	if g.done != nil {
+		d.Route, d.AlreadyDone = *g.done, true
+		return d, nil
+	}
+	splits, err := routing.Normalize(g.splits, d.records)
+	if err != nil {
+		return nil, refuse("specctl get "+w.spec, "weights of %s: %v", w.spec, err)
+	}
+	if slices.Equal(splits, before.Splits) {
+		d.Route, d.AlreadyDone = before, true
+		return d, nil
+	}
+	d.Route = routing.Route{Spec: w.spec, Generation: before.Generation + 1, Splits: splits, Kind: w.kind, At: now, By: actor.Name, Reason: how.Reason, Freeze: before.Freeze}
+	if w.kind != routing.KindUndo {
+		d.Route.Abandoned, d.Route.Target = routing.Abandoned(before.Splits, splits, d.records)
+	}
+	if len(d.Route.Abandoned) > 0 {
+		d.Route.Kind, d.Route.TargetWhy = routing.KindRollback, g.why
+	}
+	if err := c.admit(tx, d, actor, how, now); err != nil {
+		return nil, err
+	}
+	d.Capacity = c.capacity(d.Route)
+	d.Plans = c.plans(d.Route, now)
+	return d, nil
+}
+
+// admit refuses what must not get weight.
+func (c *Controller) admit(tx *store.Tx, d *draft, actor Actor, how How, now time.Time) error {
+	rollback := d.Route.Kind == routing.KindRollback
+	spec := d.Route.Spec
+	if f := d.Route.Freeze; f != nil && now.Before(f.Until) && actor.Automation && !rollback {
+		return refuse("specctl unfreeze "+spec+"   (a person)", "%s is frozen for automation since its rollback at %s (%s), until %s",
+			spec, f.Since.Format("15:04:05Z"), f.PostMortem, f.Until.Format(time.RFC3339))
+	}
+	for _, s := range d.Route.Splits {
+		record, err := known(tx, spec, s.Version)
+		if err != nil {
+			return err
+		}
+		if d.digest == "" && s.Version == d.Route.Target {
+			d.digest = record.Digest
+		}
+		if s.BasisPoints <= (routing.Route{Splits: d.Before}).Weight(s.Version) {
+			continue // it only loses
+		}
+		// An undo takes its own quarantine back, a named override is checked and recorded when the fence is lifted; both come after the question.
+		excused := d.Route.Kind == routing.KindUndo || how.DryRun && how.Override != "" && record.Standing == versions.Quarantined
+		if err := deployable(record); err != nil && !excused {
+			return err
+		}
+		pool := c.fleet.Pool(c.store.View(), spec, s.Version)
+		if pool.Ready > 0 {
+			continue
+		}
+		if !how.Now {
+			return c.refuseCold(tx, d, record)
+		}
+		d.Warnings = append(d.Warnings, fmt.Sprintf("%s has no ready instance: its requests fail until one starts", record.Ref()))
+	}
+	if !rollback {
+		d.Warnings = append(d.Warnings, c.exitWarning(d)...)
+	}
+	return nil
+}
+
+// deployable refuses versions whose standing forbids new weight.
+func deployable(record versions.Record) error {
+	switch record.Standing {
+	case versions.Retired:
+		return refuse("fix it in a new version: specctl publish DIR", "%s is retired: %s found the fault in it (%s)", record.Ref(), record.PostMortem, record.StandingReason)
+	case versions.Quarantined:
+		return refuse(fmt.Sprintf("specctl postmortem show %s   (or, at once and on record: specctl deploy %s --override %s --reason \"…\")", record.PostMortem, record.Ref(), record.PostMortem),
+			"%s is quarantined by %s, which is open", record.Ref(), record.PostMortem)
+	case versions.Published, versions.Candidate, versions.Good, versions.Aborted:
+		return nil
+	}
+	return refuse("specctl versions "+record.Spec, "%s has a standing this release does not know: %s", record.Ref(), record.Standing)
+}
+
+// refuseCold refuses a version without a ready instance and names a warm one where the change is a rollback.
+func (c *Controller) refuseCold(tx *store.Tx, d *draft, record versions.Record) error {
+	spec := record.Spec
+	verb := "deploy " + record.Ref().String()
+	if d.Route.Kind == routing.KindRollback {
+		verb = "rollback " + spec + " --to " + record.Version
+	}
+	next := fmt.Sprintf("start one: specproxy --spec %s …   (or flip all the same: specctl %s --now)", record.Ref(), verb)
+	if len(d.Route.Abandoned) > 0 {
+		for _, r := range routing.Candidates(d.Route.Abandoned[0], d.records) {
+			if r.Version != record.Version && r.Standing == versions.Good && c.fleet.Pool(c.store.View(), spec, r.Version).Ready > 0 {
+				next = fmt.Sprintf("the next good version that is warm: specctl rollback %s --to %s   (or flip all the same: specctl %s --now)", spec, r.Version, verb)
+				break
+			}
+		}
+	}
+	return refuse(next, "%s has no ready instance%s", record.Ref(), coldReason(tx, record))
+}
+
+// coldReason quotes the instances that are there but not ready.
+func coldReason(tx *store.Tx, record versions.Record) string {
+	var why []string
+	for _, in := range tx.InstancesOf(record.Spec, record.Version) {
+		if in.Reason != "" {
+			why = append(why, in.ID+": "+in.Reason)
+		}
+	}
+	if len(why) == 0 {
+		return ""
+	}
+	return " (" + strings.Join(why, "; ") + ")"
+}
+
+// exitWarning says when a change could not be rolled back right now.
+func (c *Controller) exitWarning(d *draft) []string {
+	newest := routing.Newest(d.Route.Splits, withWeights(d.records, d.Route))
+	exit, _, err := routing.Exit(newest, d.Route.Splits, d.after())
+	if err != nil {
+		return nil // a first deploy has nothing to go back to, and get says "exit: none"
+	}
+	if c.fleet.Pool(c.store.View(), d.Route.Spec, exit).Ready > 0 {
+		return nil
+	}
+	return []string{fmt.Sprintf("exit: none. A rollback would go to %s:%s, which has no ready instance; start one: specproxy --spec %s:%s …", d.Route.Spec, exit, d.Route.Spec, exit)}
+}
+
+func (c *Controller) capacity(route routing.Route) Capacity {
+	view := c.store.View()
+	target := route.Target
+	if target == "" && len(route.Splits) > 0 {
+		target = slices.MaxFunc(route.Splits, func(a, b routing.Split) int { return int(a.BasisPoints) - int(b.BasisPoints) }).Version
+	}
+	out := Capacity{}
+	for _, r := range view.Versions(route.Spec) {
+		p := c.fleet.Pool(view, route.Spec, r.Version)
+		out.Rate += p.Rate
+		if p.Ready > 0 {
+			out.SeenPerInstance = max(out.SeenPerInstance, p.Rate/float64(p.Ready))
+		}
+		if r.Version == target {
+			out.Ready = p.Ready
+		}
+	}
+	return out
+}
+
+// plans groups the executions that run on abandoned versions by what their own contract decides.
+func (c *Controller) plans(route routing.Route, now time.Time) []Plan {
+	var out []Plan
+	for _, version := range route.Abandoned {
+		record, _ := c.store.View().Version(route.Spec, version)
+		contract := record.Manifest.InFlight
+		count := map[Plan]int{}
+		for _, x := range c.fleet.Running(route.Spec, version) {
+			d := drain.Decide(contract, fleet.ViewOf(x.Execution), route.Target, now)
+			key := Plan{Version: version, Rule: drain.RuleLabel(contract, d.Rule), Disposition: d.Disposition, Then: d.Then}
+			count[key]++
+		}
+		unseen := int(c.fleet.Pool(c.store.View(), route.Spec, version).InFlight) - len(c.fleet.Running(route.Spec, version))
+		if unseen > 0 {
+			count[Plan{Version: version, Rule: "younger than the last report", Disposition: contract.Default.OnRollback}] += unseen
+		}
+		keys := slices.SortedFunc(maps.Keys(count), func(a, b Plan) int { return strings.Compare(a.Rule+string(a.Disposition), b.Rule+string(b.Disposition)) })
+		for _, k := range keys {
+			n := count[k]
+			k.Executions = n
+			out = append(out, k)
+		}
+	}
+	return out
+}
+
+// liftFences takes down the fences of fenced versions that are to get weight again, and waits until their sidecars confirm it, so that no
+// request is routed to a version that would still pass it on. It is a step of its own because routes may only move after it.
+func (c *Controller) liftFences(ctx context.Context, actor Actor, wants []want, how How) error {
+	var lifted []versions.Ref
+	_, err := c.store.Update(ctx, func(tx *store.Tx) error {
+		lifted = lifted[:0]
+		for _, w := range wants {
+			before, _ := tx.Route(w.spec)
+			g, err := w.resolve(tx, before)
+			if err != nil {
+				return err
+			}
+			for _, s := range g.splits {
+				order, ok := tx.Drain(w.spec, s.Version)
+				if !ok || !order.Active() || s.BasisPoints == 0 {
+					continue
+				}
+				if err := lift(tx, w, order, actor, how); err != nil {
+					return err
+				}
+				lifted = append(lifted, versions.Ref{Spec: w.spec, Version: s.Version})
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	waitCtx, cancel := context.WithTimeout(ctx, liftTimeout)
+	defer cancel()
+	for _, ref := range lifted {
+		if err := c.fleet.Unfenced(waitCtx, ref.Spec, ref.Version); err != nil {
+			c.log.Warn("routes move before every sidecar lifted its fence; those pass new work on", zap.Stringer("version", ref), zap.Error(err))
+		}
+	}
+	return nil
+}
+
+// lift ends one drain because its version is wanted again: by an undo, or over an open post-mortem by a named override.
+func lift(tx *store.Tx, w want, order drain.Drain, actor Actor, how How) error {
+	record, err := known(tx, w.spec, order.Version)
+	if err != nil {
+		return err
+	}
+	event, state, drainEvent := versions.EventOverridden, drain.Superseded, "overridden by "+actor.Name
+	if w.kind == routing.KindUndo {
+		event, state, drainEvent = versions.EventCleared, drain.Cancelled, "its rollback was undone by "+actor.Name
+	}
+	if record.Standing == versions.Quarantined && w.kind != routing.KindUndo {
+		if how.Override != record.PostMortem {
+			return deployable(record)
+		}
+		if how.OverrideReason == "" {
+			return refuse(fmt.Sprintf("specctl deploy %s --override %s --reason \"why it must run now\"", record.Ref(), record.PostMortem), "an override of %s needs a reason", record.PostMortem)
+		}
+		pm, ok := tx.PostMortem(record.PostMortem)
+		if !ok {
+			return refuse("specctl postmortem list", "post-mortem %s does not exist", record.PostMortem)
+		}
+		pm.Overrides = append(slices.Clone(pm.Overrides), postmortem.Override{At: time.Now().UTC(), Actor: actor.Name, Version: record.Version, Reason: how.OverrideReason})
+		tx.PutPostMortem(pm)
+	}
+	if record.Standing == versions.Quarantined {
+		record.Standing, err = record.Standing.Next(event)
+		if err != nil {
+			return err
+		}
+		record.StandingReason = drainEvent
+		tx.PutVersion(record)
+	}
+	order.State, order.EndedAt = state, time.Now().UTC()
+	tx.PutDrain(order)
+	return nil
+}

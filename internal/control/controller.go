@@ -1,0 +1,98 @@
+// Package control turns commands and observations into store transactions.
+//
+// Invariants: one transaction per command, so a crash leaves the state before it or after it; a rollback's new generation, standings,
+// drain orders and post-mortem are one transaction; generations only grow; a rollback never waits for the pool it abandons, nor for a plan,
+// a gate or a freeze.
+package control
+
+import (
+	"context"
+	"fmt"
+	"sync"
+	"time"
+
+	"go.uber.org/zap"
+	"golang.org/x/sync/errgroup"
+
+	"github.com/specproxy/specproxy/internal/archive"
+	"github.com/specproxy/specproxy/internal/discovery"
+	"github.com/specproxy/specproxy/internal/fleet"
+	"github.com/specproxy/specproxy/internal/store"
+)
+
+// Options of a Controller. All but the durations are required.
+type Options struct {
+	Store     *store.Store
+	Archive   *archive.Archive
+	Fleet     *fleet.Fleet
+	Discovery *discovery.Server
+	Log       *zap.Logger
+	// FreezeFor is how long a rollback keeps automation away from a spec. Default 24 h.
+	FreezeFor time.Duration
+}
+
+// Controller is safe for concurrent use; commands that touch the same spec on several replicas are serialised by the store.
+type Controller struct {
+	store     *store.Store
+	archive   *archive.Archive
+	fleet     *fleet.Fleet
+	discovery *discovery.Server
+	log       *zap.Logger
+	freezeFor time.Duration
+
+	commands sync.Mutex // one route change at a time in this replica
+
+	mu       sync.Mutex
+	effects  map[effectKey]time.Time // when a generation was first seen effective
+	progress chan struct{}           // closed and replaced when an effect is recorded
+}
+
+// New makes a Controller. Run must be called for drains to end, bakes to finish and effects to be recorded.
+func New(o Options) *Controller {
+	if o.FreezeFor == 0 {
+		o.FreezeFor = 24 * time.Hour
+	}
+	return &Controller{
+		store: o.Store, archive: o.Archive, fleet: o.Fleet, discovery: o.Discovery, log: o.Log, freezeFor: o.FreezeFor,
+		effects: map[effectKey]time.Time{}, progress: make(chan struct{}),
+	}
+}
+
+// Run works until ctx ends.
+func (c *Controller) Run(ctx context.Context) error {
+	g, ctx := errgroup.WithContext(ctx)
+	g.Go(func() error { return c.followEffects(ctx) })
+	g.Go(func() error { return c.followDrains(ctx) })
+	g.Go(func() error { return c.followBakes(ctx) })
+	return g.Wait()
+}
+
+// Actor is who gave a command.
+type Actor struct {
+	// Name as the audit shows it, such as "admin (alice@host)".
+	Name string
+	// Automation is set by CI and scripts; a frozen spec refuses them.
+	Automation bool
+}
+
+// Refused is an error that a person can act on: the command was understood and not carried out; nothing changed.
+type Refused struct {
+	// Why names the object and the reason.
+	Why string
+	// Next is the command to type next; may be empty.
+	Next string
+}
+
+func (r *Refused) Error() string {
+	if r.Next == "" {
+		return r.Why
+	}
+	return r.Why + "\n  next: " + r.Next
+}
+
+func refuse(next, format string, args ...any) error {
+	return &Refused{Why: fmt.Sprintf(format, args...), Next: next}
+}
+
+// NotFound is a Refused for a thing that does not exist.
+type NotFound struct{ Refused }

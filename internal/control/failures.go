@@ -1,0 +1,35 @@
+package control
+
+import (
+	"cmp"
+	"slices"
+
+	"github.com/specproxy/specproxy/internal/drain"
+	"github.com/specproxy/specproxy/internal/store"
+)
+
+// Failed lists the executions to redo: those whose outcome was a failure, and those that a rollback cancelled. An execution may have been
+// reported more than once (failed while still open, then cancelled); its last report counts. Oldest first.
+func Failed(batches []store.FailureBatch) []store.Failure {
+	batches = slices.Clone(batches)
+	slices.SortStableFunc(batches, func(a, b store.FailureBatch) int { return cmp.Compare(a.Seq, b.Seq) })
+	last := map[string]store.Failure{}
+	for _, b := range batches {
+		for _, x := range b.Executions {
+			last[x.ID] = x
+		}
+	}
+	var out []store.Failure
+	for _, x := range last {
+		if x.Outcome == "failure" || x.Disposition == drain.Cancel {
+			out = append(out, x)
+		}
+	}
+	slices.SortFunc(out, func(a, b store.Failure) int {
+		if c := a.StartedAt.Compare(b.StartedAt); c != 0 {
+			return c
+		}
+		return cmp.Compare(a.ID, b.ID)
+	})
+	return out
+}

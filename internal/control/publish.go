@@ -1,0 +1,122 @@
+package control
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"go.uber.org/zap"
+
+	"github.com/specproxy/specproxy/internal/store"
+	"github.com/specproxy/specproxy/internal/versions"
+)
+
+// Published is what Publish did.
+type Published struct {
+	Record  versions.Record
+	Created bool
+	// Warnings a publisher should read, such as files the manifest does not name.
+	Warnings []string
+}
+
+// Conflict says that a name:version exists with other bytes.
+type Conflict struct{ Refused }
+
+// Publish packs a folder (path → bytes), stores its documents and then its record. The documents are written first: a crash between the two
+// leaves unreferenced blobs and no version. The same bytes again change nothing.
+func (c *Controller) Publish(ctx context.Context, actor Actor, files map[string][]byte, claimed string) (Published, error) {
+	packed, err := versions.Pack(files)
+	if err != nil {
+		return Published{}, &Refused{Why: err.Error(), Next: "correct the folder and publish again: specctl lint DIR"}
+	}
+	if claimed != "" && claimed != packed.Digest {
+		return Published{}, refuse("publish again", "the folder arrived as %s, but the caller had computed %s; it was changed on the way", packed.Digest, claimed)
+	}
+	ref := packed.Ref()
+	out := Published{}
+	for _, path := range packed.Ignored {
+		out.Warnings = append(out.Warnings, fmt.Sprintf("%s is not named under documents in spec.yaml: it is not part of %s", path, ref))
+	}
+	if err := c.archive.Put(ctx, packed); err != nil {
+		return Published{}, fmt.Errorf("archive %s: %w", ref, err)
+	}
+	_, err = c.store.Update(ctx, func(tx *store.Tx) error {
+		if old, ok := tx.Version(ref.Spec, ref.Version); ok {
+			out.Record, out.Created = old, false
+			if old.Digest != packed.Digest {
+				return &Conflict{Refused{
+					Why:  fmt.Sprintf("%s exists already with other content: published %s, this folder is %s; a version is immutable", ref, old.Digest, packed.Digest),
+					Next: "raise `version` in spec.yaml and publish again",
+				}}
+			}
+			return nil
+		}
+		if owner := hostOwner(tx, ref.Spec, packed.Manifest.Hosts); owner != "" {
+			return refuse("choose other `hosts` in spec.yaml", "%s claims a host name that belongs to %s", ref, owner)
+		}
+		out.Created = true
+		out.Record = versions.Record{
+			Spec: ref.Spec, Version: ref.Version, Digest: packed.Digest, PublishedAt: time.Now().UTC(), PublishedBy: actor.Name,
+			Manifest: packed.Manifest, Standing: versions.Published,
+		}
+		tx.PutVersion(out.Record)
+		return nil
+	})
+	if err != nil {
+		return Published{}, err
+	}
+	// Tags are for people and other tools; nothing here resolves by them.
+	if err := c.archive.Tag(ctx, ref, packed.Digest); err != nil {
+		c.log.Warn("tag the version in the archive", zap.Stringer("version", ref), zap.Error(err))
+	}
+	if out.Created {
+		c.log.Info("version published", zap.Stringer("version", ref), zap.String("digest", packed.Digest), zap.String("by", actor.Name))
+	}
+	return out, nil
+}
+
+// hostOwner names another spec that uses one of the hosts, with the host; "" if none does.
+func hostOwner(tx *store.Tx, spec string, hosts []string) string {
+	want := map[string]bool{}
+	for _, h := range hosts {
+		want[h] = true
+	}
+	for _, other := range tx.Specs() {
+		if other == spec {
+			continue
+		}
+		for _, record := range tx.Versions(other) {
+			for _, h := range record.Manifest.Hosts {
+				if want[h] {
+					return other + " (" + h + ")"
+				}
+			}
+		}
+	}
+	return ""
+}
+
+// known finds a version or says how to get one.
+func known(r reader, spec, version string) (versions.Record, error) {
+	record, ok := r.Version(spec, version)
+	if ok {
+		return record, nil
+	}
+	if len(r.Versions(spec)) == 0 {
+		return record, &NotFound{Refused{Why: fmt.Sprintf("spec %s does not exist", spec), Next: "specctl publish DIR   (or see what exists: specctl)"}}
+	}
+	return record, &NotFound{Refused{Why: fmt.Sprintf("version %s of %s is not published", version, spec), Next: "specctl versions " + spec}}
+}
+
+// reader is what commands read, from a view or inside a transaction.
+type reader interface {
+	Version(spec, version string) (versions.Record, bool)
+	Versions(spec string) []versions.Record
+}
+
+// IsNotFound says that the command named something that does not exist.
+func IsNotFound(err error) bool {
+	var nf *NotFound
+	return errors.As(err, &nf)
+}

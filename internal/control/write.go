@@ -1,0 +1,161 @@
+package control
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/specproxy/specproxy/internal/drain"
+	"github.com/specproxy/specproxy/internal/postmortem"
+	"github.com/specproxy/specproxy/internal/routing"
+	"github.com/specproxy/specproxy/internal/store"
+	"github.com/specproxy/specproxy/internal/versions"
+)
+
+// timelineSteps is how many generations a post-mortem quotes.
+const timelineSteps = 50
+
+// write puts everything that the drafts mean into the transaction: generations, standings, and for rollbacks drain orders and one
+// post-mortem that covers them all.
+func (c *Controller) write(tx *store.Tx, drafts []*draft, actor Actor, how How, now time.Time) error {
+	record := postmortem.Record{OpenedAt: now, Actor: actor.Name, Reason: how.Reason}
+	for _, d := range drafts {
+		if d.AlreadyDone {
+			continue
+		}
+		if d.Route.Kind == routing.KindRollback {
+			if record.ID == "" {
+				record.ID = tx.NextPostMortemID()
+			}
+			d.Route.PostMortem = record.ID
+			d.Route.Freeze = &routing.Freeze{Since: now, Until: now.Add(c.freezeFor), PostMortem: record.ID}
+			record.Specs = append(record.Specs, d.Route.Spec)
+		}
+		if d.Route.Kind == routing.KindUndo {
+			if err := undone(tx, d, actor, how, now); err != nil {
+				return err
+			}
+		}
+		for _, v := range d.after() {
+			if !slices.ContainsFunc(d.records, func(old versions.Record) bool { return same(old, v) }) {
+				tx.PutVersion(v)
+			}
+		}
+		tx.PutRoute(d.Route)
+		if d.Route.Kind == routing.KindRollback {
+			for _, version := range d.Route.Abandoned {
+				tx.PutDrain(c.order(d, version, now))
+			}
+			record.Rollbacks = append(record.Rollbacks, c.evidence(d))
+		}
+	}
+	if record.ID != "" {
+		slices.Sort(record.Specs)
+		slices.SortFunc(record.Rollbacks, func(a, b postmortem.Rollback) int { return strings.Compare(a.Spec, b.Spec) })
+		tx.PutPostMortem(record)
+	}
+	return nil
+}
+
+// after gives the spec's version records as the change leaves them.
+func (d *draft) after() []versions.Record {
+	records := withWeights(d.records, d.Route)
+	newest := routing.Newest(d.Route.Splits, records)
+	for i, r := range records {
+		had, has := routing.Route{Splits: d.Before}.Weight(r.Version), d.Route.Weight(r.Version)
+		event, why := versions.Event(""), ""
+		switch {
+		case slices.Contains(d.Route.Abandoned, r.Version):
+			event, why = versions.EventAbandoned, fmt.Sprintf("abandoned for %s at generation %d", d.Route.Target, d.Route.Generation)
+			r.PostMortem = d.Route.PostMortem
+		case has > had:
+			event = versions.EventWeighted
+		case had > 0 && has == 0 && r.HeldAll && d.Route.Kind != routing.KindUndo:
+			event, why = versions.EventPromotedAway, fmt.Sprintf("held all the traffic until %s replaced it at %s", newest, d.Route.At.Format("2006-01-02 15:04:05Z"))
+		}
+		if has == routing.Full {
+			r.HeldAll = true
+			if r.FullSince.IsZero() {
+				r.FullSince = d.Route.At
+			}
+		} else {
+			r.FullSince = time.Time{}
+		}
+		if event != "" {
+			if next, err := r.Standing.Next(event); err == nil {
+				r.Standing = next
+				if why != "" {
+					r.StandingReason = why
+				}
+			}
+		}
+		records[i] = r
+	}
+	return records
+}
+
+// withWeights sets FirstWeight on versions that the route gives their first weight.
+func withWeights(records []versions.Record, route routing.Route) []versions.Record {
+	out := slices.Clone(records)
+	for i := range out {
+		if out[i].FirstWeight == 0 && route.Weight(out[i].Version) > 0 {
+			out[i].FirstWeight = route.Generation
+		}
+	}
+	return out
+}
+
+func same(a, b versions.Record) bool {
+	return a.Version == b.Version && a.Standing == b.Standing && a.StandingReason == b.StandingReason && a.PostMortem == b.PostMortem &&
+		a.FirstWeight == b.FirstWeight && a.FullSince.Equal(b.FullSince) && a.HeldAll == b.HeldAll
+}
+
+// order is the drain of one abandoned version. Retry signals are spread so that every ready instance of the target gets about ten a second.
+func (c *Controller) order(d *draft, version string, now time.Time) drain.Drain {
+	pool := c.fleet.Pool(c.store.View(), d.Route.Spec, version)
+	spread := time.Duration(float64(pool.InFlight) / float64(max(d.Capacity.Ready, 1)) / 10 * float64(time.Second))
+	return drain.Drain{
+		Spec: d.Route.Spec, Version: version, Generation: d.Route.Generation, Target: d.Route.Target, State: drain.Ordered, OrderedAt: now,
+		PostMortem: d.Route.PostMortem, RetrySpread: min(max(spread, time.Second), 30*time.Second), Base: pool.Drained,
+	}
+}
+
+// evidence is what the post-mortem can know at the commit.
+func (c *Controller) evidence(d *draft) postmortem.Rollback {
+	r := d.Route
+	out := postmortem.Rollback{
+		Spec: r.Spec, Generation: r.Generation, Command: string(d.command), CommittedAt: r.At, Target: r.Target, TargetWhy: r.TargetWhy, Digest: d.digest,
+		Before: d.Before, After: r.Splits,
+	}
+	for _, v := range d.records {
+		if slices.Contains(r.Abandoned, v.Version) {
+			out.Abandoned = append(out.Abandoned, postmortem.Abandoned{Version: v.Version, Digest: v.Digest})
+		}
+		if v.FirstWeight == 0 {
+			continue
+		}
+		p := c.fleet.Pool(c.store.View(), r.Spec, v.Version)
+		out.Outcomes = append(out.Outcomes, postmortem.Outcome{Version: v.Version, Succeeded: p.Succeeded, Failed: p.Failed, Unknown: p.Unknown, InFlight: p.InFlight})
+	}
+	history := append(c.store.View().History(r.Spec), r)
+	for _, h := range history[max(0, len(history)-timelineSteps):] {
+		out.Timeline = append(out.Timeline, postmortem.Step{Generation: h.Generation, At: h.At, By: h.By, Kind: h.Kind, Splits: h.Splits})
+	}
+	for _, p := range d.Plans {
+		out.Plans = append(out.Plans, postmortem.Plan{Version: p.Version, Rule: p.Rule, Disposition: p.Disposition, Executions: p.Executions})
+	}
+	return out
+}
+
+// undone marks the record whose rollback this draft takes back.
+func undone(tx *store.Tx, d *draft, actor Actor, how How, now time.Time) error {
+	pm, ok := tx.PostMortem(how.undo)
+	if !ok {
+		return refuse("specctl postmortem list", "post-mortem %s does not exist", how.undo)
+	}
+	d.Route.PostMortem = pm.ID
+	pm.Undone = &postmortem.Undone{At: now, Actor: actor.Name, Reason: how.Reason}
+	tx.PutPostMortem(pm)
+	return nil
+}

@@ -1,0 +1,188 @@
+// Package controlplane wires one control-plane replica together: store, archive, controller, discovery, sidecar sessions and the API.
+//
+// Invariants: every address is checked and bound before anything is served; what was started is stopped in reverse order, and awaited.
+package controlplane
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"os"
+	"path/filepath"
+	"time"
+
+	"go.uber.org/zap"
+	"golang.org/x/sync/errgroup"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/credentials"
+	"google.golang.org/grpc/keepalive"
+
+	sidecarv1 "github.com/specproxy/specproxy/gen/specproxy/sidecar/v1"
+	"github.com/specproxy/specproxy/internal/api"
+	"github.com/specproxy/specproxy/internal/archive"
+	"github.com/specproxy/specproxy/internal/auth"
+	"github.com/specproxy/specproxy/internal/control"
+	"github.com/specproxy/specproxy/internal/discovery"
+	"github.com/specproxy/specproxy/internal/fleet"
+	"github.com/specproxy/specproxy/internal/store"
+)
+
+// Options of one replica.
+type Options struct {
+	// DataDir holds the embedded etcd, the archive and the first admin's token. Created if absent, mode 0700.
+	DataDir string
+	// API and GRPC are listen addresses, host:port.
+	API, GRPC string
+	// EtcdEndpoints of a cluster; empty: the embedded member.
+	EtcdEndpoints []string
+	// APIHosts are names besides loopback under which the API may be called.
+	APIHosts []string
+	// TokenFile is demanded of proxies and sidecars; required beyond loopback.
+	TokenFile string
+	// TLSCert and TLSKey are PEM files for both listeners.
+	TLSCert, TLSKey string
+	// FreezeFor is how long a rollback keeps automation away. 0: the default.
+	FreezeFor time.Duration
+	// Grace of silent instances. 0: the default.
+	Grace time.Duration
+	// Discovery lets a test change how resources are pushed.
+	Discovery func(*discovery.Options)
+	Log       *zap.Logger
+	// Listening is told the bound addresses before anything is served.
+	Listening func(api, grpc string)
+}
+
+// Run serves until ctx ends or a part fails.
+func Run(ctx context.Context, o Options) (err error) {
+	tlsConfig, token, err := check(o)
+	if err != nil {
+		return err
+	}
+	if err := os.MkdirAll(o.DataDir, 0o700); err != nil {
+		return fmt.Errorf("data directory %s: %w", o.DataDir, err)
+	}
+	apiListener, err := listen("api", o.API)
+	if err != nil {
+		return err
+	}
+	defer apiListener.Close()
+	grpcListener, err := listen("grpc", o.GRPC)
+	if err != nil {
+		return err
+	}
+	defer grpcListener.Close()
+
+	st, err := store.Open(ctx, store.Options{DataDir: o.DataDir, Endpoints: o.EtcdEndpoints, Log: o.Log.Named("store")})
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, st.Close()) }()
+	admin, err := auth.AdminToken(o.DataDir)
+	if err != nil {
+		return err
+	}
+	arch, err := archive.Open(filepath.Join(o.DataDir, "archive"), o.Log.Named("archive"))
+	if err != nil {
+		return err
+	}
+	dopts := discovery.Options{Store: st, Log: o.Log.Named("discovery")}
+	if o.Discovery != nil {
+		o.Discovery(&dopts)
+	}
+	disc := discovery.New(dopts)
+	fl := fleet.New(fleet.Options{Store: st, Archive: arch, Proxies: disc, Log: o.Log.Named("fleet"), Grace: o.Grace})
+	ctl := control.New(control.Options{Store: st, Archive: arch, Fleet: fl, Discovery: disc, Log: o.Log.Named("control"), FreezeFor: o.FreezeFor})
+
+	opts := append(auth.GRPC(token), grpc.KeepaliveParams(keepalive.ServerParameters{Time: 10 * time.Second, Timeout: 5 * time.Second}),
+		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: 5 * time.Second, PermitWithoutStream: true}))
+	if tlsConfig != nil {
+		opts = append(opts, grpc.Creds(credentials.NewTLS(tlsConfig)))
+	}
+	gs := grpc.NewServer(opts...)
+	disc.Register(gs)
+	sidecarv1.RegisterSidecarServiceServer(gs, fl)
+
+	operator := &api.Server{Store: st, Control: ctl, Fleet: fl, Discovery: disc}
+	mux := http.NewServeMux()
+	mux.Handle(operator.Handler())
+	hs := &http.Server{Handler: auth.Guard(mux, admin, o.APIHosts), ReadHeaderTimeout: 10 * time.Second, TLSConfig: tlsConfig, Protocols: new(http.Protocols)}
+	hs.Protocols.SetHTTP1(true)
+	hs.Protocols.SetHTTP2(true)
+	hs.Protocols.SetUnencryptedHTTP2(true)
+
+	if o.Listening != nil {
+		o.Listening(apiListener.Addr().String(), grpcListener.Addr().String())
+	}
+	return serve(ctx, st, disc, fl, ctl, gs, grpcListener, hs, apiListener)
+}
+
+// serve runs every part until one ends, then stops all of them.
+func serve(ctx context.Context, st *store.Store, disc *discovery.Server, fl *fleet.Fleet, ctl *control.Controller,
+	gs *grpc.Server, gl net.Listener, hs *http.Server, al net.Listener,
+) error {
+	g, ctx := errgroup.WithContext(ctx)
+	quiet := func(f func() error) func() error {
+		return func() error {
+			if err := f(); err != nil && !errors.Is(err, http.ErrServerClosed) && (ctx.Err() == nil || !errors.Is(err, context.Canceled)) {
+				return err
+			}
+			return nil
+		}
+	}
+	g.Go(quiet(func() error { return disc.Run(ctx) }))
+	g.Go(quiet(func() error { return fl.Run(ctx) }))
+	g.Go(quiet(func() error { return ctl.Run(ctx) }))
+	g.Go(quiet(func() error { return gs.Serve(gl) }))
+	g.Go(quiet(func() error {
+		if hs.TLSConfig != nil {
+			return hs.ServeTLS(al, "", "")
+		}
+		return hs.Serve(al)
+	}))
+	g.Go(func() error {
+		<-ctx.Done()
+		stop, cancel := context.WithTimeout(context.WithoutCancel(ctx), 2*time.Second)
+		defer cancel()
+		_ = hs.Shutdown(stop) // a read that still waits for news is cut
+		_ = hs.Close()
+		gs.Stop() // streams are for ever; proxies and sidecars reconnect
+		return nil
+	})
+	return g.Wait()
+}
+
+// check validates everything that can be refused before a port is bound.
+func check(o Options) (*tls.Config, auth.Token, error) {
+	var token auth.Token
+	if o.TokenFile != "" {
+		var err error
+		if token, err = auth.ReadToken(o.TokenFile); err != nil {
+			return nil, token, err
+		}
+	}
+	if (o.TLSCert == "") != (o.TLSKey == "") {
+		return nil, token, errors.New("--tls-cert and --tls-key go together")
+	}
+	var tlsConfig *tls.Config
+	if o.TLSCert != "" {
+		pair, err := tls.LoadX509KeyPair(o.TLSCert, o.TLSKey)
+		if err != nil {
+			return nil, token, fmt.Errorf("TLS certificate: %w", err)
+		}
+		tlsConfig = &tls.Config{Certificates: []tls.Certificate{pair}, MinVersion: tls.VersionTLS12, NextProtos: []string{"h2", "http/1.1"}}
+	}
+	hasTLS := tlsConfig != nil
+	// The API always has a token: the admin's.
+	return tlsConfig, token, errors.Join(auth.CheckListen("api", o.API, hasTLS, true), auth.CheckListen("grpc", o.GRPC, hasTLS, o.TokenFile != ""))
+}
+
+func listen(flag, address string) (net.Listener, error) {
+	l, err := net.Listen("tcp", address)
+	if err != nil {
+		return nil, fmt.Errorf("--%s %s: %w; is another control plane running? choose another address: --%s 127.0.0.1:0", flag, address, err, flag)
+	}
+	return l, nil
+}

@@ -1,0 +1,217 @@
+// Package fleet is the control plane's end of the sidecar sessions: it registers instances, tells each sidecar the state it must hold,
+// and keeps what they report.
+//
+// Invariants: registration and health are stored, everything else is soft state that the sidecars send again after a reconnect; the silence
+// of a stream is not the death of an instance; what a sidecar must hold is a pure function of one store view, so a stream can open with it
+// at any time on any replica.
+package fleet
+
+import (
+	"context"
+	"sync"
+	"time"
+
+	"go.uber.org/zap"
+
+	sidecarv1 "github.com/specproxy/specproxy/gen/specproxy/sidecar/v1"
+	"github.com/specproxy/specproxy/internal/drain"
+	"github.com/specproxy/specproxy/internal/routing"
+	"github.com/specproxy/specproxy/internal/store"
+	"github.com/specproxy/specproxy/internal/versions"
+)
+
+// Archive is where sidecars pull versions from.
+type Archive interface {
+	Get(ctx context.Context, digest string) (versions.Packed, error)
+}
+
+// Proxies tells when an instance's endpoint has left every connected proxy.
+type Proxies interface {
+	EndpointGone(ctx context.Context, spec, version, address string) error
+}
+
+// Options of a Fleet. All are required but Grace.
+type Options struct {
+	Store   *store.Store
+	Archive Archive
+	Proxies Proxies
+	Log     *zap.Logger
+	// Grace is how long a silent instance keeps its endpoint before its health is asked, counted from this replica's start at the
+	// earliest. Default 30 s.
+	Grace time.Duration
+}
+
+// Fleet is safe for concurrent use.
+type Fleet struct {
+	sidecarv1.UnimplementedSidecarServiceServer
+
+	store   *store.Store
+	archive Archive
+	proxies Proxies
+	log     *zap.Logger
+	grace   time.Duration
+	started time.Time
+
+	mu      sync.Mutex
+	members map[string]*member   // by instance id
+	pools   map[poolKey]*history // counts of gone instances and recent rates
+	changed chan struct{}        // closed and replaced on every change
+}
+
+type poolKey struct{ spec, version string }
+
+// member is what one sidecar told over its newest session. Guarded by Fleet.mu.
+type member struct {
+	key       poolKey
+	address   string
+	session   uint64 // number of the session that may write; an older one is stale
+	connected bool
+	silentAt  time.Time
+	status    *sidecarv1.Status
+	totals    *sidecarv1.Totals
+	running   map[string]*sidecarv1.Execution
+}
+
+// New makes a Fleet; Run must be called for it to reap dead instances.
+func New(o Options) *Fleet {
+	if o.Grace == 0 {
+		o.Grace = 30 * time.Second
+	}
+	return &Fleet{
+		store: o.Store, archive: o.Archive, proxies: o.Proxies, log: o.Log, grace: o.Grace, started: time.Now(),
+		members: map[string]*member{}, pools: map[poolKey]*history{}, changed: make(chan struct{}),
+	}
+}
+
+// Changes returns a channel that is closed at the next change of anything the Fleet can tell.
+func (f *Fleet) Changes() <-chan struct{} {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.changed
+}
+
+// broadcast wakes everyone who waits on Changes. f.mu is held.
+func (f *Fleet) broadcast() {
+	close(f.changed)
+	f.changed = make(chan struct{})
+}
+
+// Pool is what is known of one version's instances.
+type Pool struct {
+	// Ready, Instances and Silent count stored instances: ready for traffic; all; those without a live session here.
+	Ready, Instances, Silent int
+	InFlight                 uint64
+	Succeeded, Failed        uint64
+	Unknown                  uint64
+	Drained                  drain.Counts
+	PassedOn                 uint64
+	// Rate is new executions a second, over the last 30 s.
+	Rate float64
+	// RecentSucceeded and RecentFailed ended within the last 30 s.
+	RecentSucceeded, RecentFailed uint64
+	// Fence is how far the order to stop admitting has come.
+	Fence Fences
+}
+
+// Fences says which instances of a pool have raised their fence.
+type Fences struct {
+	Acked, Total int
+	// Laggards names those that have not, and why.
+	Laggards        []string
+	LastAdmissionAt time.Time
+	LastAdmissionID string
+}
+
+// Pool of one version. The instances are the stored ones: one whose session is gone counts as silent, never as idle.
+func (f *Fleet) Pool(view *store.View, spec, version string) Pool {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	var p Pool
+	key := poolKey{spec, version}
+	for _, in := range view.InstancesOf(spec, version) {
+		p.Instances++
+		p.Fence.Total++
+		if in.Health == routing.Ready {
+			p.Ready++
+		}
+		m := f.members[in.ID]
+		if m == nil || !m.connected {
+			p.Silent++
+			p.Fence.Laggards = append(p.Fence.Laggards, "instance "+in.ID+" at "+in.Address+": no control stream")
+		}
+		if m == nil {
+			continue
+		}
+		if m.connected {
+			if m.status.GetFenced() {
+				p.Fence.Acked++
+			} else {
+				p.Fence.Laggards = append(p.Fence.Laggards, "instance "+in.ID+" at "+in.Address+": fence not acknowledged")
+			}
+		}
+		p.InFlight += m.totals.GetInFlight()
+		if at := m.status.GetLastAdmissionAt(); at != nil && at.AsTime().After(p.Fence.LastAdmissionAt) {
+			p.Fence.LastAdmissionAt, p.Fence.LastAdmissionID = at.AsTime(), m.status.GetLastAdmissionId()
+		}
+	}
+	h := f.pools[key]
+	if h == nil {
+		return p
+	}
+	sum := h.gone.clone()
+	for _, m := range f.members {
+		if m.key == key {
+			sum.add(m.totals)
+		}
+	}
+	p.Succeeded, p.Failed, p.Unknown, p.PassedOn = sum.succeeded, sum.failed, sum.unknown, sum.passedOn
+	p.Drained = sum.drained
+	now := time.Now()
+	p.Rate = h.recent.rate(now)
+	p.RecentSucceeded, p.RecentFailed = h.recent.outcomes(now)
+	return p
+}
+
+// Running lists the executions that a version's sidecars report as running, with the id of the instance each runs on.
+func (f *Fleet) Running(spec, version string) []Running {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	var out []Running
+	for id, m := range f.members {
+		if m.key != (poolKey{spec, version}) {
+			continue
+		}
+		for _, x := range m.running {
+			out = append(out, Running{Instance: id, Execution: x})
+		}
+	}
+	return out
+}
+
+// Running is one execution and where it runs.
+type Running struct {
+	Instance  string
+	Execution *sidecarv1.Execution
+}
+
+// Unfenced waits until every connected instance of a version has lifted its fence.
+func (f *Fleet) Unfenced(ctx context.Context, spec, version string) error {
+	for {
+		f.mu.Lock()
+		wait, lifted := f.changed, true
+		for _, m := range f.members {
+			if m.key == (poolKey{spec, version}) && m.connected && m.status.GetFenced() {
+				lifted = false
+			}
+		}
+		f.mu.Unlock()
+		if lifted {
+			return nil
+		}
+		select {
+		case <-wait:
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		}
+	}
+}

@@ -1,0 +1,82 @@
+package fleet
+
+import (
+	"context"
+	"net"
+	"strings"
+	"time"
+
+	"github.com/specproxy/specproxy/internal/routing"
+)
+
+const (
+	reapEvery    = 2 * time.Second
+	probeTimeout = time.Second
+)
+
+// Run removes instances that are dead until ctx ends: silent for longer than the grace, and their health fails too. The last instance of a
+// version with weight is never removed: silence must not empty a pool.
+func (f *Fleet) Run(ctx context.Context) error {
+	tick := time.NewTicker(reapEvery)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-tick.C:
+			f.reap(ctx)
+		}
+	}
+}
+
+func (f *Fleet) reap(ctx context.Context) {
+	view := f.store.View()
+	for _, spec := range view.Specs() {
+		for _, in := range view.Instances(spec) {
+			if f.silentFor(in) < f.grace || f.lastOfRouted(in) {
+				continue
+			}
+			if answers(ctx, in.Address) {
+				continue
+			}
+			f.remove(in.ID, "silent, and "+in.Address+" does not answer")
+		}
+	}
+}
+
+// silentFor is how long no session of the instance has been seen, by this replica.
+func (f *Fleet) silentFor(in routing.Instance) time.Duration {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	since := f.started
+	if m := f.members[in.ID]; m != nil {
+		if m.connected {
+			return 0
+		}
+		since = m.silentAt
+	}
+	return time.Since(since)
+}
+
+// lastOfRouted looks at the newest view, since an earlier removal of the same round may have left this one alone.
+func (f *Fleet) lastOfRouted(in routing.Instance) bool {
+	view := f.store.View()
+	route, ok := view.Route(in.Spec)
+	return ok && route.Weight(in.Version) > 0 && len(view.InstancesOf(in.Spec, in.Version)) == 1
+}
+
+// answers says whether something accepts connections at the address.
+func answers(ctx context.Context, address string) bool {
+	network := "tcp"
+	if path, ok := strings.CutPrefix(address, "unix:"); ok {
+		network, address = "unix", path
+	}
+	ctx, cancel := context.WithTimeout(ctx, probeTimeout)
+	defer cancel()
+	conn, err := (&net.Dialer{}).DialContext(ctx, network, address)
+	if err != nil {
+		return false
+	}
+	conn.Close()
+	return true
+}

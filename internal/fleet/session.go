@@ -1,0 +1,287 @@
+package fleet
+
+import (
+	"context"
+	"errors"
+	"io"
+	"time"
+
+	"go.uber.org/zap"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/proto"
+
+	sidecarv1 "github.com/specproxy/specproxy/gen/specproxy/sidecar/v1"
+	"github.com/specproxy/specproxy/internal/routing"
+	"github.com/specproxy/specproxy/internal/store"
+	"github.com/specproxy/specproxy/internal/versions"
+)
+
+// leaveTimeout bounds how long a leaving sidecar waits for the proxies.
+const leaveTimeout = 2 * time.Second
+
+// Session serves one sidecar: its reports are taken in order by this goroutine; a second one sends it state.
+func (f *Fleet) Session(stream grpc.BidiStreamingServer[sidecarv1.SessionRequest, sidecarv1.SessionResponse]) error {
+	first, err := stream.Recv()
+	if err != nil {
+		return err
+	}
+	hello := first.GetHello()
+	if hello == nil {
+		return status.Error(codes.InvalidArgument, "a session begins with a hello")
+	}
+	ctx, cancel := context.WithCancelCause(stream.Context())
+	defer cancel(nil)
+	s := &session{fleet: f, hello: hello, key: poolKey{hello.GetSpec(), hello.GetVersion()}, stream: stream, left: make(chan struct{}, 1)}
+	if err := s.register(ctx); err != nil {
+		return err
+	}
+	defer s.end()
+
+	sent := make(chan error, 1)
+	go func() {
+		err := s.sendStates(ctx)
+		cancel(err)
+		sent <- err
+	}()
+	err = s.receive(ctx)
+	cancel(err)
+	if sendErr := <-sent; err == nil || errors.Is(err, context.Canceled) {
+		err = sendErr
+	}
+	if errors.Is(err, io.EOF) || errors.Is(err, context.Canceled) {
+		return nil
+	}
+	return err
+}
+
+// session is owned by Session's goroutine, but for what sendStates reads.
+type session struct {
+	fleet    *Fleet
+	hello    *sidecarv1.Hello
+	key      poolKey
+	number   uint64
+	mismatch string // why the instance can never be ready
+	stored   routing.Instance
+	stream   grpc.BidiStreamingServer[sidecarv1.SessionRequest, sidecarv1.SessionResponse]
+	left     chan struct{} // one token: the endpoint has left the proxies
+}
+
+// register checks the hello against the archive's record and stores the instance.
+func (s *session) register(ctx context.Context) error {
+	h := s.hello
+	record, ok := s.fleet.store.View().Version(h.GetSpec(), h.GetVersion())
+	switch {
+	case h.GetInstanceId() == "" || h.GetAddress() == "":
+		return status.Error(codes.InvalidArgument, "a hello names the instance and its address")
+	case !ok:
+		return status.Errorf(codes.NotFound, "%s:%s is not published; publish it first: specctl publish DIR", h.GetSpec(), h.GetVersion())
+	case record.Digest != h.GetDigest():
+		return status.Errorf(codes.FailedPrecondition, "instance %s holds %s of %s, but that version is %s; its copy is wrong: clear the sidecar's cache and start it again",
+			h.GetInstanceId(), h.GetDigest(), record.Ref(), record.Digest)
+	}
+	reported := versions.Runtime{Image: h.GetRuntime().GetImage(), Binary: h.GetRuntime().GetBinary(), Model: h.GetRuntime().GetModel(), Tools: h.GetRuntime().GetTools()}
+	s.mismatch = record.Manifest.Runtime.Mismatch(reported)
+	s.stored = routing.Instance{
+		ID: h.GetInstanceId(), Spec: h.GetSpec(), Version: h.GetVersion(), Digest: h.GetDigest(), Address: h.GetAddress(),
+		Health: routing.Starting, Reason: s.mismatch, RegisteredAt: time.Now().UTC(),
+	}
+	f := s.fleet
+	_, err := f.store.Update(ctx, func(tx *store.Tx) error {
+		if old, ok := tx.Instance(s.stored.ID); ok {
+			// A reconnect is not a restart: what was known stays until the sidecar says otherwise.
+			s.stored.RegisteredAt, s.stored.Health = old.RegisteredAt, old.Health
+			if s.mismatch != "" {
+				s.stored.Health = routing.Starting
+			}
+			if s.stored == old {
+				return nil
+			}
+		}
+		for _, other := range tx.Instances(s.stored.Spec) {
+			if other.Address == s.stored.Address && other.ID != s.stored.ID {
+				// The address has a new owner, so the old one is dead.
+				tx.DeleteInstance(other.ID)
+			}
+		}
+		tx.PutInstance(s.stored)
+		return nil
+	})
+	if err != nil {
+		return status.Errorf(codes.Unavailable, "register instance %s: %v", s.stored.ID, err)
+	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	m := f.members[s.stored.ID]
+	if m == nil {
+		m = &member{key: s.key, running: map[string]*sidecarv1.Execution{}}
+		f.members[s.stored.ID] = m
+	}
+	if f.pools[s.key] == nil {
+		f.pools[s.key] = &history{}
+	}
+	m.session++
+	s.number = m.session
+	m.connected, m.address, m.status = true, s.stored.Address, nil
+	f.broadcast()
+	return nil
+}
+
+// end marks the instance silent, or removes it if it had left in good order.
+func (s *session) end() {
+	f := s.fleet
+	f.mu.Lock()
+	m := f.members[s.stored.ID]
+	if m == nil || m.session != s.number {
+		f.mu.Unlock()
+		return // a newer session took over
+	}
+	m.connected, m.silentAt = false, time.Now()
+	leaving := m.status.GetLeaving()
+	f.broadcast()
+	f.mu.Unlock()
+	if leaving {
+		f.remove(s.stored.ID, "it left")
+	}
+	f.log.Info("sidecar session ended", zap.String("instance", s.stored.ID), zap.Bool("left", leaving))
+}
+
+// remove forgets an instance for good; its counts stay with the pool.
+func (f *Fleet) remove(id, why string) {
+	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+	defer cancel()
+	if _, err := f.store.Update(ctx, func(tx *store.Tx) error { tx.DeleteInstance(id); return nil }); err != nil {
+		f.log.Error("remove instance", zap.String("instance", id), zap.Error(err))
+		return
+	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if m := f.members[id]; m != nil && !m.connected {
+		f.pools[m.key].gone.add(m.totals)
+		delete(f.members, id)
+	}
+	f.broadcast()
+	f.log.Info("instance removed", zap.String("instance", id), zap.String("why", why))
+}
+
+// sendStates sends the state at once and whenever it changes, and Left when the endpoint has gone.
+func (s *session) sendStates(ctx context.Context) error {
+	type moved struct {
+		rev int64
+		err error
+	}
+	var last *sidecarv1.State
+	revisions := make(chan moved, 1)
+	for {
+		view := s.fleet.store.View()
+		if state := StateOf(view, s.key.spec, s.key.version); last == nil || !sameState(last, state) {
+			if err := s.stream.Send(&sidecarv1.SessionResponse{Message: &sidecarv1.SessionResponse_State{State: state}}); err != nil {
+				return err
+			}
+			last = state
+		}
+		waitCtx, stop := context.WithCancel(ctx)
+		go func() {
+			rev, err := s.fleet.store.Wait(waitCtx, view.Revision())
+			revisions <- moved{rev, err}
+		}()
+		select {
+		case <-s.left:
+			stop()
+			<-revisions
+			if err := s.stream.Send(&sidecarv1.SessionResponse{Message: &sidecarv1.SessionResponse_Left{Left: &sidecarv1.Left{}}}); err != nil {
+				return err
+			}
+		case m := <-revisions:
+			stop()
+			if m.err != nil {
+				return m.err
+			}
+		}
+	}
+}
+
+func sameState(a, b *sidecarv1.State) bool {
+	a, b = proto.CloneOf(a), proto.CloneOf(b)
+	a.Generation, b.Generation = 0, 0
+	return proto.Equal(a, b)
+}
+
+// receive takes reports until the stream ends.
+func (s *session) receive(ctx context.Context) error {
+	for {
+		msg, err := s.stream.Recv()
+		if err != nil {
+			return err
+		}
+		switch m := msg.GetMessage().(type) {
+		case *sidecarv1.SessionRequest_Status:
+			if err := s.takeStatus(ctx, m.Status); err != nil {
+				return err
+			}
+		case *sidecarv1.SessionRequest_Totals:
+			s.takeTotals(m.Totals)
+		case *sidecarv1.SessionRequest_Executions:
+			if err := s.takeExecutions(ctx, m.Executions); err != nil {
+				return err
+			}
+		default:
+			return status.Error(codes.InvalidArgument, "a session has one hello, then status, executions and totals")
+		}
+	}
+}
+
+func (s *session) takeStatus(ctx context.Context, st *sidecarv1.Status) error {
+	f := s.fleet
+	health, reason := routing.Starting, st.GetReason()
+	switch {
+	case st.GetLeaving():
+		health, reason = routing.Leaving, "it is shutting down"
+	case s.mismatch != "":
+		reason = s.mismatch
+	case st.GetReady():
+		health, reason = routing.Ready, ""
+	}
+	firstLeave := health == routing.Leaving && s.stored.Health != routing.Leaving
+	if s.stored.Health != health || s.stored.Reason != reason {
+		next := s.stored
+		next.Health, next.Reason = health, reason
+		if _, err := f.store.Update(ctx, func(tx *store.Tx) error { tx.PutInstance(next); return nil }); err != nil {
+			return status.Errorf(codes.Unavailable, "store the health of instance %s: %v", next.ID, err)
+		}
+		s.stored = next
+	}
+	f.mu.Lock()
+	if m := f.members[s.stored.ID]; m != nil && m.session == s.number {
+		m.status = st
+		f.broadcast()
+	}
+	f.mu.Unlock()
+	if firstLeave {
+		leaveCtx, cancel := context.WithTimeout(ctx, leaveTimeout)
+		defer cancel()
+		if err := f.proxies.EndpointGone(leaveCtx, s.key.spec, s.key.version, s.stored.Address); err != nil {
+			f.log.Warn("a sidecar leaves before every proxy let it go", zap.String("instance", s.stored.ID), zap.Error(err))
+		}
+		s.left <- struct{}{}
+	}
+	return nil
+}
+
+func (s *session) takeTotals(t *sidecarv1.Totals) {
+	f := s.fleet
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	m := f.members[s.stored.ID]
+	if m == nil || m.session != s.number {
+		return
+	}
+	if m.totals != nil { // what came before this replica knew the sidecar is no news of this second
+		up := func(now, before uint64) uint64 { return max(now, before) - before }
+		f.pools[s.key].recent.add(time.Now(), up(t.GetStarted(), m.totals.GetStarted()),
+			up(t.GetSucceeded(), m.totals.GetSucceeded()), up(t.GetFailed(), m.totals.GetFailed()))
+	}
+	m.totals = t
+	f.broadcast()
+}

@@ -19,7 +19,7 @@ const (
 	// maxTxnOps lets one transaction roll back hundreds of specs; etcd's own default is 128.
 	maxTxnOps = 4096
 	// maxRequestBytes bounds one transaction.
-	maxRequestBytes = 16 << 20
+	maxRequestBytes = 8 << 20
 	// quotaBytes is the largest database that etcd recommends. Reaching it makes etcd read-only.
 	quotaBytes = 8 << 30
 	// keptRevisions is how far back the embedded member remembers what happened.
@@ -30,8 +30,7 @@ const (
 
 // connect returns a client of the etcd that the options name, and how to end it.
 func connect(ctx context.Context, o Options, log *zap.Logger) (*clientv3.Client, func() error, error) {
-	// etcd tells much about itself that is no news to an operator of this product.
-	log = log.Named("etcd").WithOptions(zap.IncreaseLevel(zapcore.WarnLevel))
+	log = log.Named("etcd")
 	if len(o.Endpoints) > 0 {
 		client, err := clientv3.New(clientv3.Config{
 			Endpoints:            o.Endpoints,
@@ -39,7 +38,7 @@ func connect(ctx context.Context, o Options, log *zap.Logger) (*clientv3.Client,
 			DialKeepAliveTime:    dialTimeout,
 			DialKeepAliveTimeout: dialTimeout,
 			MaxCallSendMsgSize:   maxRequestBytes,
-			Logger:               log,
+			Logger:               log.WithOptions(zap.IncreaseLevel(zapcore.WarnLevel)),
 		})
 		if err != nil {
 			return nil, nil, fmt.Errorf("etcd endpoints %v: %w: check --etcd-endpoints", o.Endpoints, err)
@@ -61,11 +60,14 @@ func embedded(ctx context.Context, dir string, log *zap.Logger) (*clientv3.Clien
 	if err != nil {
 		return nil, nil, err
 	}
-	member, err := embed.StartEtcd(memberConfig(dir, log))
+	// At its start etcd warns of settings that are meant: it is told to serve nobody but this process.
+	level := zap.NewAtomicLevelAt(zapcore.ErrorLevel)
+	member, err := embed.StartEtcd(memberConfig(dir, log.WithOptions(zap.IncreaseLevel(level))))
 	if err != nil {
 		return nil, nil, errors.Join(fmt.Errorf("start the embedded etcd in %s: %w", dir, err), unlock())
 	}
 	stop := func() error {
+		level.SetLevel(zapcore.ErrorLevel) // Likewise of what it cannot finish any more.
 		member.Close()
 		return unlock()
 	}
@@ -76,6 +78,7 @@ func embedded(ctx context.Context, dir string, log *zap.Logger) (*clientv3.Clien
 	case <-ctx.Done():
 		return nil, nil, errors.Join(fmt.Errorf("start the embedded etcd in %s: %w", dir, context.Cause(ctx)), stop())
 	}
+	level.SetLevel(zapcore.WarnLevel)
 	client := v3client.New(member.Server)
 	return client, func() error {
 		return errors.Join(ignoreCanceled(client.Close()), stop())
@@ -89,6 +92,8 @@ func memberConfig(dir string, log *zap.Logger) *embed.Config {
 	// No listeners: a single member has no peers, and its only client is in this process. The advertised peer URL is a name, never dialled.
 	c.ListenPeerUrls, c.ListenClientUrls, c.AdvertiseClientUrls = nil, nil, nil
 	c.InitialCluster = c.InitialClusterFromName(c.Name)
+	// A single member always wins its election: the sooner it holds it, the sooner it serves.
+	c.TickMs, c.ElectionMs = 10, 100
 	c.EnableGRPCGateway = false
 	c.AutoCompactionMode = "revision"
 	c.AutoCompactionRetention = keptRevisions

@@ -3,6 +3,7 @@ package store
 import (
 	"fmt"
 	"net/url"
+	"slices"
 	"strings"
 )
 
@@ -24,20 +25,23 @@ func path(elements ...string) string {
 // within is the prefix of all paths below the elements.
 func within(elements ...string) string { return path(elements...) + "/" }
 
+// named says that no element of the path is empty: such a path would be a mark's, or another record's.
+func named(path string) bool { return !slices.Contains(strings.Split(path, "/"), "") }
+
 // numbered writes n so that text order is number order.
 func numbered(n uint64) string { return fmt.Sprintf("%020d", n) }
 
 // fullKey is the etcd key of a path.
 func fullKey(k *kind, path string) string { return root + k.name + "/" + path }
 
-// splitKey takes an etcd key apart; false for keys that hold no record of a known kind.
+// splitKey takes an etcd key apart; false for keys that hold no record of a known kind: marks, and what a newer version may have added.
 func splitKey(key string) (*kind, string, bool) {
 	rest, ok := strings.CutPrefix(key, root)
 	if !ok {
 		return nil, "", false
 	}
 	name, path, ok := strings.Cut(rest, "/")
-	if !ok {
+	if !ok || strings.HasSuffix(path, "/") {
 		return nil, "", false
 	}
 	k, ok := kinds[name]
@@ -45,7 +49,8 @@ func splitKey(key string) (*kind, string, bool) {
 }
 
 // poolMarks is the prefix of the marks of the pools whose paths begin with the prefix. Every change of a pool's membership writes its
-// mark: a deleted key is invisible to etcd's range comparison, the mark is not, so who read the pool compares the mark.
+// mark: a deleted key is invisible to etcd's range comparison, the mark is not, so who read the pool compares the mark. Marks end in "/",
+// which no record's key does.
 func poolMarks(prefix string) string { return root + "pools/" + prefix }
 
 // failuresMark is written when a version's failures are deleted, for the same reason; it lies inside the range that a list compares.

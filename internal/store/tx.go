@@ -173,6 +173,10 @@ func (t *Tx) DeleteFailures(spec, version string) {
 var markValue = []byte("{}")
 
 func (t *Tx) put(k *kind, path string, value any) {
+	if !named(path) {
+		t.fail(fmt.Errorf("a record of %s lacks a part of its name: %q", k.name, path))
+		return
+	}
 	data, err := json.Marshal(value)
 	if err != nil {
 		t.fail(fmt.Errorf("record %s cannot be written as JSON: %w", fullKey(k, path), err))

@@ -2,14 +2,14 @@
 //
 // It holds the in-flight contract (declared in the version's manifest, before any deploy), the ledger of running executions that every
 // sidecar keeps, and Decide, which joins the two. Invariants:
-//   - an execution is decided over at most once, and never both granted an act and cancelled: decision and grant share one lock;
-//   - silence about effects is Unknown, never None;
-//   - only a declared or reported irreversible effect overrides the contract.
+//   - an execution is decided over at most once while a fence stands, and a cut (hand-over or cancel) is final: decision and grant share one
+//     lock, so nothing is granted after a cut;
+//   - silence about effects is Unknown, never None, unless the agent asks before it acts (Guarded);
+//   - only a declared or reported irreversible effect overrides the contract: such an execution is never cut;
+//   - an execution that has ended is counted exactly once.
 //
 // The package is pure: it reads no clock, does no I/O and starts no goroutine; `now` comes in as a value.
 package drain
-
-import "time"
 
 // Disposition is what happens to one running execution.
 type Disposition string
@@ -26,6 +26,7 @@ const (
 )
 
 // Effects classes what an execution has done to the world. Higher is worse; Unknown is treated as Irreversible unless a rule names it.
+// None counts only where the agent is guarded: without the guard, nothing said so far proves nothing.
 type Effects string
 
 const (
@@ -60,7 +61,8 @@ type Contract struct {
 // Action is a disposition with all that goes with it.
 type Action struct {
 	OnRollback Disposition `json:"onRollback" yaml:"onRollback"`
-	// Within is the deadline of `complete`, counted from the order. 0: none declared.
+	// Within is the deadline of `complete`, counted from when the order reaches the sidecar: clocks differ, and to cut early would break the
+	// contract. Without it the execution runs until it ends or until the request's own deadline, which also wins where it is shorter.
 	Within Duration `json:"within,omitempty" yaml:"within,omitempty"`
 	// Then follows the deadline: cancel or hold. Required with Within.
 	Then Disposition `json:"then,omitempty" yaml:"then,omitempty"`
@@ -86,11 +88,3 @@ type Match struct {
 	// OlderThan matches executions that have run longer than this when the order comes.
 	OlderThan Duration `json:"olderThan,omitempty" yaml:"olderThan,omitempty"`
 }
-
-// Range is a span of durations, written "1s" or "1s-5s".
-type Range struct {
-	Min, Max time.Duration
-}
-
-// Duration is a time.Duration that is written "90s" in YAML and JSON.
-type Duration time.Duration

@@ -1,0 +1,177 @@
+package drain
+
+import "time"
+
+// MinRetry is the shortest wait a retry signal asks for where the contract gives no range: Retry-After counts whole seconds.
+const MinRetry = time.Second
+
+// View is what Decide sees of one execution.
+type View struct {
+	Method, Path string
+	Started      time.Time
+	// Deadline is the request's own, zero if it has none.
+	Deadline time.Time
+	// Effects is the worst class that was declared, granted or reported; empty: silence.
+	Effects Effects
+	// Responded: a response byte has been sent to the client.
+	Responded bool
+	// Replayable: the request has ended and can be sent again.
+	Replayable bool
+	// HandedOver: it has been handed over once already.
+	HandedOver bool
+}
+
+// Decision is what an order does to one execution.
+type Decision struct {
+	// Disposition is complete, handover or cancel.
+	Disposition Disposition
+	// Deadline ends `complete`; zero: it runs until it ends.
+	Deadline time.Time
+	// Then follows the deadline: cancel or hold. Empty without one.
+	Then Disposition
+	// RetryAfter is the range of waits that the retry signal asks for, wherever one may have to be sent: also where a hand-over fails, or at
+	// the deadline. Zero if the contract gives none and the order's spread is not known.
+	RetryAfter Range
+	// Rule is the index of the rule that matched, -1 for the default.
+	Rule int
+	// Why is a sentence for people.
+	Why string
+	// Effects is the class the rules were matched against; never empty.
+	Effects Effects
+}
+
+// Cuts says that the execution ends here, by hand-over or cancel. It is final.
+func (d Decision) Cuts() bool { return d.Disposition == Handover || d.Disposition == Cancel }
+
+// Decide is what an order that abandons the version in favour of target would do to the execution. The contract must be valid.
+func Decide(c Contract, x View, target string, now time.Time) Decision {
+	return newPlan(c).decide(x, target, Range{}, now)
+}
+
+// plan is a contract with the labels of its rules, made once for many decisions.
+type plan struct {
+	Contract
+	// labels begin every Why; the default's is the last one.
+	labels []string
+}
+
+func newPlan(c Contract) *plan {
+	labels := make([]string, 0, len(c.Rules)+1)
+	for i := range c.Rules {
+		labels = append(labels, ruleName(i)+" ("+c.Rules[i].When.String()+"): ")
+	}
+	return &plan{Contract: c, labels: append(labels, "default: ")}
+}
+
+// decide takes the range that retry signals are spread over where the contract gives none.
+func (p *plan) decide(x View, target string, retry Range, now time.Time) Decision {
+	effects := p.effective(x.Effects)
+	rule := p.match(x, effects, now)
+	action, label := p.Default, p.labels[len(p.Rules)]
+	if rule >= 0 {
+		action, label = p.Rules[rule].Action, p.labels[rule]
+	}
+	if !action.RetryAfter.IsZero() {
+		retry = action.RetryAfter
+	}
+	d := Decision{Disposition: action.OnRollback, Rule: rule, Effects: effects, Why: label}
+	if d.Disposition == Handover {
+		if obstacle := p.obstacle(x, rule, effects); obstacle != "" {
+			d.Disposition = action.Else
+			d.Why += "handover is impossible (" + obstacle + "), so "
+		}
+	}
+	switch d.Disposition {
+	case Handover:
+		d.RetryAfter = retry
+		d.Why += "handover to " + target
+	case Cancel:
+		if effects == EffectsIrreversible {
+			d.Why += "cancel, but " + neverCut + ": "
+			p.spare(&d, x, action, now)
+			return d
+		}
+		d.RetryAfter = retry
+		d.Why += cancelWords(retry)
+	case Complete, Hold:
+		d.complete(x, action.Within, action.Then, now)
+		if d.Then == Cancel {
+			d.RetryAfter = retry
+		}
+	}
+	return d
+}
+
+const neverCut = "an irreversible effect is never cut"
+
+// obstacle says why the execution cannot be handed over, or "". What it did is done again by the target, so an effect worse than reading
+// needs a rule that names its class, and an irreversible one is never repeated.
+func (p *plan) obstacle(x View, rule int, effects Effects) string {
+	named := rule >= 0 && p.Rules[rule].When.Effects == effects
+	switch {
+	case x.HandedOver:
+		return "it was handed over before"
+	case x.Responded:
+		return "a response byte was sent"
+	case !x.Replayable:
+		return "the request has not ended or cannot be repeated"
+	case effects == EffectsIrreversible:
+		return "effects are irreversible"
+	case effects != EffectsNone && effects != EffectsReadonly && !named:
+		return "effects are " + string(effects) + " and the rule does not name them"
+	}
+	return ""
+}
+
+// spare completes what the action would have cancelled. Its time is the action's, else the default's; without either it is held at once, since
+// the contract gave it no time to go on.
+func (p *plan) spare(d *Decision, x View, action Action, now time.Time) {
+	within := action.Within
+	if within == 0 {
+		within = p.Default.Within
+	}
+	d.Disposition = Complete
+	if within == 0 {
+		d.Deadline, d.Then = now, Hold
+		d.Why += "complete, held for a person at once"
+		return
+	}
+	d.complete(x, within, Hold, now)
+}
+
+// complete sets the deadline: the shorter one of the contract's and the request's own. At its own deadline the client has given up, so a
+// contract without deadline lets it be cancelled then.
+func (d *Decision) complete(x View, within Duration, then Disposition, now time.Time) {
+	d.Disposition = Complete
+	words := "complete"
+	if within != 0 {
+		d.Deadline = now.Add(time.Duration(within))
+		words = "complete within " + within.String()
+	}
+	if !x.Deadline.IsZero() && (within == 0 || x.Deadline.Before(d.Deadline)) {
+		d.Deadline = x.Deadline
+		words = "complete until the request's own deadline"
+		if then == "" {
+			then = Cancel
+		}
+	}
+	d.Why += words
+	if d.Deadline.IsZero() {
+		d.Why += "; it runs until it ends"
+		return
+	}
+	d.Then = then
+	if d.Effects == EffectsIrreversible && then == Cancel {
+		d.Then = Hold
+		d.Why += ", then hold, since " + neverCut
+		return
+	}
+	d.Why += ", then " + string(then)
+}
+
+func cancelWords(retry Range) string {
+	if retry.IsZero() {
+		return string(Cancel)
+	}
+	return string(Cancel) + "; retry in " + retry.String()
+}

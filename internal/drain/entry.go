@@ -1,0 +1,231 @@
+package drain
+
+import (
+	"fmt"
+	"slices"
+	"sync"
+	"time"
+)
+
+// maxActs bounds the acts that are kept of one execution. The worst class is never lost: it is kept apart, and its act takes the last place.
+const maxActs = 64
+
+// entry is one execution. Its lock is the one that decision, grant and response share.
+type entry struct {
+	ledger *Ledger
+	shard  *shard
+	// links belong to the lock of the chain they are in.
+	links
+
+	mu sync.Mutex
+
+	id, key, method, path string
+	from                  string
+	generation            uint64
+	started, deadline     time.Time
+	ended                 time.Time
+
+	// first is the exchange that began the execution, more are those that joined; open counts the ones that have not ended.
+	first Execution
+	more  []*Execution
+	open  int
+	// joined: several exchanges belong to it, so no single request can be replayed.
+	joined bool
+
+	declared Effects
+	// seen is the worst class of acts, by source; pending are acts whose grant is being journalled, taken as done by any decision meanwhile.
+	seen    Effects
+	source  Source
+	acts    []Act
+	pending []*Act
+
+	responded, replayable bool
+
+	outcome Outcome
+	reason  string
+	status  int
+
+	// decision is never changed, only replaced: at its deadline, or by a new order after the fence was lifted (void).
+	decision *Decision
+	void     bool
+	// order is the one that decided.
+	order *Order
+	held  bool
+	// keeps: it has ended and is kept for readers.
+	keeps bool
+}
+
+func newEntry(l *Ledger, s *shard, b Begin) *entry {
+	e := &entry{
+		ledger: l, shard: s,
+		id: b.ID, key: b.Key, method: b.Method, path: b.Path, from: b.HandedOverFrom, generation: b.RouteGeneration,
+		started: b.Started, deadline: b.Deadline, declared: l.declared(b), open: 1,
+	}
+	e.first = Execution{entry: e, cut: b.Cut, open: true}
+	return e
+}
+
+// declared reads "none" as readonly where the agent is not guarded: none counts only with the guard, but a class that was declared holds for
+// the whole of the execution and is no silence.
+func (l *Ledger) declared(b Begin) Effects {
+	if b.Declared == EffectsNone && l.plan.reporting() != Guarded {
+		return EffectsReadonly
+	}
+	return b.Declared.known()
+}
+
+// admit lets another exchange join. joined is false if the execution has ended meanwhile.
+func (e *entry) admit(b Begin) (x *Execution, refused *Order, joined bool) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if !e.ended.IsZero() {
+		return nil, nil, false
+	}
+	if e.cut() {
+		order := *e.order
+		if fence := e.ledger.fence.Load(); fence != nil {
+			order = *fence
+		}
+		return nil, &order, true
+	}
+	x = &Execution{entry: e, cut: b.Cut, open: true}
+	e.more = append(e.more, x)
+	e.open++
+	e.joined = true
+	if e.deadline.IsZero() || b.Deadline.IsZero() {
+		e.deadline = time.Time{}
+	} else if b.Deadline.After(e.deadline) {
+		e.deadline = b.Deadline
+	}
+	if declared := e.ledger.declared(b); declared != "" {
+		e.declared = e.declared.Worse(declared)
+	}
+	e.touch()
+	return x, nil, true
+}
+
+// cut says that a hand-over or cancel was decided.
+func (e *entry) cut() bool { return e.decision != nil && e.decision.Cuts() }
+
+// touch numbers a change. The entry's lock is held.
+func (e *entry) touch() {
+	if e.ended.IsZero() {
+		e.shard.mu.Lock()
+		defer e.shard.mu.Unlock()
+		e.shard.chain.push(e, e.ledger.seq.Add(1))
+		return
+	}
+	if e.keeps {
+		e.ledger.keep(e)
+	}
+}
+
+// worst is the class of effects before the contract's reading of silence, and where it comes from.
+func (e *entry) worst() (Effects, Source) {
+	seen, source := e.seen, e.source
+	for _, a := range e.pending {
+		if a.Class.rank() > seen.rank() {
+			seen, source = a.Class, SourceGuarded
+		}
+	}
+	switch {
+	case e.declared.rank() > seen.rank():
+		return e.declared, SourceDeclared
+	case seen != "":
+		return seen, source
+	case e.ledger.plan.reporting() == Guarded:
+		return "", SourceGuarded
+	}
+	return "", SourceSilent
+}
+
+// done writes down an act that was granted or has happened.
+func (e *entry) done(a Act, source Source) {
+	worse := a.Class.rank() > e.seen.rank()
+	if worse {
+		e.seen, e.source = a.Class, source
+	}
+	if len(e.acts) < maxActs {
+		e.acts = append(e.acts, a)
+	} else if worse {
+		e.acts[maxActs-1] = a
+	}
+}
+
+func (e *entry) view() View {
+	worst, _ := e.worst()
+	return View{
+		Method: e.method, Path: e.path, Started: e.started, Deadline: e.deadline, Effects: worst,
+		Responded: e.responded, Replayable: e.replayable && !e.joined, HandedOver: e.from != "",
+	}
+}
+
+// row copies the entry; false if it has ended and is not kept.
+func (e *entry) row() (Row, bool) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return e.copy(), e.ended.IsZero() || e.keeps
+}
+
+func (e *entry) copy() Row {
+	worst, source := e.worst()
+	row := Row{
+		ID: e.id, Key: e.key, Method: e.method, Path: e.path, StartedAt: e.started, EndedAt: e.ended, RouteGeneration: e.generation,
+		Effects: e.ledger.plan.effective(worst), EffectsSource: source, Acts: slices.Clone(e.acts),
+		Responded: e.responded, Replayable: e.replayable && !e.joined, Outcome: e.outcome, OutcomeReason: e.reason, Status: e.status,
+		HandedOverFrom: e.from, Deadline: e.deadline,
+	}
+	for _, a := range e.pending {
+		row.Acts = append(row.Acts, *a)
+	}
+	if e.decision != nil {
+		row.Disposition, row.Why = e.decision.Disposition, e.decision.Why
+	}
+	if e.held {
+		row.Disposition = Hold
+	}
+	return row
+}
+
+// end takes the entry out of the live ones and counts it. The entry's lock is held.
+func (e *entry) end(now time.Time) {
+	e.ended = now
+	if e.outcome == "" && e.status >= 500 && !e.cut() {
+		e.outcome, e.reason = Failure, fmt.Sprintf("status %d", e.status)
+	}
+	e.keeps = e.outcome == Failure || e.decision != nil
+	e.uncount()
+	if e.keeps {
+		e.ledger.keep(e)
+	}
+}
+
+func (e *entry) uncount() {
+	s := e.shard
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	delete(s.live, e.id)
+	s.chain.remove(e)
+	if e.held {
+		s.totals.Held--
+	}
+	switch e.outcome {
+	case Success:
+		s.totals.Succeeded++
+	case Failure:
+		s.totals.Failed++
+	case "":
+		s.totals.Unknown++
+	}
+	if e.decision == nil {
+		return
+	}
+	switch e.decision.Disposition {
+	case Complete, Hold:
+		s.totals.Completed++
+	case Handover:
+		s.totals.HandedOver++
+	case Cancel:
+		s.totals.Cancelled++
+	}
+}

@@ -1,0 +1,64 @@
+package drain
+
+// Explain says in plain words what the contract does, one line each: how effects are known, every rule in order, the default, and what holds
+// whatever the rules say.
+func Explain(c Contract) []string {
+	lines := []string{"effects are " + string(c.reporting()) + ": " + reportingWords(c.reporting())}
+	for i, r := range c.Rules {
+		line := RuleLabel(c, i) + ": " + r.Action.words()
+		if r.When.Effects == EffectsIrreversible && !c.namesUnknown() {
+			line += "; also where effects are unknown"
+		}
+		lines = append(lines, line)
+	}
+	lines = append(lines, "default: "+c.Default.words())
+	return append(lines, "always: an execution with a known irreversible effect is never cut; it completes, then is held for a person")
+}
+
+func reportingWords(r Reporting) string {
+	switch r {
+	case Guarded:
+		return "the agent asks before it acts, so silence means that nothing was done"
+	case Reported:
+		return "the agent tells after it acted, so silence means unknown"
+	case Unreported:
+		return "the agent does not tell, so they are unknown unless declared"
+	}
+	return "this way of reporting is not known"
+}
+
+func (a Action) words() string {
+	switch a.OnRollback {
+	case Complete:
+		return a.completeWords()
+	case Cancel:
+		return "end with " + a.retryWords()
+	case Handover:
+		instead := "end with " + a.retryWords()
+		if a.Else == Complete {
+			instead = a.completeWords()
+		}
+		return "begin again under the new version, unseen by the client; where that is impossible, " + instead
+	case Hold:
+		return "hold for a person"
+	}
+	return "nothing is said"
+}
+
+func (a Action) completeWords() string {
+	const under = "go on under the old version"
+	switch {
+	case a.Within == 0:
+		return under + " until it ends or its request's own deadline"
+	case a.Then == Hold:
+		return under + " for up to " + a.Within.String() + ", then hold: never cut, shown to a person"
+	}
+	return under + " for up to " + a.Within.String() + ", then end with " + a.retryWords()
+}
+
+func (a Action) retryWords() string {
+	if a.RetryAfter.IsZero() {
+		return "a signal to retry, spread as the rollback says"
+	}
+	return "a signal to retry in " + a.RetryAfter.String()
+}

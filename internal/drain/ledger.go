@@ -1,0 +1,247 @@
+package drain
+
+import (
+	"cmp"
+	"hash/maphash"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"time"
+)
+
+// Order abandons the ledger's version.
+type Order struct {
+	// Generation is the route generation that abandoned the version; it begins at 1.
+	Generation uint64
+	// Target is the version that takes over.
+	Target string
+	// At is when the order was committed, by the control plane's clock. Deadlines do not count from it.
+	At time.Time
+	// RetrySpread is the span over which the retry signals of a cancelled crowd are spread where the contract gives no range.
+	RetrySpread time.Duration
+}
+
+// retry is the range that the order gives.
+func (o Order) retry() Range { return Range{Min: MinRetry, Max: MinRetry + max(o.RetrySpread, 0)} }
+
+// Ledger holds the running executions of one sidecar, which serves one version under one contract. It is safe for concurrent use.
+//
+// Locks are taken in this order, each for a short time and never across a callback: orders, then one entry, then one shard or the kept chain.
+// No lock is held while a grant is journalled, so an order waits for no disk.
+type Ledger struct {
+	plan *plan
+	seed maphash.Seed
+	// seq numbers changes. It is drawn under the lock of the chain that the change goes to, so a reader who takes seq first and then looks at
+	// a chain misses nothing up to it.
+	seq    atomic.Uint64
+	shards [64]shard
+	kept   kept
+
+	// fence is read by every admission, under its shard's lock; it is written under orders' lock before any shard is looked at. So an
+	// execution is either refused or decided over.
+	fence  atomic.Pointer[Order]
+	orders orders
+}
+
+// shard holds the live executions whose ids hash to it.
+type shard struct {
+	mu    sync.Mutex
+	live  map[string]*entry
+	chain chain
+	// totals is this shard's share; InFlight is the length of live.
+	totals Totals
+	lastID string
+	lastAt time.Time
+}
+
+// keptRows bounds the ended executions that are kept for readers. Beyond it the oldest go; Totals still count them.
+const keptRows = 10_000
+
+// kept holds ended executions that failed or that an order decided over. Several readers follow the ledger, each at its own pace, so nothing
+// is dropped on reading.
+type kept struct {
+	mu    sync.Mutex
+	chain chain
+}
+
+// NewLedger makes an empty ledger. The contract must be valid.
+func NewLedger(c Contract) *Ledger {
+	l := &Ledger{plan: newPlan(c), seed: maphash.MakeSeed()}
+	for i := range l.shards {
+		l.shards[i].live = make(map[string]*entry)
+	}
+	return l
+}
+
+// Begin is what is known of an exchange when it comes in.
+type Begin struct {
+	// ID of the execution; required. An exchange with the id of a live execution joins it.
+	ID string
+	// Key is the client's own id or idempotency key.
+	Key          string
+	Method, Path string
+	// RouteGeneration assigned it; 0 if it was pinned, handed over or came past the proxy.
+	RouteGeneration uint64
+	Started         time.Time
+	// Deadline is the request's own, zero if it has none.
+	Deadline time.Time
+	// HandedOverFrom is the execution id under which another instance had begun this work.
+	HandedOverFrom string
+	// Declared is the class that the manifest or the tool's description gives; empty: none.
+	Declared Effects
+	// Cut is called at most once, outside every lock, when the execution must end by hand-over or cancel: by the order, or at its deadline.
+	// It may come while the exchange ends, or just after.
+	Cut func(Decision)
+}
+
+// Admit begins an exchange, which must End. A nil Execution with an order means that it was not admitted: the version is fenced, or the
+// execution it belongs to was cut. While fenced, an exchange still joins an execution that goes on.
+func (l *Ledger) Admit(b Begin) (*Execution, *Order) {
+	if b.ID == "" {
+		panic("drain: an execution without an id would join others without one")
+	}
+	s := l.shard(b.ID)
+	for {
+		s.mu.Lock()
+		e, live := s.live[b.ID]
+		if !live {
+			defer s.mu.Unlock()
+			return l.begin(s, b)
+		}
+		s.mu.Unlock()
+		// The entry may end before it is locked. It leaves the shard under its own lock, so the next look does not find it.
+		if x, order, joined := e.admit(b); joined {
+			return x, order
+		}
+	}
+}
+
+// begin runs under the shard's lock.
+func (l *Ledger) begin(s *shard, b Begin) (*Execution, *Order) {
+	if fence := l.fence.Load(); fence != nil {
+		order := *fence
+		return nil, &order
+	}
+	e := newEntry(l, s, b)
+	s.live[b.ID] = e
+	s.chain.push(e, l.seq.Add(1))
+	s.totals.Started++
+	if b.HandedOverFrom != "" {
+		s.totals.Arrived++
+	}
+	s.lastID, s.lastAt = b.ID, b.Started
+	return &e.first, nil
+}
+
+// Join finds a live execution. It begins no exchange: End on what it returns does nothing.
+func (l *Ledger) Join(id string) (*Execution, bool) {
+	s := l.shard(id)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	e, ok := s.live[id]
+	if !ok {
+		return nil, false
+	}
+	return &Execution{entry: e}, true
+}
+
+// Fenced returns the order in force, with the newest target.
+func (l *Ledger) Fenced() (Order, bool) {
+	if o := l.fence.Load(); o != nil {
+		return *o, true
+	}
+	return Order{}, false
+}
+
+// LastAdmission is the last new execution that was admitted; empty and zero if there was none.
+func (l *Ledger) LastAdmission() (id string, at time.Time) {
+	for i := range l.shards {
+		s := &l.shards[i]
+		s.mu.Lock()
+		if id == "" || s.lastAt.After(at) {
+			id, at = s.lastID, s.lastAt
+		}
+		s.mu.Unlock()
+	}
+	return id, at
+}
+
+// Totals sums the shards, each in a consistent state.
+func (l *Ledger) Totals() Totals {
+	var t Totals
+	for i := range l.shards {
+		s := &l.shards[i]
+		s.mu.Lock()
+		t.add(s.totals)
+		t.InFlight += uint64(len(s.live))
+		s.mu.Unlock()
+	}
+	return t
+}
+
+// Changed returns the executions that changed after since, oldest change first, and the number to ask with next: running ones, and ended ones
+// that failed or that an order decided over. Those are kept, the last 10,000 of them, for any number of readers. Any other execution that
+// ended is just gone: Running tells. A change may be reported twice, never lost.
+func (l *Ledger) Changed(since uint64) (rows []Row, seq uint64) {
+	seq = l.seq.Load()
+	// Kept before live: what ends in between is missed here and found by its new number the next time, and nothing is seen twice.
+	l.kept.mu.Lock()
+	found := l.kept.chain.since(since, nil)
+	l.kept.mu.Unlock()
+	for i := range l.shards {
+		s := &l.shards[i]
+		s.mu.Lock()
+		found = s.chain.since(since, found)
+		s.mu.Unlock()
+	}
+	slices.SortFunc(found, func(a, b changed) int { return cmp.Compare(a.seq, b.seq) })
+	for _, c := range found {
+		if row, ok := c.entry.row(); ok {
+			rows = append(rows, row)
+		}
+	}
+	return rows, seq
+}
+
+// Running returns every live execution, longest running first.
+func (l *Ledger) Running() []Row {
+	var rows []Row
+	for _, e := range l.live() {
+		if row, ok := e.row(); ok && row.EndedAt.IsZero() {
+			rows = append(rows, row)
+		}
+	}
+	slices.SortFunc(rows, func(a, b Row) int {
+		return cmp.Or(a.StartedAt.Compare(b.StartedAt), cmp.Compare(a.ID, b.ID))
+	})
+	return rows
+}
+
+// live lists the entries that live while it runs; some may have ended when it returns.
+func (l *Ledger) live() []*entry {
+	var all []*entry
+	for i := range l.shards {
+		s := &l.shards[i]
+		s.mu.Lock()
+		all = slices.Grow(all, len(s.live))
+		for _, e := range s.live {
+			all = append(all, e)
+		}
+		s.mu.Unlock()
+	}
+	return all
+}
+
+func (l *Ledger) shard(id string) *shard {
+	return &l.shards[maphash.String(l.seed, id)%uint64(len(l.shards))]
+}
+
+// keep puts an ended entry where readers find it. The entry's lock is held.
+func (l *Ledger) keep(e *entry) {
+	l.kept.mu.Lock()
+	defer l.kept.mu.Unlock()
+	l.kept.chain.push(e, l.seq.Add(1))
+	if l.kept.chain.length > keptRows {
+		l.kept.chain.remove(l.kept.chain.front)
+	}
+}

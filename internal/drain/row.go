@@ -1,0 +1,86 @@
+package drain
+
+import "time"
+
+// Source says where the knowledge of an execution's effects comes from.
+type Source string
+
+const (
+	SourceSilent   Source = "silent"
+	SourceDeclared Source = "declared"
+	SourceReported Source = "reported"
+	SourceGuarded  Source = "guarded"
+)
+
+// Outcome is the business outcome; empty while unknown.
+type Outcome string
+
+const (
+	Success Outcome = "success"
+	Failure Outcome = "failure"
+)
+
+// Row is a copy of all that a ledger knows of one execution.
+type Row struct {
+	ID string
+	// Key is the client's own id or idempotency key, if it sent one.
+	Key          string
+	Method, Path string
+	StartedAt    time.Time
+	// EndedAt is zero while it runs.
+	EndedAt time.Time
+	// RouteGeneration assigned it; 0 if it was pinned, handed over or came past the proxy.
+	RouteGeneration uint64
+	// Effects is the effective class, never empty.
+	Effects       Effects
+	EffectsSource Source
+	Acts          []Act
+	Responded     bool
+	Replayable    bool
+	Outcome       Outcome
+	OutcomeReason string
+	// Status is the HTTP status sent to the client, 0 before.
+	Status int
+	// Disposition is empty until an order decided over it; then complete, handover, cancel or hold.
+	Disposition Disposition
+	Why         string
+	// HandedOverFrom is the execution id under which another instance had begun this work.
+	HandedOverFrom string
+	// Deadline is the request's own, zero if it has none.
+	Deadline time.Time
+}
+
+// View is the row as Decide sees it.
+func (r Row) View() View {
+	return View{
+		Method: r.Method, Path: r.Path, Started: r.StartedAt, Deadline: r.Deadline, Effects: r.Effects,
+		Responded: r.Responded, Replayable: r.Replayable, HandedOver: r.HandedOverFrom != "",
+	}
+}
+
+// Totals count since the ledger was made. All but InFlight and Held only grow; Started = Succeeded + Failed + Unknown + InFlight.
+type Totals struct {
+	Started, Succeeded, Failed uint64
+	// Unknown ended without any statement about the outcome.
+	Unknown  uint64
+	InFlight uint64
+	// Completed, HandedOver and Cancelled count executions that have ended, by what an order did to them.
+	Completed, HandedOver, Cancelled uint64
+	// Held run past a deadline after which they are never cut.
+	Held uint64
+	// Arrived came by a hand-over.
+	Arrived uint64
+}
+
+func (t *Totals) add(o Totals) {
+	t.Started += o.Started
+	t.Succeeded += o.Succeeded
+	t.Failed += o.Failed
+	t.Unknown += o.Unknown
+	t.InFlight += o.InFlight
+	t.Completed += o.Completed
+	t.HandedOver += o.HandedOver
+	t.Cancelled += o.Cancelled
+	t.Held += o.Held
+	t.Arrived += o.Arrived
+}

@@ -9,6 +9,7 @@ import (
 	"net/http/httptest"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -228,7 +229,7 @@ func TestReadLimits(t *testing.T) {
 		{name: "plain", text: "refund:\n  limit: 500\n", want: "up to $500"},
 		{
 			name: "exception", text: "refund:\n  limit: 100\n  exception: {upTo: 500, requires: order-number}\n",
-			want: "up to $100, and up to $500 where the request shows the order-number",
+			want: "up to $100, and up to $500 with the order-number",
 		},
 		{name: "no limit", text: "refund: {}\n", fails: "refund.limit"},
 		{name: "typo", text: "refund:\n  limt: 100\n", fails: "line 2"},
@@ -254,5 +255,27 @@ func TestReadLimits(t *testing.T) {
 				t.Errorf("limits are %q, want %q", got, c.want)
 			}
 		})
+	}
+}
+
+func TestSpecsOfTheExample(t *testing.T) {
+	refunds := map[string]int{"$99": 9_900, "$101": 10_100, "$500": 50_000, "$501": 50_100}
+	for version, allowed := range map[string]string{
+		"2.0.3": "$101 $500 $99", "2.1.0": "$99", "2.2.0": "$101 $500 $99",
+	} {
+		limits, err := readLimits(filepath.Join("..", "specs", version, limitsFile))
+		if err != nil {
+			t.Fatal(err)
+		}
+		var got []string
+		for name, cents := range refunds {
+			if limits.Allow(refund.Request{Order: "o-1", AmountCents: cents}) {
+				got = append(got, name)
+			}
+		}
+		slices.Sort(got)
+		if strings.Join(got, " ") != allowed {
+			t.Errorf("%s allows %v, want %s", version, got, allowed)
+		}
 	}
 }

@@ -30,7 +30,7 @@ type Exception struct {
 	Requires Requirement `yaml:"requires"`
 }
 
-// Requirement is a condition on a request that a spec may name.
+// Requirement is a condition that a spec may name.
 type Requirement string
 
 // OrderNumber: the customer names the order that the money was paid for.
@@ -67,7 +67,7 @@ func (l Limits) validate() error {
 		return fmt.Errorf("refund.exception.upTo is %d, which the limit of %d allows anyway", l.Exception.UpTo, l.Limit)
 	}
 	if l.Exception.Requires != OrderNumber {
-		return fmt.Errorf("refund.exception.requires is %q; this agent can check %q only", l.Exception.Requires, OrderNumber)
+		return fmt.Errorf("refund.exception.requires is %q; this agent knows %q only", l.Exception.Requires, OrderNumber)
 	}
 	return nil
 }
@@ -93,5 +93,5 @@ func (l Limits) String() string {
 	if l.Exception == nil {
 		return fmt.Sprintf("up to $%d", l.Limit)
 	}
-	return fmt.Sprintf("up to $%d, and up to $%d where the request shows the %s", l.Limit, l.Exception.UpTo, l.Exception.Requires)
+	return fmt.Sprintf("up to $%d, and up to $%d with the %s", l.Limit, l.Exception.UpTo, l.Exception.Requires)
 }

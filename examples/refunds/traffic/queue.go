@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/http"
 	"strings"
 	"sync"
 	"time"
@@ -111,6 +112,6 @@ func (q *queue) see(ctx context.Context, n int) error {
 }
 
 // isSignal says whether an answer is the retry signal: all three parts of it.
-func isSignal(status int, header interface{ Get(string) string }) bool {
-	return status == 503 && strings.EqualFold(header.Get(refund.HeaderShouldRetry), "true") && header.Get(refund.HeaderRollback) != ""
+func isSignal(status int, header http.Header) bool {
+	return status == http.StatusServiceUnavailable && strings.EqualFold(header.Get(refund.HeaderShouldRetry), "true") && header.Get(refund.HeaderRollback) != ""
 }

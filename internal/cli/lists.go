@@ -1,0 +1,244 @@
+package cli
+
+import (
+	"encoding/csv"
+	"fmt"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+	"google.golang.org/protobuf/types/known/timestamppb"
+
+	operatorv1 "github.com/specproxy/specproxy/gen/specproxy/operator/v1"
+)
+
+func (a *app) versionsCommand() *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "versions SPEC",
+		Short: "List every version of a spec, its standing and why",
+		Example: `  specctl versions customer-service
+  specctl versions customer-service -o json | jq -r '.versions[].digest'`,
+		Args: exactly(1, "one spec"),
+	}
+	output := outputFlag(cmd, asTable, asJSON)
+	cmd.RunE = func(cmd *cobra.Command, args []string) error {
+		format, err := output()
+		if err != nil {
+			return err
+		}
+		c, err := a.connect()
+		if err != nil {
+			return err
+		}
+		list, err := ask(cmd.Context(), c, client.ListVersions, &operatorv1.ListVersionsRequest{Spec: args[0]}, 0)
+		if err != nil {
+			return err
+		}
+		if format == asJSON {
+			return a.out.json(list)
+		}
+		t := newTable("VERSION", ">WEIGHT", "READY", "DIGEST", "PUBLISHED", "STANDING")
+		for _, v := range list.GetVersions() {
+			standing := v.GetStanding()
+			if v.GetStandingReason() != "" {
+				standing += ": " + v.GetStandingReason()
+			}
+			if v.GetPostmortem() != "" {
+				standing += " (" + v.GetPostmortem() + ")"
+			}
+			t.row(v.GetVersion(), percent(v.GetWeight()), ready(v.GetPool()), shortDigest(v.GetDigest()), a.age(v.GetPublishedAt()), standing)
+		}
+		a.out.print(t, "")
+		return nil
+	}
+	return cmd
+}
+
+// shortDigest keeps enough of a digest to tell versions apart by eye; -o json has all of it.
+func shortDigest(digest string) string {
+	return digest[:min(len(digest), len("sha256:")+12)]
+}
+
+func (a *app) executionsCommand() *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "executions SPEC",
+		Short: "List running executions, or failed ones",
+		Long: `List the running executions of a spec, or with --failed those that failed
+(by their business outcome, not only by their status).`,
+		Example: `  specctl executions customer-service
+  specctl executions customer-service --on 2.1.0 --failed -o csv > failed.csv`,
+		Args: exactly(1, "one spec"),
+	}
+	output := outputFlag(cmd, asTable, asCSV, asJSON)
+	on := cmd.Flags().String("on", "", "only this version")
+	failed := cmd.Flags().Bool("failed", false, "failed executions instead of running ones")
+	cmd.RunE = func(cmd *cobra.Command, args []string) error {
+		format, err := output()
+		if err != nil {
+			return err
+		}
+		c, err := a.connect()
+		if err != nil {
+			return err
+		}
+		list, err := ask(cmd.Context(), c, client.ListExecutions,
+			&operatorv1.ListExecutionsRequest{Spec: args[0], Version: *on, Failed: *failed}, 0)
+		if err != nil {
+			return err
+		}
+		switch format {
+		case asJSON:
+			return a.out.json(list)
+		case asCSV:
+			err = a.executionsCSV(list.GetExecutions())
+		default:
+			a.executionsTable(list.GetExecutions(), *failed)
+		}
+		if n := list.GetOmitted(); n > 0 {
+			fmt.Fprintf(a.env.Stderr, "specctl: %d more failed executions are counted but no longer kept\n", n)
+		}
+		return err
+	}
+	return cmd
+}
+
+var executionColumns = []string{
+	"id", "key", "version", "instance", "method", "path", "started_at", "ended_at", "effects", "outcome", "reason",
+	"disposition", "why", "route_generation", "status",
+}
+
+func (a *app) executionsCSV(executions []*operatorv1.Execution) error {
+	w := csv.NewWriter(a.env.Stdout)
+	if err := w.Write(executionColumns); err != nil {
+		return err
+	}
+	for _, x := range executions {
+		record := []string{
+			x.GetId(), x.GetKey(), x.GetVersion(), x.GetInstance(), x.GetMethod(), x.GetPath(), stamp(x.GetStartedAt()), stamp(x.GetEndedAt()),
+			x.GetEffects(), x.GetOutcome(), x.GetReason(), x.GetDisposition(), x.GetWhy(),
+			strconv.FormatUint(x.GetRouteGeneration(), 10), strconv.Itoa(int(x.GetStatus())),
+		}
+		if err := w.Write(record); err != nil {
+			return err
+		}
+	}
+	w.Flush()
+	return w.Error()
+}
+
+// stamp is a moment for programs, "" if there is none.
+func stamp(ts *timestamppb.Timestamp) string {
+	if !ts.IsValid() {
+		return ""
+	}
+	return ts.AsTime().UTC().Format(time.RFC3339Nano)
+}
+
+func (a *app) executionsTable(executions []*operatorv1.Execution, failed bool) {
+	if len(executions) == 0 {
+		if failed {
+			a.out.line("no failed execution is known")
+		} else {
+			a.out.line("nothing is running")
+		}
+		return
+	}
+	t := newTable("STARTED", "VERSION", "REQUEST", "EFFECTS", "STATE", "ID")
+	for _, x := range executions {
+		t.row(a.clock(x.GetStartedAt()), x.GetVersion(), x.GetMethod()+" "+x.GetPath(), x.GetEffects(), executionState(x), executionName(x))
+	}
+	a.out.print(t, "")
+}
+
+func executionState(x *operatorv1.Execution) string {
+	var parts []string
+	if x.GetDisposition() != "" {
+		parts = append(parts, x.GetDisposition())
+	}
+	switch {
+	case x.GetOutcome() != "":
+		parts = append(parts, x.GetOutcome())
+	case !x.GetEndedAt().IsValid():
+		parts = append(parts, "running")
+	}
+	if x.GetStatus() != 0 {
+		parts = append(parts, strconv.Itoa(int(x.GetStatus())))
+	}
+	return strings.Join(parts, " ")
+}
+
+// executionName is the id, the client's own key beside it, and the reason of a failure.
+func executionName(x *operatorv1.Execution) string {
+	name := x.GetId()
+	if x.GetKey() != "" && x.GetKey() != x.GetId() {
+		name += " key=" + x.GetKey()
+	}
+	if x.GetReason() != "" {
+		name += ": " + x.GetReason()
+	}
+	return name
+}
+
+func (a *app) proxiesCommand() *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "proxies",
+		Short: "List the proxies, what each acknowledged and refused",
+		Example: `  specctl proxies
+  specctl proxies -o json | jq -r '.proxies[] | select(.connected | not) | .node'`,
+		Args: noArgs,
+	}
+	output := outputFlag(cmd, asTable, asJSON)
+	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
+		format, err := output()
+		if err != nil {
+			return err
+		}
+		c, err := a.connect()
+		if err != nil {
+			return err
+		}
+		list, err := ask(cmd.Context(), c, client.ListProxies, &operatorv1.ListProxiesRequest{}, 0)
+		if err != nil {
+			return err
+		}
+		if format == asJSON {
+			return a.out.json(list)
+		}
+		a.printProxies(list.GetProxies())
+		return nil
+	}
+	return cmd
+}
+
+// shownSpecs is how many of a proxy's specs the table names; -o json has all.
+const shownSpecs = 4
+
+func (a *app) printProxies(proxies []*operatorv1.Proxy) {
+	if len(proxies) == 0 {
+		a.out.line("no proxy has ever connected")
+		a.out.field("next", "xds bootstrap --node edge-1 --listen 127.0.0.1:10000 > envoy.yaml && envoy -c envoy.yaml")
+		return
+	}
+	t := newTable("NODE", "ENVOY", "STATE", "SEEN", "ACKNOWLEDGED")
+	for _, p := range proxies {
+		state, s := "connected", plain
+		if !p.GetConnected() {
+			state, s = "away", red
+		}
+		var acked []string
+		for _, spec := range p.GetSpecs() {
+			if len(acked) == shownSpecs {
+				acked = append(acked, fmt.Sprintf("and %d more", len(p.GetSpecs())-shownSpecs))
+				break
+			}
+			acked = append(acked, fmt.Sprintf("%s@%d", spec.GetSpec(), spec.GetAckedGeneration()))
+		}
+		if p.GetRefusal() != "" {
+			acked = append(acked, "REFUSED: "+p.GetRefusal())
+		}
+		t.row(p.GetNode(), p.GetVersion(), state, a.age(p.GetLastSeen()), strings.Join(acked, " "))
+		t.mark(2, s)
+	}
+	a.out.print(t, "")
+}

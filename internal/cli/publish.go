@@ -1,0 +1,148 @@
+package cli
+
+import (
+	"fmt"
+	"maps"
+	"os"
+	"slices"
+
+	"github.com/spf13/cobra"
+
+	operatorv1 "github.com/specproxy/specproxy/gen/specproxy/operator/v1"
+	"github.com/specproxy/specproxy/internal/drain"
+	"github.com/specproxy/specproxy/internal/versions"
+)
+
+func (a *app) publishCommand() *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "publish DIR",
+		Short: "Publish a folder as one immutable version",
+		Long: `Publish a folder, spec.yaml and the documents that it names, as one immutable
+version, and print its name and digest. The same folder again changes nothing;
+other content under the same name and version is refused.`,
+		Example: "  specctl publish examples/refunds/specs/2.0.3",
+		Args:    exactly(1, "one folder"),
+	}
+	output := outputFlag(cmd, asTable, asJSON)
+	cmd.RunE = func(cmd *cobra.Command, args []string) error {
+		format, err := output()
+		if err != nil {
+			return err
+		}
+		files, packed, err := load(args[0])
+		if err != nil {
+			return err
+		}
+		c, err := a.connect()
+		if err != nil {
+			return err
+		}
+		request := &operatorv1.PublishRequest{Digest: packed.Digest}
+		for _, path := range slices.Sorted(maps.Keys(files)) {
+			request.Files = append(request.Files, &operatorv1.File{Path: path, Content: files[path]})
+		}
+		published, err := ask(cmd.Context(), c, client.Publish, request, 0)
+		if err != nil {
+			return err
+		}
+		if format == asJSON {
+			return a.out.json(published)
+		}
+		ref := versions.Ref{Spec: published.GetSpec(), Version: published.GetVersion()}
+		a.out.line("%s %s", clean(ref.String()), clean(published.GetDigest()))
+		for _, warning := range published.GetWarnings() {
+			a.out.styled(red, "warning", "%s", warning)
+		}
+		if !published.GetCreated() {
+			a.out.field("note", "published before with the same content; nothing changed")
+		}
+		return nil
+	}
+	return cmd
+}
+
+// load reads and checks a version's folder, as publishing does.
+func load(folder string) (map[string][]byte, versions.Packed, error) {
+	info, err := os.Stat(folder)
+	if err != nil {
+		return nil, versions.Packed{}, err
+	}
+	if !info.IsDir() {
+		return nil, versions.Packed{}, fmt.Errorf("%s is a file: give the folder that holds %s", folder, versions.ManifestPath)
+	}
+	files, err := versions.LoadFolder(os.DirFS(folder))
+	if err != nil {
+		return nil, versions.Packed{}, fmt.Errorf("%s: %w", folder, err)
+	}
+	packed, err := versions.Pack(files)
+	if err != nil {
+		return nil, versions.Packed{}, fmt.Errorf("%s: %w", folder, err)
+	}
+	return files, packed, nil
+}
+
+func (a *app) lintCommand() *cobra.Command {
+	return &cobra.Command{
+		Use:   "lint DIR",
+		Short: "Check a folder without publishing it, and explain its in-flight contract",
+		Long: `Check a folder as publishing would, without asking a control plane: print its
+name, version and digest, and say in words what becomes of running executions
+if the version is rolled back.`,
+		Example: "  specctl lint examples/refunds/specs/2.1.0",
+		Args:    exactly(1, "one folder"),
+		RunE: func(_ *cobra.Command, args []string) error {
+			_, packed, err := load(args[0])
+			if err != nil {
+				return err
+			}
+			m := packed.Manifest
+			a.out.line("%s %s", packed.Ref(), packed.Digest)
+			for _, blob := range packed.Blobs {
+				a.out.field("file", "%s (%d bytes)", blob.Path, len(blob.Data))
+			}
+			for _, host := range m.Hosts {
+				a.out.field("host", "%s", host)
+			}
+			a.out.field("effects", "%s", reporting(m.InFlight.Effects))
+			a.printContract(m.InFlight)
+			return nil
+		},
+	}
+}
+
+func (a *app) printContract(c drain.Contract) {
+	t := newTable("EXECUTIONS", "ON ROLLBACK")
+	for i, rule := range c.Rules {
+		t.row(drain.RuleLabel(c, i), action(rule.Action))
+	}
+	t.row(drain.RuleLabel(c, -1), action(c.Default))
+	a.out.print(t, "  ")
+}
+
+// reporting says what is known of an agent's effects.
+func reporting(r drain.Reporting) string {
+	switch r {
+	case drain.Guarded:
+		return "guarded: the agent asks before it acts, so silence means none"
+	case drain.Reported:
+		return "reported: told after the act, so silence means unknown"
+	case drain.Unreported:
+		return "unreported: unknown, unless declared"
+	}
+	return string(r)
+}
+
+// action says what a rule does.
+func action(x drain.Action) string {
+	text := string(x.OnRollback)
+	if x.Within > 0 {
+		text += fmt.Sprintf(" within %s, then %s", x.Within, x.Then)
+	}
+	if x.Else != "" {
+		text += fmt.Sprintf(", else %s", x.Else)
+	}
+	if x.RetryAfter != (drain.Range{}) {
+		text += fmt.Sprintf(", retry after %s", x.RetryAfter)
+	}
+	return text
+}

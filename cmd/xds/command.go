@@ -4,6 +4,8 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"os"
+	"strings"
 
 	"github.com/spf13/cobra"
 	"go.uber.org/zap"
@@ -59,15 +61,27 @@ When it listens it prints one JSON line with its addresses; logs go to standard 
 
 func bootstrap(out io.Writer) *cobra.Command {
 	var o envoy.BootstrapOptions
+	var tokenFile string
+	var tls envoy.BootstrapTLS
 	cmd := &cobra.Command{
 		Use:     "bootstrap --node NAME --listen HOST:PORT",
 		Short:   "Print the configuration a stock Envoy starts with",
 		Example: "  xds bootstrap --node edge-1 --listen 127.0.0.1:10000 > envoy.yaml && envoy -c envoy.yaml",
 		Args:    cobra.NoArgs,
 		RunE: func(*cobra.Command, []string) error {
+			if tokenFile != "" {
+				raw, err := os.ReadFile(tokenFile)
+				if err != nil {
+					return fmt.Errorf("token file: %w", err)
+				}
+				o.Token = strings.TrimSpace(string(raw))
+			}
+			if tls.CA != "" {
+				o.TLS = &tls
+			}
 			config, err := envoy.Bootstrap(o)
 			if err != nil {
-				return fmt.Errorf("bootstrap: %w", err)
+				return err
 			}
 			_, err = out.Write(config)
 			return err
@@ -78,6 +92,10 @@ func bootstrap(out io.Writer) *cobra.Command {
 	f.StringVar(&o.Listen, "listen", "127.0.0.1:10000", "where this Envoy takes requests")
 	f.StringVar(&o.Admin, "admin", "127.0.0.1:0", "where this Envoy serves its admin page; loopback only")
 	f.StringSliceVar(&o.Servers, "control", []string{"127.0.0.1:18000"}, "control plane's xDS address; several for several replicas")
+	f.StringVar(&tokenFile, "token-file", "", "file with the token that the control plane demands; it is written into the output")
+	f.StringVar(&tls.CA, "ca", "", "PEM file, on Envoy's machine, that verifies the control plane's certificate")
+	f.StringVar(&tls.Cert, "cert", "", "PEM file, on Envoy's machine, with Envoy's own certificate")
+	f.StringVar(&tls.Key, "key", "", "PEM file, on Envoy's machine, with its key")
 	_ = cmd.MarkFlagRequired("node")
 	return cmd
 }

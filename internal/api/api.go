@@ -73,7 +73,9 @@ func actor(h http.Header, automation bool) control.Actor {
 	return control.Actor{Name: auth.Actor("admin", h.Get(auth.ActorHeader)), Automation: automation}
 }
 
-func invalid(message string) error { return connect.NewError(connect.CodeInvalidArgument, errors.New(message)) }
+func invalid(message string) error {
+	return connect.NewError(connect.CodeInvalidArgument, errors.New(message))
+}
 
 // Publish stores a version.
 func (s *Server) Publish(ctx context.Context, req *connect.Request[operatorv1.PublishRequest]) (*connect.Response[operatorv1.PublishResponse], error) {

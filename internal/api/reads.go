@@ -113,7 +113,9 @@ func (s *Server) ListExecutions(_ context.Context, req *connect.Request[operator
 	if !found {
 		return nil, &control.NotFound{Refused: control.Refused{Why: "version " + req.Msg.GetVersion() + " of " + name + " is not published", Next: "specctl versions " + name}}
 	}
-	slices.SortStableFunc(out.Executions, func(a, b *operatorv1.Execution) int { return a.GetStartedAt().AsTime().Compare(b.GetStartedAt().AsTime()) })
+	slices.SortStableFunc(out.Executions, func(a, b *operatorv1.Execution) int {
+		return a.GetStartedAt().AsTime().Compare(b.GetStartedAt().AsTime())
+	})
 	return connect.NewResponse(out), nil
 }
 

@@ -342,7 +342,9 @@ func (c *Controller) plans(route routing.Route, now time.Time) []Plan {
 		if unseen > 0 {
 			count[Plan{Version: version, Rule: "younger than the last report", Disposition: contract.Default.OnRollback}] += unseen
 		}
-		keys := slices.SortedFunc(maps.Keys(count), func(a, b Plan) int { return strings.Compare(a.Rule+string(a.Disposition), b.Rule+string(b.Disposition)) })
+		keys := slices.SortedFunc(maps.Keys(count), func(a, b Plan) int {
+			return strings.Compare(a.Rule+string(a.Disposition), b.Rule+string(b.Disposition))
+		})
 		for _, k := range keys {
 			n := count[k]
 			k.Executions = n

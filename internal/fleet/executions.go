@@ -65,3 +65,18 @@ func (s *session) failure(x *sidecarv1.Execution) store.Failure {
 	}
 	return fail
 }
+
+// ViewOf is what a contract decides on, of an execution as its sidecar reported it. Effects of which nothing was said stay unsaid.
+func ViewOf(x *sidecarv1.Execution) drain.View {
+	v := drain.View{
+		Method: x.GetMethod(), Path: x.GetPath(), Started: x.GetStartedAt().AsTime(), Responded: x.GetResponded(), Replayable: x.GetReplayable(),
+		HandedOver: x.GetHandedOverFrom() != "",
+	}
+	if x.GetDeadline() != nil {
+		v.Deadline = x.GetDeadline().AsTime()
+	}
+	if x.GetEffectsSource() != "silent" {
+		v.Effects = drain.Effects(x.GetEffects())
+	}
+	return v
+}

@@ -1,0 +1,163 @@
+package postmortem
+
+import (
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/specproxy/specproxy/internal/routing"
+)
+
+const clock = "2006-01-02 15:04:05.000Z"
+
+// questions must be answered by whoever closes the record.
+var questions = []string{
+	"Why did the canary not catch it?",
+	"Why did conformance pass?",
+	"Was the spec in error, or correct but poorly communicated?",
+	"What fixes it, and in which version?",
+}
+
+// Markdown writes the record for reading: what happened, to whom, how it was proven, what must be answered.
+func Markdown(r Record) string {
+	var b strings.Builder
+	p := func(format string, args ...any) { fmt.Fprintf(&b, format+"\n", args...) }
+	p("# %s: rollback of %s", r.ID, strings.Join(r.Specs, ", "))
+	p("")
+	p("* **State:** %s", state(r))
+	p("* **Opened:** %s by %s", r.OpenedAt.UTC().Format(clock), r.Actor)
+	p("* **Reason given:** %s", orNone(r.Reason, "none was given"))
+	if r.Undone != nil {
+		p("* **Undone:** %s by %s. %s", r.Undone.At.UTC().Format(clock), r.Undone.Actor, r.Undone.Reason)
+	}
+	for _, o := range r.Overrides {
+		p("* **OVERRIDDEN:** %s, %s deployed %s while this record was open: %s", o.At.UTC().Format(clock), o.Actor, o.Version, o.Reason)
+	}
+	for _, rb := range r.Rollbacks {
+		section(p, r, rb)
+	}
+	p("")
+	p("## Questions")
+	p("")
+	for _, q := range questions {
+		p("* %s", q)
+	}
+	p("")
+	if r.Closing != nil {
+		p("**Answered** %s by %s. Cause: **%s**.", r.Closing.At.UTC().Format(clock), r.Closing.Actor, r.Closing.Cause)
+		p("")
+		p("%s", r.Closing.Note)
+	} else {
+		p("Not answered yet. Close it with: `specctl postmortem close %s --cause CAUSE --note \"…\"`; until then the abandoned version is refused.", r.ID)
+	}
+	return b.String()
+}
+
+func state(r Record) string {
+	if r.Closing == nil {
+		return "open"
+	}
+	return "closed, " + string(r.Closing.Cause)
+}
+
+func orNone(s, none string) string {
+	if s == "" {
+		return none
+	}
+	return s
+}
+
+func section(p func(string, ...any), r Record, rb Rollback) {
+	names := make([]string, 0, len(rb.Abandoned))
+	for _, a := range rb.Abandoned {
+		names = append(names, a.Version)
+	}
+	p("")
+	p("## %s: %s → %s", rb.Spec, strings.Join(names, ", "), rb.Target)
+	p("")
+	p("* **Command:** %s, committed %s as generation %d", rb.Command, rb.CommittedAt.UTC().Format(clock), rb.Generation)
+	p("* **Weights:** %s → %s", routing.Describe(rb.Before), routing.Describe(rb.After))
+	p("* **Why this target:** %s", orNone(rb.TargetWhy, "not recorded"))
+	for _, a := range rb.Abandoned {
+		p("* **Abandoned:** %s `%s`", a.Version, a.Digest)
+	}
+	p("* **Target:** %s `%s`", rb.Target, rb.Digest)
+	effect(p, rb)
+	p("")
+	p("### Outcomes at the commit")
+	p("")
+	p("Counted by the sidecars since they started; a success is one that the agent stated.")
+	p("")
+	p("| version | succeeded | failed | not stated | success | in flight |")
+	p("|---|---:|---:|---:|---:|---:|")
+	for _, o := range rb.Outcomes {
+		p("| %s | %d | %d | %d | %s | %d |", o.Version, o.Succeeded, o.Failed, o.Unknown, share(o.Succeeded, o.Failed), o.InFlight)
+	}
+	p("")
+	p("### Executions in flight")
+	p("")
+	plans(p, rb)
+	settled(p, rb)
+	p("### Weights until then")
+	p("")
+	p("| generation | at | by | change | weights |")
+	p("|---:|---|---|---|---|")
+	for _, s := range rb.Timeline {
+		p("| %d | %s | %s | %s | %s |", s.Generation, s.At.UTC().Format(clock), s.By, s.Kind, routing.Describe(s.Splits))
+	}
+	p("")
+	p("Failed executions with their keys: `specctl executions %s --on %s --failed -o csv`.", rb.Spec, names[0])
+}
+
+func effect(p func(string, ...any), rb Rollback) {
+	e := rb.Effect
+	if e == nil {
+		p("* **Effect:** not proven yet")
+		return
+	}
+	p("* **Effective:** %s after the commit, by %s; proxies %d of %d, fences %d of %d", e.At.Sub(rb.CommittedAt).Round(100*time.Microsecond), e.By,
+		e.ProxiesAcked, e.Proxies, e.FencesAcked, e.Fences)
+	if !e.LastAdmissionAt.IsZero() {
+		p("* **Last new execution admitted by the abandoned pool:** %s (`%s`)", e.LastAdmissionAt.UTC().Format(clock), e.LastAdmissionID)
+	}
+	for _, l := range e.Laggards {
+		p("* **Unproven:** %s", l)
+	}
+}
+
+func share(succeeded, failed uint64) string {
+	if succeeded+failed == 0 {
+		return "unknown"
+	}
+	return fmt.Sprintf("%.1f %%", 100*float64(succeeded)/float64(succeeded+failed))
+}
+
+func plans(p func(string, ...any), rb Rollback) {
+	if len(rb.Plans) == 0 {
+		p("None were known to run on the abandoned pool.")
+		p("")
+		return
+	}
+	p("What the abandoned version's own contract meant for those known to run at the commit:")
+	p("")
+	p("| version | rule | disposition | executions |")
+	p("|---|---|---|---:|")
+	for _, x := range rb.Plans {
+		p("| %s | %s | %s | %d |", x.Version, x.Rule, x.Disposition, x.Executions)
+	}
+	p("")
+}
+
+func settled(p func(string, ...any), rb Rollback) {
+	for _, a := range rb.Abandoned {
+		if a.Settled == nil {
+			p("%s still drains: `specctl get %s`.", a.Version, rb.Spec)
+			p("")
+			continue
+		}
+		c := a.Settled.Counts
+		p("%s was %s at %s: %d completed under it, %d handed over to %s, %d cancelled with the retry signal, %d held. %d executions failed or were cancelled under it in all.",
+			a.Version, a.Settled.State, a.Settled.At.UTC().Format(clock), c.Completed, c.HandedOver, rb.Target, c.Cancelled, c.Held, a.Settled.Failed)
+		p("")
+	}
+}

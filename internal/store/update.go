@@ -56,7 +56,7 @@ func (s *Store) attempt(ctx context.Context, fn func(*Tx) error) (rev int64, don
 		newest = kvs[0].ModRevision
 	}
 	if newest <= view.rev {
-		return 0, false, fmt.Errorf("records under %s were changed by something that is not specproxy: restart this replica", root)
+		return 0, false, fmt.Errorf("records under %s were just changed by something other than specproxy: repeat the command", root)
 	}
 	if _, err := s.Wait(ctx, newest-1); err != nil {
 		return 0, false, fmt.Errorf("nothing was written, a conflicting change came first: %w", err)

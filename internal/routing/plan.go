@@ -71,25 +71,27 @@ func Describe(splits []Split) string {
 // weight earlier. The change is a rollback when there is any; target is then the earlier version that holds most of the weight after.
 func Abandoned(before, after []Split, records []versions.Record) (abandoned []string, target string) {
 	byVersion := index(records)
+	// inFavour: a held weight before b did, and gains by this change.
+	inFavour := func(a Split, b string) bool {
+		r := byVersion[a.Version]
+		return r.FirstWeight != 0 && a.BasisPoints > weight(before, a.Version) && Earlier(r, byVersion[b]) < 0
+	}
+	best := Split{}
 	for _, b := range before {
 		if weight(after, b.Version) > 0 {
 			continue
 		}
+		lost := false
 		for _, a := range after {
-			gains := a.BasisPoints > weight(before, a.Version)
-			if gains && byVersion[a.Version].FirstWeight != 0 && Earlier(byVersion[a.Version], byVersion[b.Version]) < 0 {
-				abandoned = append(abandoned, b.Version)
-				break
+			if inFavour(a, b.Version) {
+				lost = true
+				if a.BasisPoints > best.BasisPoints {
+					best = a
+				}
 			}
 		}
-	}
-	if len(abandoned) == 0 {
-		return nil, ""
-	}
-	best := Split{}
-	for _, a := range after {
-		if byVersion[a.Version].FirstWeight != 0 && a.BasisPoints > best.BasisPoints {
-			best = a
+		if lost {
+			abandoned = append(abandoned, b.Version)
 		}
 	}
 	return abandoned, best.Version

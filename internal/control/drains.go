@@ -54,6 +54,7 @@ func (c *Controller) moveDrain(ctx context.Context, order drain.Drain, pool flee
 	if state == order.State {
 		return
 	}
+	failed := len(Failed(c.store.View().Failures(order.Spec, order.Version)))
 	_, err := c.store.Update(ctx, func(tx *store.Tx) error {
 		now, ok := tx.Drain(order.Spec, order.Version)
 		if !ok || now.Generation != order.Generation || now.State != order.State {
@@ -67,7 +68,7 @@ func (c *Controller) moveDrain(ctx context.Context, order drain.Drain, pool flee
 		now.Counts = pool.Drained.Minus(now.Base)
 		if state == drain.Drained || state == drain.Held {
 			now.EndedAt = time.Now().UTC()
-			settle(tx, now)
+			settle(tx, now, failed)
 		}
 		tx.PutDrain(now)
 		return nil
@@ -80,12 +81,11 @@ func (c *Controller) moveDrain(ctx context.Context, order drain.Drain, pool flee
 }
 
 // settle writes what became of the executions into the record, if it is still open.
-func settle(tx *store.Tx, order drain.Drain) {
+func settle(tx *store.Tx, order drain.Drain, failed int) {
 	record, ok := tx.PostMortem(order.PostMortem)
 	if !ok || record.Closing != nil {
 		return
 	}
-	failed := len(Failed(tx.Failures(order.Spec, order.Version)))
 	tx.PutPostMortem(record.WithRollback(order.Spec, func(r *postmortem.Rollback) {
 		for i := range r.Abandoned {
 			if r.Abandoned[i].Version == order.Version {

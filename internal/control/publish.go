@@ -52,8 +52,11 @@ func (c *Controller) Publish(ctx context.Context, actor Actor, files map[string]
 			}
 			return nil
 		}
-		if owner := hostOwner(tx, ref.Spec, packed.Manifest.Hosts); owner != "" {
-			return refuse("choose other `hosts` in spec.yaml", "%s claims a host name that belongs to %s", ref, owner)
+		for _, host := range packed.Manifest.Hosts {
+			if owner, ok := tx.HostOwner(host); ok && owner != ref.Spec {
+				return refuse("choose another name under `hosts` in spec.yaml", "%s claims the host %s, which belongs to %s", ref, host, owner)
+			}
+			tx.ClaimHost(host, ref.Spec)
 		}
 		out.Created = true
 		out.Record = versions.Record{
@@ -74,27 +77,6 @@ func (c *Controller) Publish(ctx context.Context, actor Actor, files map[string]
 		c.log.Info("version published", zap.Stringer("version", ref), zap.String("digest", packed.Digest), zap.String("by", actor.Name))
 	}
 	return out, nil
-}
-
-// hostOwner names another spec that uses one of the hosts, with the host; "" if none does.
-func hostOwner(tx *store.Tx, spec string, hosts []string) string {
-	want := map[string]bool{}
-	for _, h := range hosts {
-		want[h] = true
-	}
-	for _, other := range tx.Specs() {
-		if other == spec {
-			continue
-		}
-		for _, record := range tx.Versions(other) {
-			for _, h := range record.Manifest.Hosts {
-				if want[h] {
-					return other + " (" + h + ")"
-				}
-			}
-		}
-	}
-	return ""
 }
 
 // known finds a version or says how to get one.

@@ -66,6 +66,12 @@ type Act struct {
 	At           time.Time     `json:"at,omitzero"`
 }
 
+// HostClaim gives a host name to one spec, for ever: clients of one spec must never reach another.
+type HostClaim struct {
+	Host string `json:"host"`
+	Spec string `json:"spec"`
+}
+
 // counter numbers records.
 type counter struct {
 	Last uint64 `json:"last"`
@@ -85,10 +91,11 @@ var (
 	postMortems    = newKind("postmortems", func(p postmortem.Record) []string { return p.Specs })
 	proxies        = newKind("proxies", func(routing.Proxy) []string { return nil })
 	failures       = newKind("failures", func(b FailureBatch) []string { return []string{b.Spec} })
+	hosts          = newKind("hosts", func(h HostClaim) []string { return []string{h.Spec} })
 	counters       = newKind("counters", func(counter) []string { return nil })
 	secrets        = newKind("secrets", func(secret) []string { return nil })
 
-	kinds = byName(versionRecords, routes, history, instances, drains, postMortems, proxies, failures, counters, secrets)
+	kinds = byName(versionRecords, routes, history, instances, drains, postMortems, proxies, failures, hosts, counters, secrets)
 )
 
 func newKind[T any](name string, specs func(T) []string) *kind {

@@ -45,6 +45,8 @@ type Reader interface {
 	Proxies() []routing.Proxy
 	// Failures of the version, by instance and sequence number.
 	Failures(spec, version string) []FailureBatch
+	// HostOwner is the spec that a host name belongs to.
+	HostOwner(host string) (spec string, ok bool)
 	// Secret of the cluster: 32 bytes, the same for ever.
 	Secret() []byte
 }
@@ -143,6 +145,12 @@ func (r reader) PostMortems() []postmortem.Record {
 		return cmp.Or(b.OpenedAt.Compare(a.OpenedAt), cmp.Compare(postMortemNumber(b.ID), postMortemNumber(a.ID)))
 	})
 	return all
+}
+
+// HostOwner returns the spec that a host name belongs to.
+func (r reader) HostOwner(host string) (string, bool) {
+	c, ok := one[HostClaim](r, hosts, path(host))
+	return c.Spec, ok
 }
 
 // Proxies returns every proxy ever seen, by node.

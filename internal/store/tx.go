@@ -150,6 +150,14 @@ func (t *Tx) NextPostMortemID() string {
 	return fmt.Sprintf("PM-%d", c.Last)
 }
 
+// ClaimHost gives a host name to a spec. A name that belongs to another spec cannot be claimed.
+func (t *Tx) ClaimHost(host, spec string) {
+	if owner, ok := t.HostOwner(host); ok && owner != spec {
+		t.fail(fmt.Errorf("host %s belongs to %s: choose another for %s", host, owner, spec))
+	}
+	t.put(hosts, path(host), HostClaim{Host: host, Spec: spec})
+}
+
 // PutProxy writes a proxy.
 func (t *Tx) PutProxy(p routing.Proxy) { t.put(proxies, path(p.Node), p) }
 

@@ -101,8 +101,12 @@ func (s *Server) ListExecutions(_ context.Context, req *connect.Request[operator
 		}
 		found = true
 		if req.Msg.GetFailed() {
-			for _, x := range control.Failed(view.Failures(name, r.Version)) {
+			batches := view.Failures(name, r.Version)
+			for _, x := range control.Failed(batches) {
 				out.Executions = append(out.Executions, failureOf(x))
+			}
+			for _, b := range batches {
+				out.Omitted += b.Omitted
 			}
 			continue
 		}

@@ -14,7 +14,7 @@ const (
 	probeTimeout = time.Second
 )
 
-// Run removes instances that are dead until ctx ends: silent for longer than the grace, and their health fails too. The last instance of a
+// Run keeps house until ctx ends: it drops failure records beyond their bound, and removes instances that are dead: silent for longer than the grace, and their health fails too. The last instance of a
 // version with weight is never removed: silence must not empty a pool.
 func (f *Fleet) Run(ctx context.Context) error {
 	tick := time.NewTicker(reapEvery)
@@ -25,6 +25,7 @@ func (f *Fleet) Run(ctx context.Context) error {
 			return ctx.Err()
 		case <-tick.C:
 			f.reap(ctx)
+			f.trim(ctx)
 		}
 	}
 }

@@ -26,7 +26,9 @@ type FailureBatch struct {
 	Version  string `json:"version"`
 	Instance string `json:"instance"`
 	// Seq tells the batches of one instance apart and orders them.
-	Seq        uint64    `json:"seq"`
+	Seq uint64 `json:"seq"`
+	// Omitted counts records older than this batch that were dropped to keep within bounds.
+	Omitted    uint64    `json:"omitted,omitempty"`
 	Executions []Failure `json:"executions"`
 }
 

@@ -166,6 +166,14 @@ func (t *Tx) PutFailures(b FailureBatch) {
 	t.put(failures, path(b.Spec, b.Version, batches, b.Instance, numbered(b.Seq)), b)
 }
 
+// DropFailures deletes one batch and adds its records to what the next batch says was omitted.
+func (t *Tx) DropFailures(drop, next FailureBatch) {
+	next.Omitted += drop.Omitted + uint64(len(drop.Executions))
+	t.delete(failures, path(drop.Spec, drop.Version, batches, drop.Instance, numbered(drop.Seq)))
+	t.writes[failuresMark(drop.Spec, drop.Version)] = markValue
+	t.PutFailures(next)
+}
+
 // DeleteFailures deletes all of the version's failures.
 func (t *Tx) DeleteFailures(spec, version string) {
 	rows := t.list(failures, within(spec, version, batches))

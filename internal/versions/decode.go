@@ -21,6 +21,8 @@ type decoder struct {
 	problems []Problem
 	// lines maps a field's path, such as inFlight.rules[1].else, to the line it is written on, for the checks that follow decoding.
 	lines map[string]int
+	// meant holds the paths of fields that an unknown one was probably meant to be: they are not missed a second time.
+	meant map[string]bool
 }
 
 // parseYAML returns the root mapping of the one document in data.
@@ -91,13 +93,14 @@ func (d *decoder) decode(n *yaml.Node, v reflect.Value, path string) {
 		d.problem(n, path, "has no value: give it one or leave the line out")
 		return
 	}
-	if decodesItself(v) {
+	if text, ok := v.Addr().Interface().(encoding.TextUnmarshaler); ok {
+		// The type brings its own text form, such as a duration.
 		if n.Kind != yaml.ScalarNode {
 			d.problem(n, path, "want one value, not %s", kindOf(n))
-			return
-		}
-		if err := n.Decode(v.Addr().Interface()); err != nil {
-			d.problem(n, path, "%s", strings.TrimPrefix(err.Error(), "yaml: "))
+		} else if err := text.UnmarshalText([]byte(n.Value)); err != nil {
+			d.problem(n, path, "%s", err)
+		} else if n.ShortTag() != "!!str" {
+			d.problem(n, path, "want text, not %s: write it in quotes, or leave the line out", kindOf(n))
 		}
 		return
 	}
@@ -132,13 +135,13 @@ func (d *decoder) decodeStruct(n *yaml.Node, v reflect.Value, path string) {
 	d.eachPair(n, path, func(key *yaml.Node, value *yaml.Node) {
 		field, ok := fields.byName[key.Value]
 		if !ok {
-			hint := ""
-			if near := nearest(key.Value, fields.names); near != "" {
-				hint = fmt.Sprintf(": did you mean %q?", near)
-			} else {
-				hint = ": known here are " + strings.Join(fields.names, ", ")
+			near := nearest(key.Value, fields.names)
+			if near == "" {
+				d.problem(key, path, "unknown field %q: known here are %s", key.Value, strings.Join(fields.names, ", "))
+				return
 			}
-			d.problem(key, path, "unknown field %q%s", key.Value, hint)
+			d.meant[join(path, near)] = true
+			d.problem(key, path, "unknown field %q: did you mean %q?", key.Value, near)
 			return
 		}
 		at := join(path, key.Value)
@@ -189,15 +192,6 @@ func (d *decoder) eachPair(n *yaml.Node, path string, visit func(key, value *yam
 		seen[key.Value] = key.Line
 		visit(key, value)
 	}
-}
-
-// decodesItself says that the type brings its own text form, such as a duration.
-func decodesItself(v reflect.Value) bool {
-	switch v.Addr().Interface().(type) {
-	case yaml.Unmarshaler, encoding.TextUnmarshaler:
-		return true
-	}
-	return false
 }
 
 // structFields are a struct's fields under the names they have in YAML, in the order of declaration, inlined structs included.

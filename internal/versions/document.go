@@ -17,6 +17,7 @@ const ManifestPath = "spec.yaml"
 const (
 	MaxDocuments    = 1_000
 	MaxHosts        = 100
+	MaxRules        = 100
 	MaxManifestSize = 1 << 20
 	MaxVersionSize  = 64 << 20
 	MaxBodyBuffer   = 64 << 20

@@ -215,7 +215,7 @@ func (p Packed) Verify() error {
 	if got := DigestOf(p.ManifestBytes); got != p.Digest {
 		return &Damaged{Digest: p.Digest, Path: ManifestBlob, Got: got}
 	}
-	_, err := Unpack(p.ManifestBytes, func(digest string) ([]byte, error) {
+	q, err := Unpack(p.ManifestBytes, func(digest string) ([]byte, error) {
 		for _, b := range p.Blobs {
 			if b.Digest == digest {
 				return b.Data, nil
@@ -223,7 +223,14 @@ func (p Packed) Verify() error {
 		}
 		return nil, fs.ErrNotExist
 	})
-	return err
+	if err != nil {
+		return err
+	}
+	same := func(a, b Blob) bool { return a.Path == b.Path && a.Digest == b.Digest && bytes.Equal(a.Data, b.Data) }
+	if q.Ref() != p.Ref() || !slices.EqualFunc(q.Blobs, p.Blobs, same) {
+		return fmt.Errorf("%s: its manifest or its blobs are not those that its image manifest names", p.Digest)
+	}
+	return nil
 }
 
 func parseImage(data []byte) (ocispec.Manifest, error) {

@@ -5,6 +5,7 @@ import (
 	"maps"
 	"reflect"
 	"slices"
+	"strings"
 )
 
 // SmallestInFlight is the smallest valid inFlight section, shown to whoever left it out.
@@ -25,10 +26,10 @@ func ParseManifest(data []byte) (Manifest, error) {
 		Request: Request{BodyBuffer: DefaultBodyBuffer},
 		Bake:    Duration(DefaultBake),
 	}
-	d := &decoder{lines: make(map[string]int)}
+	d := &decoder{lines: make(map[string]int), meant: make(map[string]bool)}
 	d.decode(root, reflect.ValueOf(&m).Elem(), "")
 
-	c := &checker{lines: d.lines, problems: d.problems}
+	c := &checker{lines: d.lines, meant: d.meant, problems: d.problems}
 	c.check(m)
 	if err := manifestError(c.problems); err != nil {
 		return Manifest{}, err
@@ -45,11 +46,15 @@ func DefaultHost(name string) string { return name + ".agents" }
 // checker looks at a decoded manifest for what its fields must hold.
 type checker struct {
 	lines    map[string]int
+	meant    map[string]bool
 	problems []Problem
 }
 
 // set says that the manifest has the field, whether its value could be decoded or not.
 func (c *checker) set(field string) bool { return c.lines[field] > 0 }
+
+// missing says that neither the field nor a misspelling of it is there.
+func (c *checker) missing(field string) bool { return !c.set(field) && !c.meant[field] }
 
 // broken says that decoding already complained of the field; it is not complained of twice.
 func (c *checker) broken(field string) bool {
@@ -72,7 +77,7 @@ func (c *checker) field(name string, check func() error) {
 
 func (c *checker) check(m Manifest) {
 	for _, name := range []string{"name", "version"} {
-		if !c.set(name) {
+		if c.missing(name) {
 			c.problem("", "%s is missing: a manifest begins with the spec's name and the version, such as\nname: customer-service\nversion: 2.0.3", name)
 		}
 	}
@@ -172,16 +177,43 @@ func notEmpty(s string) error {
 }
 
 func (c *checker) checkContract(m Manifest) {
-	if !c.set("inFlight") {
+	if c.missing("inFlight") {
 		c.problem("", "inFlight is missing: every version says, before it is deployed, what happens to its running executions when it is rolled back; "+
-			"nobody has the time to decide that during a rollback. The smallest valid section is\n%s", SmallestInFlight[:len(SmallestInFlight)-1])
+			"nobody has the time to decide that during a rollback. The smallest valid section is\n%s", strings.TrimSuffix(SmallestInFlight, "\n"))
 		return
 	}
-	if v, ok := any(m.InFlight).(interface{ Validate() []error }); ok {
-		for _, err := range v.Validate() {
-			c.problem("inFlight", "%s", err)
-		}
+	if n := len(m.InFlight.Rules); n > MaxRules {
+		c.problem("inFlight.rules", "lists %d rules: at most %d", n, MaxRules)
+		return
 	}
+	// A contract that could not be read whole would be blamed for what it does not lack.
+	if !c.set("inFlight") || slices.ContainsFunc(c.problems, func(p Problem) bool { return within(p.Field, "inFlight") }) {
+		return
+	}
+	for _, err := range m.InFlight.Validate() {
+		field, message, ok := strings.Cut(err.Error(), ": ")
+		if !ok || !within(field, "inFlight") {
+			field, message = "inFlight", err.Error()
+		}
+		c.problems = append(c.problems, Problem{Line: c.nearestLine(field), Field: field, Message: message})
+	}
+}
+
+// nearestLine is the line of the field or, where that is missing, of what it should be in.
+func (c *checker) nearestLine(field string) int {
+	for field != "" {
+		if line := c.lines[field]; line > 0 {
+			return line
+		}
+		field = field[:max(strings.LastIndexAny(field, ".["), 0)]
+	}
+	return 0
+}
+
+// within says that a field is the one named or lies in it.
+func within(field, outer string) bool {
+	rest, ok := strings.CutPrefix(field, outer)
+	return ok && (rest == "" || rest[0] == '.' || rest[0] == '[')
 }
 
 func index(list string, i int) string { return fmt.Sprintf("%s[%d]", list, i) }

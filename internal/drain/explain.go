@@ -12,7 +12,7 @@ func Explain(c Contract) []string {
 		lines = append(lines, line)
 	}
 	lines = append(lines, "default: "+c.Default.words())
-	return append(lines, "always: an execution with a known irreversible effect is never cut; it completes, then is held for a person")
+	return append(lines, "always: an execution with a known irreversible effect is never cut: it completes, and past its deadline it is held for a person")
 }
 
 func reportingWords(r Reporting) string {

@@ -69,6 +69,14 @@ func (l *Ledger) Lift(generation uint64) bool {
 	return true
 }
 
+// Renumber takes the next order whatever its generation: a control plane that was set up anew counts from the start. The fence and all
+// decisions stay as they are.
+func (l *Ledger) Renumber() {
+	l.orders.mu.Lock()
+	defer l.orders.mu.Unlock()
+	l.orders.generation = 0
+}
+
 // Tick applies the deadlines that have come: cancel (Cut is called) or hold. next is the earliest one left, zero if there is none.
 func (l *Ledger) Tick(now time.Time) (next time.Time) {
 	l.orders.mu.Lock()

@@ -127,7 +127,7 @@ func (a *Archive) ensureLayout() error {
 	default:
 		var layout ocispec.ImageLayout
 		if err := json.Unmarshal(data, &layout); err != nil {
-			return fmt.Errorf("%s is damaged: %w", file, err)
+			return fmt.Errorf("%s is damaged (%w): remove it and open the archive again", file, err)
 		}
 		if layout.Version != ocispec.ImageLayoutVersion {
 			return fmt.Errorf("%s names layout version %q, this program knows %q", file, layout.Version, ocispec.ImageLayoutVersion)

@@ -91,6 +91,7 @@ changed last and when, and the command to type next.`,
 	flags.StringVar(&a.caFile, "ca-file", "", "PEM file with the certificate authorities of https servers (SPECPROXY_CA_FILE)")
 	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error { return usageError(cmd, "%v", err) })
 	root.SetHelpTemplate(helpTemplate)
+	root.SetUsageTemplate(strings.ReplaceAll(root.UsageTemplate(), ".FlagUsages", ".FlagUsagesWrapped 80"))
 	root.CompletionOptions.HiddenDefaultCmd = true
 	root.AddCommand(
 		a.publishCommand(), a.lintCommand(),

@@ -188,12 +188,23 @@ func ask[Q, A any](ctx context.Context, c *conn, m method[Q, A], q *Q, wait time
 		if ctx.Err() != nil {
 			return nil, ctx.Err()
 		}
-		if connect.IsWireError(err) && connect.CodeOf(err) != connect.CodeUnavailable {
+		if !passes(err) {
 			return nil, c.explain(s, err)
 		}
 		unreachable = append(unreachable, s.url+": "+reason(err))
 	}
 	return nil, &unreachableError{servers: unreachable}
+}
+
+// passes says that a server gave no answer, so that the next one may be asked.
+func passes(err error) bool {
+	switch connect.CodeOf(err) {
+	case connect.CodeUnavailable:
+		return true
+	case connect.CodeDeadlineExceeded, connect.CodeCanceled:
+		return !connect.IsWireError(err)
+	}
+	return false
 }
 
 // unreachableError says that no server of the list answered.
@@ -208,18 +219,13 @@ func (e *unreachableError) Error() string {
 
 // explain adds what only the client knows to a server's refusal.
 func (c *conn) explain(s server, err error) error {
-	switch code := connect.CodeOf(err); {
-	case code == connect.CodeUnauthenticated && c.noToken != "":
-		return fmt.Errorf("%s wants a token and none was found: %s", s.url, c.noToken)
-	case code == connect.CodeUnimplemented || code == connect.CodeUnknown && isHTTPError(err):
+	switch {
+	case !connect.IsWireError(err):
 		return fmt.Errorf("%s does not answer like a control plane (%s): is another program listening there?", s.url, reason(err))
+	case connect.CodeOf(err) == connect.CodeUnauthenticated && c.noToken != "":
+		return fmt.Errorf("%s wants a token and none was found: %s", s.url, c.noToken)
 	}
 	return err
-}
-
-func isHTTPError(err error) bool {
-	refused, ok := errors.AsType[*connect.Error](err)
-	return ok && strings.HasPrefix(refused.Message(), "HTTP status")
 }
 
 // reason is the innermost useful part of an error: "connection refused" rather than the whole chain.

@@ -57,7 +57,8 @@ func (a *app) versionsCommand() *cobra.Command {
 
 // shortDigest keeps enough of a digest to tell versions apart by eye; -o json has all of it.
 func shortDigest(digest string) string {
-	return digest[:min(len(digest), len("sha256:")+12)]
+	hex := strings.TrimPrefix(digest, "sha256:")
+	return hex[:min(len(hex), 12)]
 }
 
 func (a *app) executionsCommand() *cobra.Command {
@@ -118,6 +119,11 @@ func (a *app) executionsCSV(executions []*operatorv1.Execution) error {
 			x.GetId(), x.GetKey(), x.GetVersion(), x.GetInstance(), x.GetMethod(), x.GetPath(), stamp(x.GetStartedAt()), stamp(x.GetEndedAt()),
 			x.GetEffects(), x.GetOutcome(), x.GetReason(), x.GetDisposition(), x.GetWhy(),
 			strconv.FormatUint(x.GetRouteGeneration(), 10), strconv.Itoa(int(x.GetStatus())),
+		}
+		if a.env.Terminal {
+			for i := range record {
+				record[i] = clean(record[i])
+			}
 		}
 		if err := w.Write(record); err != nil {
 			return err

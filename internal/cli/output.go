@@ -90,7 +90,7 @@ func (p *printer) styled(s style, name, format string, args ...any) {
 
 // fold breaks text at spaces so that no line is longer than width, as far as its words allow.
 func fold(text string, width int) []string {
-	width = max(width, 20)
+	width = max(width, 8)
 	var lines []string
 	for paragraph := range strings.SplitSeq(text, "\n") {
 		line := ""

@@ -5,10 +5,11 @@ import (
 	"encoding/json"
 	"fmt"
 	"hash/fnv"
-	"log"
 	"math/rand/v2"
 	"net/http"
 	"time"
+
+	"go.uber.org/zap"
 
 	"github.com/specproxy/specproxy/examples/refunds/refund"
 )
@@ -29,6 +30,7 @@ type Agent struct {
 	ParkFor  time.Duration
 	// Stopping is closed when the process leaves: parked refunds are let go.
 	Stopping <-chan struct{}
+	Log      *zap.Logger
 }
 
 // Handler serves POST /refunds, and GET /healthz for whoever wants to know that the agent is up.
@@ -97,7 +99,7 @@ func (a *Agent) settle(ctx context.Context, w http.ResponseWriter, job work) {
 func (a *Agent) park(ctx context.Context, w http.ResponseWriter, job work) {
 	reason := fmt.Sprintf("over the limit of $%d: queued for a supervisor", a.Limits.most())
 	if err := a.World.tellFailure(ctx, job.execution, reason); err != nil && ctx.Err() == nil {
-		log.Printf("%s: %v", job.RefundID, err)
+		a.Log.Warn("the failure could not be told", zap.String("refund", job.RefundID), zap.Error(err))
 	}
 	a.note(job, refund.Parked)
 	patience := time.NewTimer(a.ParkFor)
@@ -145,6 +147,6 @@ func (a *Agent) note(job work, step refund.Step) {
 		Time: time.Now(), RefundID: job.RefundID, Version: job.version, ExecutionID: job.execution, Instance: a.Instance, Step: step,
 	}
 	if err := a.Journal.Append(line); err != nil {
-		log.Printf("%s: %v", job.RefundID, err)
+		a.Log.Error("the journal lacks a line", zap.String("refund", job.RefundID), zap.Error(err))
 	}
 }

@@ -15,6 +15,8 @@ import (
 	"testing"
 	"time"
 
+	"go.uber.org/zap"
+
 	"github.com/specproxy/specproxy/examples/refunds/refund"
 )
 
@@ -84,7 +86,7 @@ func newStage(t *testing.T, limits Limits) *stage {
 	}
 	stopping := make(chan struct{})
 	agent := &Agent{
-		Limits: limits, World: newWorld(outside.URL, outside.URL), Journal: log, Instance: "i", Seed: 1, ParkFor: time.Hour, Stopping: stopping,
+		Limits: limits, World: newWorld(outside.URL, outside.URL), Journal: log, Instance: "i", Seed: 1, ParkFor: time.Hour, Stopping: stopping, Log: zap.NewNop(),
 	}
 	inside := httptest.NewServer(agent.Handler())
 	settle := sync.OnceFunc(inside.Close)
@@ -212,7 +214,9 @@ func TestGrantedPaymentOutlivesItsRequest(t *testing.T) {
 	go func() { _, err := s.send(ctx, t, 5_000, "c-0001"); sent <- err }()
 	<-s.world.paying
 	cut()
-	<-sent
+	if err := <-sent; err == nil {
+		t.Error("a cut request was answered")
+	}
 	close(s.world.release)
 	if got := s.steps(t); got != "began answered" {
 		t.Errorf("journal is %q, want %q", got, "began answered")

@@ -18,6 +18,8 @@ import (
 	"syscall"
 	"time"
 
+	"go.uber.org/zap"
+
 	"github.com/specproxy/specproxy/examples/refunds/refund"
 )
 
@@ -39,8 +41,9 @@ func main() {
 	flag.Parse()
 	o.port, o.specDir, o.guardURL = os.Getenv("PORT"), os.Getenv("SPEC_DIR"), os.Getenv("SPECPROXY_URL")
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
-	defer stop()
-	if err := run(ctx, o); err != nil {
+	err := run(ctx, o)
+	stop()
+	if err != nil {
 		fmt.Fprintln(os.Stderr, "agent:", err)
 		os.Exit(1)
 	}
@@ -68,13 +71,17 @@ func run(ctx context.Context, o options) error {
 	if err != nil {
 		return err
 	}
+	log, err := zap.NewProduction()
+	if err != nil {
+		return err
+	}
 	instance := fmt.Sprintf("agent-%d", os.Getpid())
 	journal, err := refund.OpenLog(filepath.Join(o.journalDir, instance+".jsonl"))
 	if err != nil {
 		return err
 	}
 	defer journal.Close()
-	listener, err := net.Listen("tcp", net.JoinHostPort("127.0.0.1", o.port))
+	listener, err := (&net.ListenConfig{}).Listen(ctx, "tcp", net.JoinHostPort("127.0.0.1", o.port))
 	if err != nil {
 		return err
 	}
@@ -88,11 +95,12 @@ func run(ctx context.Context, o options) error {
 		Seed:     o.seed,
 		ParkFor:  o.parkFor,
 		Stopping: stopping.Done(),
+		Log:      log,
 	}
 	server := &http.Server{Handler: agent.Handler(), ReadHeaderTimeout: 5 * time.Second}
 	served := make(chan error, 1)
 	go func() { served <- server.Serve(listener) }()
-	fmt.Printf("%s pays %s, listening on %s\n", instance, limits, listener.Addr())
+	fmt.Fprintf(os.Stdout, "%s pays %s, listening on %s\n", instance, limits, listener.Addr())
 	select {
 	case err := <-served:
 		return err
@@ -102,6 +110,8 @@ func run(ctx context.Context, o options) error {
 	bounded, cancel := context.WithTimeout(context.Background(), 3*time.Second)
 	defer cancel()
 	err = server.Shutdown(bounded)
-	<-served
+	if serveErr := <-served; !errors.Is(serveErr, http.ErrServerClosed) {
+		err = errors.Join(err, serveErr)
+	}
 	return err
 }

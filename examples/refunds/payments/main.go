@@ -26,8 +26,9 @@ func main() {
 	seed := flag.Uint64("seed", 1, "seed of the time each payment takes")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
-	defer stop()
-	if err := run(ctx, *listen, *ledger, *seed); err != nil {
+	err := run(ctx, *listen, *ledger, *seed)
+	stop()
+	if err != nil {
 		fmt.Fprintln(os.Stderr, "payments:", err)
 		os.Exit(1)
 	}
@@ -43,7 +44,7 @@ func run(ctx context.Context, listen, ledger string, seed uint64) error {
 		return err
 	}
 	defer log.Close()
-	listener, err := net.Listen("tcp", listen)
+	listener, err := (&net.ListenConfig{}).Listen(ctx, "tcp", listen)
 	if err != nil {
 		return err
 	}
@@ -61,6 +62,8 @@ func run(ctx context.Context, listen, ledger string, seed uint64) error {
 	bounded, cancel := context.WithTimeout(context.Background(), 3*time.Second)
 	defer cancel()
 	err = server.Shutdown(bounded)
-	<-served
+	if serveErr := <-served; !errors.Is(serveErr, http.ErrServerClosed) {
+		err = errors.Join(err, serveErr)
+	}
 	return err
 }

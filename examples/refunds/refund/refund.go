@@ -73,13 +73,13 @@ type JournalLine struct {
 type Step string
 
 const (
-	// Began: the agent took the request up.
+	// Began means that the agent took the request up.
 	Began Step = "began"
-	// Parked: the agent may not decide; the request waits for a supervisor.
+	// Parked means that the agent may not decide: the request waits for a supervisor.
 	Parked Step = "parked"
-	// Stopped: the request ended without an answer of the agent's.
+	// Stopped means that the request ended without an answer of the agent's.
 	Stopped Step = "stopped"
-	// Answered: the agent answered.
+	// Answered means that the agent answered.
 	Answered Step = "answered"
 )
 

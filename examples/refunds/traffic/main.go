@@ -40,8 +40,9 @@ func main() {
 	flag.Parse()
 	o.envoys = strings.Split(*envoys, ",")
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
-	defer stop()
-	if err := run(ctx, o); err != nil {
+	err := run(ctx, o)
+	stop()
+	if err != nil {
 		fmt.Fprintln(os.Stderr, "traffic:", err)
 		os.Exit(1)
 	}
@@ -72,9 +73,9 @@ func run(ctx context.Context, o options) error {
 		return err
 	}
 	defer log.Close()
-	fmt.Printf("seed %d, %d refunds a second: %s\n", o.seed, o.rate, refund.Standard)
+	fmt.Fprintf(os.Stdout, "seed %d, %d refunds a second: %s\n", o.seed, o.rate, refund.Standard)
 	queue := newQueue(o, log)
 	sent, err := queue.run(ctx)
-	fmt.Printf("%d refunds sent\n", sent)
+	fmt.Fprintf(os.Stdout, "%d refunds sent\n", sent)
 	return err
 }

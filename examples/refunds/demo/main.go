@@ -1,0 +1,93 @@
+// Command demo runs the worked example: a refund agent whose new version is wrong, and the rollback that takes it back.
+//
+// It starts every process itself on loopback, tells the story from 14:00 to 14:25 in under a minute, and has the separate checker judge
+// what happened. Invariants: whatever way it ends, no process it started is left; it exits 0 only if the whole story ran and the
+// checker agreed; it reads no counter of the product into the result.
+package main
+
+import (
+	"context"
+	"flag"
+	"fmt"
+	"os"
+	"os/signal"
+	"path/filepath"
+	"syscall"
+	"time"
+
+	"github.com/specproxy/specproxy/examples/refunds/refund"
+)
+
+// options are all that the demo is told.
+type options struct {
+	seed uint64
+	// limit replaces the bad version's own limit, in dollars; 0 leaves it.
+	limit int
+	rate  int
+	// bin holds xds, specproxy and specctl; programs holds the example's own.
+	bin, programs, envoy string
+	specs, results       string
+}
+
+func main() {
+	var o options
+	flag.Uint64Var(&o.seed, "seed", 1, "seed of the refunds")
+	flag.IntVar(&o.limit, "limit", 0, "replaces the refund limit of the bad version, in dollars")
+	flag.IntVar(&o.rate, "rate", 100, "new refunds a second")
+	flag.StringVar(&o.bin, "bin", "bin", "folder of xds, specproxy and specctl")
+	flag.StringVar(&o.programs, "programs", "bin/refunds", "folder of agent, payments, traffic and check")
+	flag.StringVar(&o.envoy, "envoy", ".tools/bin/envoy", "Envoy's executable")
+	flag.StringVar(&o.specs, "specs", "examples/refunds/specs", "folder of the versions")
+	flag.StringVar(&o.results, "out", "out", "folder for demo.json, demo.svg and the logs of the run")
+	flag.Parse()
+	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
+	began := time.Now()
+	err := run(ctx, o)
+	stop()
+	if err != nil {
+		fmt.Fprintf(os.Stderr, "demo: %v\nthe logs of the run are in %s\n", err, filepath.Join(o.results, "demo"))
+		os.Exit(1)
+	}
+	fmt.Fprintf(os.Stdout, "\nIt all held, in %.0f s. Result: %s, plot: %s, logs: %s\n",
+		time.Since(began).Seconds(), filepath.Join(o.results, "demo.json"), filepath.Join(o.results, "demo.svg"), filepath.Join(o.results, "demo"))
+}
+
+func (o options) validate() error {
+	if o.limit < 0 || o.limit >= refund.TrueLimitCents/100 {
+		return fmt.Errorf("the limit of the bad version must be between $1 and $%d, got $%d: at $%d it would not be wrong",
+			refund.TrueLimitCents/100-1, o.limit, refund.TrueLimitCents/100)
+	}
+	for _, path := range []string{
+		filepath.Join(o.bin, "xds"), filepath.Join(o.bin, "specproxy"), filepath.Join(o.bin, "specctl"), o.envoy,
+		filepath.Join(o.programs, "agent"), filepath.Join(o.programs, "payments"), filepath.Join(o.programs, "traffic"), filepath.Join(o.programs, "check"),
+	} {
+		if _, err := os.Stat(path); err != nil {
+			return fmt.Errorf("%w: run `make demo`, which builds and installs what it needs", err)
+		}
+	}
+	return nil
+}
+
+// run tells the story and has it judged. All processes have ended when it returns.
+func run(ctx context.Context, o options) (err error) {
+	if err := o.validate(); err != nil {
+		return err
+	}
+	stage, err := newStage(ctx, o)
+	if err != nil {
+		return err
+	}
+	defer func() { err = stage.close(err) }()
+	versions, err := stage.readVersions()
+	if err != nil {
+		return err
+	}
+	story := &story{stage: stage, versions: versions, facts: refund.Facts{
+		Seed: o.seed, Limit: o.limit, Abandoned: versions.bad.ref(), Target: versions.good.ref(),
+		Predicted: refund.Standard.Success(versions.bad.limit * 100),
+	}}
+	if err := story.tell(); err != nil {
+		return err
+	}
+	return stage.check()
+}

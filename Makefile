@@ -43,7 +43,8 @@ test-long: $(ENVOY) ## The long matrices, kill tests and soaks (build tag "long"
 
 .PHONY: demo
 demo: build $(ENVOY) ## Run the worked example; writes out/demo.json (SEED=7 LIMIT=250)
-	go run ./examples/refunds/demo --seed '$(SEED)' $(if $(LIMIT),--limit '$(LIMIT)')
+	$(GO_BUILD) -o bin/refunds/ ./examples/refunds/...
+	bin/refunds/demo --seed '$(SEED)' $(if $(LIMIT),--limit '$(LIMIT)')
 
 .PHONY: bench
 bench: build $(ENVOY) ## Run the benchmarks, write out/bench/*.json (BENCH=flip runs one)

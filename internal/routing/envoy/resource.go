@@ -22,7 +22,7 @@ const (
 // Resource is one Envoy resource, marshalled once and shared by all streams: nobody changes it.
 type Resource struct {
 	Name string
-	// Version is a hash of the bytes, 16 hex digits.
+	// Version is a hash of the bytes, 16 hex digits; that of a RouteConfiguration begins with its generation and a dot.
 	Version string
 	Body    *anypb.Any
 

@@ -2,6 +2,7 @@ package envoy
 
 import (
 	"strconv"
+	"strings"
 
 	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
 	routev3 "github.com/envoyproxy/go-control-plane/envoy/config/route/v3"
@@ -77,8 +78,23 @@ func route(s Spec, pools []Pool) (*Resource, error) {
 	if err != nil {
 		return nil, err
 	}
+	// With the generation in front, a replica that lags can tell that an Envoy already has a newer route than its own.
+	r.Version = strconv.FormatUint(s.Route.Generation, 10) + "." + r.Version
 	r.Generation, r.Clusters = s.Route.Generation, targets
 	return r, nil
+}
+
+// GenerationOf reads the route generation from the version of a RouteConfiguration; 0 if it is none of ours.
+func GenerationOf(version string) uint64 {
+	number, _, found := strings.Cut(version, ".")
+	if !found {
+		return 0
+	}
+	generation, err := strconv.ParseUint(number, 10, 64)
+	if err != nil {
+		return 0
+	}
+	return generation
 }
 
 func pinRouteName(spec, version string) string { return RouteName(spec) + "/pin/" + version }

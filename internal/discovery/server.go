@@ -1,0 +1,305 @@
+package discovery
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"sync"
+	"time"
+
+	discoveryv3 "github.com/envoyproxy/go-control-plane/envoy/service/discovery/v3"
+	"go.uber.org/zap"
+	"golang.org/x/sync/errgroup"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+
+	"github.com/specproxy/specproxy/internal/routing/envoy"
+)
+
+const (
+	// seenInterval is how often a connected proxy's record says that it was seen.
+	seenInterval = time.Hour
+	// saveRetry is how long to wait before records are written again that could not be.
+	saveRetry = time.Second
+	// lastSave bounds the write of the records when the server stops.
+	lastSave = 2 * time.Second
+)
+
+// Options of a Server.
+type Options struct {
+	// Source and Memory are required; FromStore makes both.
+	Source Source
+	Memory Memory
+	// Log is required.
+	Log *zap.Logger
+	// Listener is how every Envoy's listener is set up.
+	Listener envoy.ListenerOptions
+	// Observe is told of every push before it is sent, by many goroutines at once; nil: nobody is.
+	Observe func(Push)
+	// Order is MakeBeforeBreak but in the test that shows what it is for.
+	Order Order
+}
+
+// Push is one response to one proxy.
+type Push struct {
+	Node string
+	// Type is the type URL.
+	Type     string
+	Upserted []string
+	Removed  []string
+	// Bytes is the size of the message on the wire, without framing.
+	Bytes int
+}
+
+// Server serves delta ADS.
+type Server struct {
+	discoveryv3.UnimplementedAggregatedDiscoveryServiceServer
+
+	source   Source
+	memory   Memory
+	log      *zap.Logger
+	listener envoy.ListenerOptions
+	observe  func(Push)
+	order    Order
+	now      func() time.Time
+
+	catalog *catalog
+	ledger  *ledger
+
+	// merged is the source's revision as of which the ledger knows the stored proxies.
+	mergeMu sync.Mutex
+	merged  int64
+
+	// loaded is closed when the catalog is filled: before, an Envoy would be told that nothing exists.
+	loaded chan struct{}
+	// stopping is closed when Run ends; streams counts handlers and their readers.
+	stopping chan struct{}
+	streamMu sync.Mutex
+	stopped  bool
+	streams  sync.WaitGroup
+}
+
+// New makes a server. It serves nothing until Run has loaded the specs.
+func New(o Options) *Server {
+	return &Server{
+		source: o.Source, memory: o.Memory, log: o.Log.Named("discovery"), listener: o.Listener, observe: o.Observe, order: o.Order,
+		now:      time.Now,
+		catalog:  newCatalog(),
+		ledger:   newLedger(o.Memory.Proxies()),
+		merged:   -1,
+		loaded:   make(chan struct{}),
+		stopping: make(chan struct{}),
+	}
+}
+
+// Register adds the discovery service to a gRPC server.
+func (s *Server) Register(r grpc.ServiceRegistrar) {
+	discoveryv3.RegisterAggregatedDiscoveryServiceServer(r, s)
+}
+
+// Loaded is closed once the specs are loaded and proxies are served.
+func (s *Server) Loaded() <-chan struct{} { return s.loaded }
+
+// Run publishes changes of the source until ctx ends, then ends all streams and waits for them. It is called once. It returns nil when
+// ctx ended, else why the source failed.
+func (s *Server) Run(ctx context.Context) error {
+	g, running := errgroup.WithContext(ctx)
+	g.Go(func() error { return s.publishChanges(running) })
+	g.Go(func() error { s.saveProxies(running); return nil })
+	err := g.Wait()
+
+	s.streamMu.Lock()
+	s.stopped = true
+	close(s.stopping)
+	s.streamMu.Unlock()
+	s.streams.Wait()
+
+	// What the streams said with their last breath: when each proxy was last seen.
+	last, cancel := context.WithTimeout(context.WithoutCancel(ctx), lastSave)
+	defer cancel()
+	if err := s.saveOnce(last); err != nil {
+		s.log.Warn("could not record when the proxies were last seen", zap.Error(err))
+	}
+	if ctx.Err() != nil {
+		return nil
+	}
+	return err
+}
+
+// publishChanges is the one goroutine that builds and publishes.
+func (s *Server) publishChanges(ctx context.Context) error {
+	_, revision, _ := s.source.Changed(-1)
+	s.publish(nil, revision)
+	close(s.loaded)
+	for {
+		if _, err := s.source.Wait(ctx, revision); err != nil {
+			if ctx.Err() != nil {
+				return nil
+			}
+			return fmt.Errorf("follow the specs: %w", err)
+		}
+		specs, newest, complete := s.source.Changed(revision)
+		if !complete {
+			specs = nil
+		} else if specs == nil {
+			specs = []string{}
+		}
+		s.publish(specs, newest)
+		revision = newest
+	}
+}
+
+// publish builds the named specs, or all if names is nil.
+func (s *Server) publish(names []string, revision int64) {
+	read := s.source.Read(names)
+	if names == nil {
+		names = s.catalog.names()
+		for name := range read {
+			names = append(names, name)
+		}
+	}
+	entries := make(map[string]*entry, len(names))
+	for _, name := range names {
+		if _, done := entries[name]; done {
+			continue
+		}
+		spec, exists := read[name]
+		if !exists {
+			entries[name] = nil
+			continue
+		}
+		entries[name] = s.build(spec)
+	}
+	s.catalog.publish(revision, entries)
+}
+
+// build makes an entry; if it cannot, the one before stays in force.
+func (s *Server) build(spec envoy.Spec) *entry {
+	res, err := envoy.Build(spec)
+	if err != nil {
+		s.log.Error("spec cannot be turned into Envoy resources: the last good ones stay", zap.String("spec", spec.Name), zap.Error(err))
+		if before := s.catalog.entryOf(spec.Name); before != nil {
+			kept := *before
+			return &kept
+		}
+		return &entry{Resources: envoy.Resources{Spec: spec.Name}, hosts: spec.Hosts, broken: true}
+	}
+	for _, skipped := range res.Skipped {
+		s.log.Warn("left out of the endpoints", zap.String("spec", spec.Name), zap.String("reason", skipped))
+	}
+	e := &entry{Resources: res}
+	for _, scope := range res.Scopes {
+		e.hosts = append(e.hosts, scope.Name)
+	}
+	return e
+}
+
+// saveProxies writes what the ledger has learned about proxies, many at a time.
+func (s *Server) saveProxies(ctx context.Context) {
+	seen := time.NewTicker(seenInterval)
+	defer seen.Stop()
+	for {
+		var retry <-chan time.Time
+		if err := s.saveOnce(ctx); err != nil && ctx.Err() == nil {
+			s.log.Warn("could not record proxies; trying again", zap.Error(err))
+			retry = time.After(saveRetry)
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-seen.C:
+			s.ledger.refresh(s.now())
+		case <-s.ledger.save:
+		case <-retry:
+		}
+	}
+}
+
+func (s *Server) saveOnce(ctx context.Context) error {
+	proxies := s.ledger.takeUnsaved()
+	if len(proxies) == 0 {
+		return nil
+	}
+	if err := s.memory.SaveProxies(ctx, proxies); err != nil {
+		s.ledger.putBack(proxies)
+		return err
+	}
+	return nil
+}
+
+// learnProxies takes in proxies that other replicas recorded, if anything was recorded since the last time.
+func (s *Server) learnProxies() {
+	s.mergeMu.Lock()
+	defer s.mergeMu.Unlock()
+	revision := s.sourceRevision()
+	if revision == s.merged {
+		return
+	}
+	s.ledger.merge(s.memory.Proxies())
+	s.merged = revision
+}
+
+// sourceRevision is the newest revision of the source.
+func (s *Server) sourceRevision() int64 {
+	published, _ := s.catalog.published()
+	_, revision, _ := s.source.Changed(published)
+	return revision
+}
+
+// enter counts a stream in, unless the server is stopping.
+func (s *Server) enter() bool {
+	s.streamMu.Lock()
+	defer s.streamMu.Unlock()
+	if s.stopped {
+		return false
+	}
+	s.streams.Add(2) // the handler and its reader
+	return true
+}
+
+// DeltaAggregatedResources serves one proxy.
+func (s *Server) DeltaAggregatedResources(g discoveryv3.AggregatedDiscoveryService_DeltaAggregatedResourcesServer) error {
+	if !s.enter() {
+		return status.Error(codes.Unavailable, "the control plane is stopping")
+	}
+	defer s.streams.Done()
+	requests := make(chan *discoveryv3.DeltaDiscoveryRequest)
+	// Receive cannot be interrupted but by the end of this handler, so the reader outlives it by a moment; Run waits for both.
+	go func() {
+		defer s.streams.Done()
+		s.receive(g, requests)
+	}()
+	select {
+	case <-s.loaded:
+	case <-s.stopping:
+		return status.Error(codes.Unavailable, "the control plane is stopping")
+	case <-g.Context().Done():
+		return status.FromContextError(g.Context().Err()).Err()
+	}
+	return newStream(s, g).run(g.Context(), requests, s.stopping)
+}
+
+func (s *Server) receive(g discoveryv3.AggregatedDiscoveryService_DeltaAggregatedResourcesServer, requests chan<- *discoveryv3.DeltaDiscoveryRequest) {
+	defer close(requests)
+	for {
+		req, err := g.Recv()
+		if err != nil {
+			if !errors.Is(err, io.EOF) && status.Code(err) != codes.Canceled {
+				s.log.Debug("proxy's stream broke", zap.Error(err))
+			}
+			return
+		}
+		select {
+		case requests <- req:
+		case <-g.Context().Done():
+			return
+		}
+	}
+}
+
+// StreamAggregatedResources is the older variant of the protocol.
+func (s *Server) StreamAggregatedResources(discoveryv3.AggregatedDiscoveryService_StreamAggregatedResourcesServer) error {
+	return status.Error(codes.Unimplemented, "state-of-the-world ADS is not served; use DELTA_GRPC, as in the output of `xds bootstrap`")
+}

@@ -16,6 +16,7 @@ import (
 	"google.golang.org/grpc/status"
 
 	"github.com/specproxy/specproxy/internal/routing/envoy"
+	"github.com/specproxy/specproxy/internal/store"
 )
 
 const (
@@ -29,7 +30,9 @@ const (
 
 // Options of a Server.
 type Options struct {
-	// Source and Memory are required; FromStore makes both.
+	// Store has the specs and keeps the proxies.
+	Store *store.Store
+	// Source and Memory, if set, take the place of the store.
 	Source Source
 	Memory Memory
 	// Log is required.
@@ -83,8 +86,14 @@ type Server struct {
 
 // New makes a server. It serves nothing until Run has loaded the specs.
 func New(o Options) *Server {
+	if o.Source == nil {
+		o.Source = FromStore(o.Store)
+	}
+	if o.Memory == nil {
+		o.Memory = FromStore(o.Store)
+	}
 	return &Server{
-		source: o.Source, memory: o.Memory, log: o.Log.Named("discovery"), listener: o.Listener, observe: o.Observe, order: o.Order,
+		source: o.Source, memory: o.Memory, log: o.Log, listener: o.Listener, observe: o.Observe, order: o.Order,
 		now:      time.Now,
 		catalog:  newCatalog(),
 		ledger:   newLedger(o.Memory.Proxies()),

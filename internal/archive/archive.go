@@ -36,7 +36,7 @@ import (
 // Damaged says which bytes of a version are not what its digest names. Put of the same version repairs it.
 type Damaged = versions.Damaged
 
-// ErrNotFound: the archive has never held the version, as opposed to holding a damaged copy.
+// ErrNotFound says that the archive has never held the version, as opposed to holding a damaged copy.
 var ErrNotFound = errors.New("not in the archive")
 
 // maxImageSize bounds the OCI image manifest: 1,000 documents with paths of 1 KiB fit.

@@ -95,13 +95,7 @@ func (d *decoder) decode(n *yaml.Node, v reflect.Value, path string) {
 	}
 	if text, ok := v.Addr().Interface().(encoding.TextUnmarshaler); ok {
 		// The type brings its own text form, such as a duration.
-		if n.Kind != yaml.ScalarNode {
-			d.problem(n, path, "want one value, not %s", kindOf(n))
-		} else if err := text.UnmarshalText([]byte(n.Value)); err != nil {
-			d.problem(n, path, "%s", err)
-		} else if n.ShortTag() != "!!str" {
-			d.problem(n, path, "want text, not %s: write it in quotes, or leave the line out", kindOf(n))
-		}
+		d.decodeText(n, text, path)
 		return
 	}
 	switch v.Kind() {
@@ -127,6 +121,20 @@ func (d *decoder) decode(n *yaml.Node, v reflect.Value, path string) {
 		}
 	default:
 		panic("versions: the manifest has a field of kind " + v.Kind().String() + ", which the decoder does not know")
+	}
+}
+
+func (d *decoder) decodeText(n *yaml.Node, v encoding.TextUnmarshaler, path string) {
+	if n.Kind != yaml.ScalarNode {
+		d.problem(n, path, "want one value, not %s", kindOf(n))
+		return
+	}
+	if err := v.UnmarshalText([]byte(n.Value)); err != nil {
+		d.problem(n, path, "%s", err)
+		return
+	}
+	if n.ShortTag() != "!!str" {
+		d.problem(n, path, "want text, not %s: write it in quotes, or leave the line out", kindOf(n))
 	}
 }
 

@@ -50,7 +50,7 @@ func TestVersionsAreStrictSemanticVersions(t *testing.T) {
 		"2.0.3-01":                         "not semantic versioning",
 		"2.0.3-a..b":                       "not semantic versioning",
 		"2.0.x":                            "not semantic versioning",
-		" 2.0.3":                           "not semantic versioning",
+		"2.0.3,":                           "not semantic versioning",
 		"2.0.3\n":                          "not semantic versioning",
 		"99999999999999999.0.0":            "",
 		"99999999999999999999999999.0.0":   "not semantic versioning",

@@ -280,7 +280,7 @@ func TestBadManifestsAreRefused(t *testing.T) {
 
 func TestProblemsAreReportedTogether(t *testing.T) {
 	_, err := versions.ParseManifest([]byte(`name: Billing
-verison: 1.0.0
+vrsion: 1.0.0
 hosts: [ok.agents, "*.agents"]
 inFlight:
   default: {onRollback: handover}

@@ -6,17 +6,17 @@ import "fmt"
 type Standing string
 
 const (
-	// Published: in the archive, never routed.
+	// Published means in the archive, never routed.
 	Published Standing = "published"
-	// Candidate: holds or held weight, nothing proven yet.
+	// Candidate holds or held weight; nothing is proven yet.
 	Candidate Standing = "candidate"
-	// Good: held all the weight and was replaced by a promotion or ended its bake.
+	// Good held all the weight and was replaced by a promotion or ended its bake.
 	Good Standing = "good"
-	// Aborted: taken out as a canary, before it held all the weight, by a plan and not by a rollback.
+	// Aborted was taken out as a canary before it held all the weight, by a plan and not by a rollback.
 	Aborted Standing = "aborted"
-	// Quarantined: abandoned by a rollback whose post-mortem is open.
+	// Quarantined was abandoned by a rollback whose post-mortem is open.
 	Quarantined Standing = "quarantined"
-	// Retired: its post-mortem closed with a cause that lies in the version. Final.
+	// Retired had its post-mortem closed with a cause that lies in the version. Final.
 	Retired Standing = "retired"
 )
 
@@ -24,25 +24,26 @@ const (
 type Event string
 
 const (
-	// EventWeighted: it was given weight.
+	// EventWeighted says that it was given weight.
 	EventWeighted Event = "weighted"
-	// EventPromotedAway: it held all the weight and a newer version took all of it.
+	// EventPromotedAway says that it held all the weight and a newer version took all of it.
 	EventPromotedAway Event = "promoted-away"
-	// EventBaked: it held all the weight for the bake time.
+	// EventBaked says that it held all the weight for the bake time.
 	EventBaked Event = "baked"
-	// EventAborted: its canary was stopped before it held all the weight.
+	// EventAborted says that its canary was stopped before it held all the weight.
 	EventAborted Event = "aborted"
-	// EventAbandoned: a rollback took all its weight.
+	// EventAbandoned says that a rollback took all its weight.
 	EventAbandoned Event = "abandoned"
-	// EventCleared: its post-mortem found the fault elsewhere (false alarm, environment), or the rollback was undone.
+	// EventCleared says that its post-mortem found the fault elsewhere (false alarm, environment), or that the rollback was undone.
 	EventCleared Event = "cleared"
-	// EventBlamed: its post-mortem found the fault in it.
+	// EventBlamed says that its post-mortem found the fault in it.
 	EventBlamed Event = "blamed"
-	// EventOverridden: a person deployed it in spite of its open post-mortem.
+	// EventOverridden says that a person deployed it in spite of its open post-mortem.
 	EventOverridden Event = "overridden"
 )
 
-// transitions is the whole of the state machine: what is not in it is refused.
+// transitions is the whole of the state machine: what is not in it is refused. A version that an override brought back is a Candidate and
+// can be abandoned again as one; closing the first post-mortem then no longer concerns its standing.
 var transitions = map[Standing]map[Event]Standing{
 	Published: {
 		EventWeighted: Candidate,
@@ -67,12 +68,12 @@ var transitions = map[Standing]map[Event]Standing{
 		EventCleared:    Candidate,
 		EventBlamed:     Retired,
 		EventOverridden: Candidate,
-		// A quarantined version that an override had brought back can be abandoned again through Candidate only.
 	},
 	Retired: {},
 }
 
-// Next is the standing after event e. An event that the table does not have is an error and changes nothing.
+// Next is the standing after event e. An event that the table does not have is an error that names both; the standing returned with it is
+// the old one.
 func (s Standing) Next(e Event) (Standing, error) {
 	if next, ok := transitions[s][e]; ok {
 		return next, nil

@@ -99,7 +99,7 @@ func (c *console) read(ctx context.Context, answer proto.Message, args ...string
 func (c *console) command(ctx context.Context, args ...string) *exec.Cmd {
 	cmd := exec.CommandContext(ctx, c.specctl, args...)
 	cmd.Env = append(os.Environ(), c.env...)
-	cmd.SysProcAttr = ownGroup()
+	cmd.SysProcAttr = ownGroup() // Ctrl-C is for the demo, which passes it on
 	return cmd
 }
 

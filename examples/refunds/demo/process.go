@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"sync"
 	"syscall"
 	"time"
@@ -32,8 +33,8 @@ type process struct {
 	leave   func()
 }
 
-// start starts a process in a group of its own, so that what it starts itself can be ended with it. When it ends without having been
-// asked to, fail is told.
+// start starts a process in a group of its own, so that what it starts itself can be ended with it, and bound to this one's life. When it
+// ends without having been asked to, fail is told.
 func start(logs, name string, env []string, fail func(error), program string, args ...string) (*process, error) {
 	log, err := os.Create(filepath.Join(logs, name+".log"))
 	if err != nil {
@@ -44,7 +45,7 @@ func start(logs, name string, env []string, fail func(error), program string, ar
 	p.cmd = exec.Command(program, args...) //nolint:noctx // ended by stop, which is gentler than a context
 	p.cmd.Env = append(os.Environ(), env...)
 	p.cmd.Stderr = log
-	p.cmd.SysProcAttr = ownGroup()
+	p.cmd.SysProcAttr = bound()
 	// A pipe of our own, not StdoutPipe: Wait would close that one under the reader.
 	reader, writer, err := os.Pipe()
 	if err != nil {
@@ -52,14 +53,23 @@ func start(logs, name string, env []string, fail func(error), program string, ar
 		return nil, err
 	}
 	p.cmd.Stdout = writer
-	err = p.cmd.Start()
-	writer.Close()
-	if err != nil {
+	started := make(chan error)
+	go func() {
+		// The kernel ends the process with the thread that started it, so the thread has to stay.
+		runtime.LockOSThread()
+		defer runtime.UnlockOSThread()
+		err := p.cmd.Start()
+		writer.Close()
+		started <- err
+		if err == nil {
+			p.follow(reader, fail)
+		}
+	}()
+	if err := <-started; err != nil {
 		reader.Close()
 		log.Close()
 		return nil, fmt.Errorf("start %s: %w", name, err)
 	}
-	go p.follow(reader, fail)
 	return p, nil
 }
 

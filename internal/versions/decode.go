@@ -106,11 +106,12 @@ func (d *decoder) decode(n *yaml.Node, v reflect.Value, path string) {
 	case reflect.Map:
 		d.decodeMap(n, v, path)
 	case reflect.String:
-		if n.Kind != yaml.ScalarNode {
+		switch {
+		case n.Kind != yaml.ScalarNode:
 			d.problem(n, path, "want text, not %s", kindOf(n))
-		} else if n.ShortTag() != "!!str" {
+		case n.ShortTag() != "!!str":
 			d.problem(n, path, "want text, not %s: write it in quotes", kindOf(n))
-		} else {
+		default:
 			v.SetString(n.Value)
 		}
 	case reflect.Int:

@@ -33,6 +33,11 @@ build: bin/xds bin/specproxy bin/specctl ## Build bin/xds, bin/specproxy and bin
 bin/xds bin/specproxy bin/specctl: bin/%:
 	$(GO_BUILD) -o $@ ./cmd/$*
 
+# The worked example's own programs.
+.PHONY: refunds
+refunds:
+	$(GO_BUILD) -o bin/refunds/ ./examples/refunds/{agent,payments,traffic,check}
+
 .PHONY: test
 test: $(ENVOY) ## Every test with -race, real Envoy included (RUN=regexp, PKG=./internal/...)
 	go test -race -timeout 10m $(if $(RUN),-run '$(RUN)') $(PKG)
@@ -42,7 +47,7 @@ test-long: $(ENVOY) ## The long matrices, kill tests and soaks (build tag "long"
 	go test -race -tags long -timeout 60m $(if $(RUN),-run '$(RUN)') $(PKG)
 
 .PHONY: demo
-demo: build $(ENVOY) ## Run the worked example; writes out/demo.json (SEED=7 LIMIT=250)
+demo: build refunds $(ENVOY) ## Run the worked example; writes out/demo.json (SEED=7 LIMIT=250)
 	$(GO_BUILD) -o bin/refunds/ ./examples/refunds/...
 	bin/refunds/demo --seed '$(SEED)' $(if $(LIMIT),--limit '$(LIMIT)')
 

@@ -65,7 +65,7 @@ func (a *Agent) serve(w http.ResponseWriter, r *http.Request) {
 		a.park(ctx, w, job)
 		return
 	}
-	granted, err := a.World.ask(ctx, job.execution, job.RefundID)
+	granted, err := a.World.ask(ctx, job.execution, job.Order)
 	switch {
 	case ctx.Err() != nil && !granted:
 		a.note(job, refund.Stopped)

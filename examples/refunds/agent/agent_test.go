@@ -40,7 +40,7 @@ func (f *fakeWorld) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	f.mu.Unlock()
 	switch r.URL.Path {
 	case "/v1/effects":
-		if refuse || fields["executionId"] != "x-1" || fields["tool"] != "refund.issue" || fields["class"] != "irreversible" || fields["key"] != "rf-1" {
+		if refuse || fields["executionId"] != "x-1" || fields["tool"] != "refund.issue" || fields["class"] != "irreversible" || fields["key"] != "o-1" {
 			w.WriteHeader(http.StatusConflict)
 		}
 	case "/v1/outcome":

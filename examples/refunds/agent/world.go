@@ -22,10 +22,10 @@ func newWorld(guard, payments string) *world {
 	return &world{guard: guard, payments: payments, client: &http.Client{Timeout: 10 * time.Second}}
 }
 
-// ask asks the guard whether the execution may pay the refund. False means that the execution was decided to end: stop.
-func (w *world) ask(ctx context.Context, execution, key string) (bool, error) {
+// ask asks the guard whether the execution may pay, under the order number as the spec says. False means that the execution was decided to end: stop.
+func (w *world) ask(ctx context.Context, execution, order string) (bool, error) {
 	status, body, err := w.post(ctx, w.guard+"/v1/effects", map[string]string{
-		"executionId": execution, "tool": "refund.issue", "class": "irreversible", "key": key,
+		"executionId": execution, "tool": "refund.issue", "class": "irreversible", "key": order,
 	})
 	switch {
 	case err != nil:

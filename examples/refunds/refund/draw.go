@@ -37,13 +37,13 @@ var Standard = Distribution{
 // customers is how many customers there are; a multiple of 100, so that ClosedPercent is exact.
 const customers = 10_000
 
-// Draw is refund number n under seed.
+// Draw is refund number n under seed. Every refund is of an order of its own.
 func (d Distribution) Draw(seed uint64, n int) Request {
 	random := rand.New(rand.NewPCG(seed, uint64(n)))
 	customer := random.IntN(customers)
 	return Request{
 		RefundID:    fmt.Sprintf("rf-%d-%06d", seed, n),
-		Order:       fmt.Sprintf("o-%06d", random.IntN(1_000_000)),
+		Order:       fmt.Sprintf("o-%06d", n),
 		Customer:    fmt.Sprintf("c-%04d", customer),
 		AmountCents: d.amount(random),
 	}

@@ -16,9 +16,13 @@ type ProxyEffect struct {
 	Node string
 	// Generation that it acknowledged last, 0 if none.
 	Generation uint64
-	// At is when it did so, or for one that is gone when it was last seen.
-	At time.Time
-	// Reason says why it has not acknowledged: its own words if it refused.
+	// AckedAt is when it did so.
+	AckedAt time.Time
+	// LastSeen is set on those that are gone.
+	LastSeen time.Time
+	// Refusal is its own message if it refused.
+	Refusal string
+	// Reason says in words why it has not acknowledged.
 	Reason string
 }
 
@@ -50,8 +54,8 @@ type ProxyState struct {
 	LastSeen  time.Time
 	// Specs that it has, sorted by name.
 	Specs []SpecState
-	// Problem is what is wrong with it as a whole, in words; empty if nothing is.
-	Problem string
+	// Refusal is what it refused last and keeps refusing, in its own words, or what is wrong with it as a whole; empty if nothing is.
+	Refusal string
 }
 
 // SpecState is one spec at one proxy.
@@ -59,7 +63,7 @@ type SpecState struct {
 	Spec string
 	// Generation acknowledged, and when. 0 if none was, or if it is not known.
 	Generation uint64
-	At         time.Time
+	AckedAt    time.Time
 	// Refusal is the proxy's own message if it refused something newer.
 	Refusal string
 }
@@ -75,7 +79,7 @@ func (l *ledger) effect(spec string, generation uint64, now time.Time) Effect {
 		n := l.nodes[name]
 		if len(n.sessions) == 0 {
 			if _, had := n.specs[spec]; had && now.Sub(n.lastSeen) < remembered {
-				e.Gone = append(e.Gone, ProxyEffect{Node: name, At: n.lastSeen,
+				e.Gone = append(e.Gone, ProxyEffect{Node: name, LastSeen: n.lastSeen,
 					Reason: "not connected to this server since " + n.lastSeen.UTC().Format(time.RFC3339)})
 			}
 			continue
@@ -92,16 +96,16 @@ func (n *node) judge(e *Effect, spec string, generation uint64) {
 		r := s.routes[spec]
 		switch {
 		case r == nil && s.mayHold(spec):
-			pending = &ProxyEffect{Node: n.name, At: s.since, Reason: "has just connected and not yet said what it holds"}
+			pending = &ProxyEffect{Node: n.name, Reason: "has just connected and not yet said what it holds"}
 		case r == nil:
 		case r.generation >= generation:
-			if acked == nil || r.at.After(acked.At) {
-				acked = &ProxyEffect{Node: n.name, Generation: r.generation, At: r.at}
+			if acked == nil || r.at.After(acked.AckedAt) {
+				acked = &ProxyEffect{Node: n.name, Generation: r.generation, AckedAt: r.at}
 			}
 		case r.refusal != "" && (r.refusedGeneration == 0 || r.refusedGeneration >= generation):
-			refused = &ProxyEffect{Node: n.name, Generation: r.generation, At: r.at, Reason: r.refusal}
+			refused = &ProxyEffect{Node: n.name, Generation: r.generation, AckedAt: r.at, Refusal: r.refusal, Reason: "refused it: " + r.refusal}
 		default:
-			pending = &ProxyEffect{Node: n.name, Generation: r.generation, At: r.at, Reason: "has not answered yet"}
+			pending = &ProxyEffect{Node: n.name, Generation: r.generation, AckedAt: r.at, Reason: "has not answered yet"}
 		}
 	}
 	switch {
@@ -133,12 +137,16 @@ func (l *ledger) proxies(now time.Time) []ProxyState {
 		}
 		for s := range n.sessions {
 			if s.trouble != "" {
-				p.Problem = s.trouble
+				p.Refusal = s.trouble
 			}
-			for spec, r := range s.routes {
+			for _, spec := range slices.Sorted(maps.Keys(s.routes)) {
+				r := s.routes[spec]
+				if r.refusal != "" && p.Refusal == "" {
+					p.Refusal = spec + ": " + r.refusal
+				}
 				// Of two Envoys with one name, the older generation counts.
 				if have := specs[spec]; have.Generation == 0 || r.generation < have.Generation {
-					specs[spec] = SpecState{Spec: spec, Generation: r.generation, At: r.at, Refusal: r.refusal}
+					specs[spec] = SpecState{Spec: spec, Generation: r.generation, AckedAt: r.at, Refusal: r.refusal}
 				}
 			}
 		}

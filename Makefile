@@ -36,7 +36,7 @@ bin/xds bin/specproxy bin/specctl: bin/%:
 # The worked example's own programs.
 .PHONY: refunds
 refunds:
-	$(GO_BUILD) -o bin/refunds/ ./examples/refunds/{agent,payments,traffic,check}
+	$(GO_BUILD) -o bin/refunds/ ./examples/refunds/{agent,payments,traffic,check,demo}
 
 .PHONY: test
 test: $(ENVOY) ## Every test with -race, real Envoy included (RUN=regexp, PKG=./internal/...)
@@ -48,7 +48,6 @@ test-long: $(ENVOY) ## The long matrices, kill tests and soaks (build tag "long"
 
 .PHONY: demo
 demo: build refunds $(ENVOY) ## Run the worked example; writes out/demo.json (SEED=7 LIMIT=250)
-	$(GO_BUILD) -o bin/refunds/ ./examples/refunds/...
 	bin/refunds/demo --seed '$(SEED)' $(if $(LIMIT),--limit '$(LIMIT)')
 
 .PHONY: bench

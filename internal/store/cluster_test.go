@@ -39,7 +39,11 @@ func etcd(t *testing.T) (address string, client *clientv3.Client) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { client.Close() })
+	t.Cleanup(func() {
+		if err := client.Close(); err != nil {
+			t.Error(err)
+		}
+	})
 	return address, client
 }
 
@@ -49,7 +53,11 @@ func join(t *testing.T, address string) *store.Store {
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { s.Close() })
+	t.Cleanup(func() {
+		if err := s.Close(); err != nil {
+			t.Error(err)
+		}
+	})
 	return s
 }
 
@@ -225,9 +233,15 @@ func (w *wire) accept() {
 		if !w.keep(in, out) {
 			continue
 		}
-		w.wg.Go(func() { io.Copy(out, in); out.Close() })
-		w.wg.Go(func() { io.Copy(in, out); in.Close() })
+		w.wg.Go(func() { pass(out, in) })
+		w.wg.Go(func() { pass(in, out) })
 	}
+}
+
+// pass copies until from ends, and then ends to.
+func pass(to, from net.Conn) {
+	_, _ = io.Copy(to, from) // Broken connections are what the wire is for.
+	to.Close()
 }
 
 func (w *wire) keep(conns ...net.Conn) bool {

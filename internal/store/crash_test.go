@@ -5,6 +5,7 @@ import (
 	"bytes"
 	"context"
 	"fmt"
+	"io"
 	"math/rand/v2"
 	"os"
 	"os/exec"
@@ -23,14 +24,14 @@ const crashDir = "STORE_CRASH_DIR"
 
 func TestMain(m *testing.M) {
 	if dir := os.Getenv(crashDir); dir != "" {
-		fmt.Fprintln(os.Stderr, writeGenerations(dir))
+		fmt.Fprintln(os.Stderr, writeGenerations(dir, os.Stdout))
 		os.Exit(1)
 	}
 	os.Exit(m.Run())
 }
 
 // writeGenerations writes one generation after the other, four records in each, and prints the number of each one that was committed.
-func writeGenerations(dir string) error {
+func writeGenerations(dir string, reports io.Writer) error {
 	ctx := context.Background()
 	s, err := store.Open(ctx, store.Options{DataDir: dir})
 	if err != nil {
@@ -50,7 +51,7 @@ func writeGenerations(dir string) error {
 		if err != nil {
 			return err
 		}
-		if _, err := fmt.Println(generation); err != nil {
+		if _, err := fmt.Fprintln(reports, generation); err != nil {
 			return err
 		}
 	}

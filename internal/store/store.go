@@ -60,7 +60,7 @@ func Open(ctx context.Context, o Options) (*Store, error) {
 		return nil, err
 	}
 	s := &Store{
-		log:      log.Named("store"),
+		log:      log,
 		client:   client,
 		stop:     stop,
 		tables:   tables,

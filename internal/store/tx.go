@@ -60,29 +60,29 @@ func (t *Tx) get(k *kind, path string) (*row, bool) {
 		return nil, false
 	}
 	t.keys[key] = r.rev
-	t.check(k, r)
+	t.check(r)
 	return r, true
 }
 
 func (t *Tx) list(k *kind, prefix string) []*row {
 	t.ranges[fullKey(k, prefix)] = struct{}{}
-	return t.checked(k, scan(t.txn, k, byPath, prefix))
+	return t.checked(scan(t.txn, k, byPath, prefix))
 }
 
 func (t *Tx) members(k *kind, prefix string) []*row {
 	t.ranges[poolMarks(prefix)] = struct{}{}
-	return t.checked(k, scan(t.txn, k, byPool, prefix))
+	return t.checked(scan(t.txn, k, byPool, prefix))
 }
 
-func (t *Tx) checked(k *kind, rows []*row) []*row {
+func (t *Tx) checked(rows []*row) []*row {
 	for _, r := range rows {
-		t.check(k, r)
+		t.check(r)
 	}
 	return rows
 }
 
 // check fails the transaction if it read a record that is damaged: what the view still shows of it is older than what etcd holds.
-func (t *Tx) check(k *kind, r *row) {
+func (t *Tx) check(r *row) {
 	if r.err != nil {
 		t.fail(r.err)
 	}

@@ -17,7 +17,7 @@ import (
 
 func command(version string, out io.Writer) *cobra.Command {
 	var o controlplane.Options
-	level := zapcore.InfoLevel
+	var level string
 	root := &cobra.Command{
 		Use:   "xds",
 		Short: "Control plane: shifts a stock Envoy's traffic between spec versions, and takes it back",
@@ -30,8 +30,12 @@ When it listens it prints one JSON line with its addresses; logs go to standard 
 		SilenceUsage:  true,
 		SilenceErrors: true,
 		RunE: func(cmd *cobra.Command, _ []string) error {
+			parsed, err := zap.ParseAtomicLevel(level)
+			if err != nil {
+				return fmt.Errorf("--log-level: %w", err)
+			}
 			config := zap.NewProductionConfig()
-			config.Level, config.EncoderConfig.EncodeTime = zap.NewAtomicLevelAt(level), zapcore.RFC3339NanoTimeEncoder
+			config.Level, config.EncoderConfig.EncodeTime = parsed, zapcore.RFC3339NanoTimeEncoder
 			log, err := config.Build()
 			if err != nil {
 				return err
@@ -54,7 +58,7 @@ When it listens it prints one JSON line with its addresses; logs go to standard 
 	f.StringVar(&o.TLSCert, "tls-cert", "", "PEM certificate of both listeners; required beyond loopback")
 	f.StringVar(&o.TLSKey, "tls-key", "", "PEM key of the certificate")
 	f.DurationVar(&o.FreezeFor, "freeze-for", 0, "how long a rollback keeps automation away from its spec (default 24h)")
-	f.Var(&level, "log-level", "debug, info, warn or error")
+	f.StringVar(&level, "log-level", "info", "debug, info, warn or error")
 	root.AddCommand(bootstrap(out))
 	return root
 }

@@ -31,53 +31,60 @@ func (c *Controller) followDrains(ctx context.Context) error {
 	}
 }
 
-// progress is the state that a pool's reports justify. A silent instance is never taken for idle: it keeps the drain open until it is back
-// or known gone.
-func progress(p fleet.Pool) drain.State {
-	held := p.Drained.Held
+// observed is what a pool's reports say happened to its drain, in order. A silent instance is never taken for idle: it keeps the drain
+// where it is until it is back or known gone.
+func observed(p fleet.Pool) []drain.Event {
 	switch {
 	case p.Fence.Acked < p.Fence.Total:
-		return drain.Ordered
+		return nil
 	case p.InFlight == 0:
-		return drain.Drained
-	case held > 0 && p.InFlight <= held:
-		return drain.Held
+		return []drain.Event{drain.EventFenced, drain.EventEmptied}
+	case p.InFlight <= p.Drained.Held:
+		return []drain.Event{drain.EventFenced, drain.EventOnlyHeld}
 	}
-	return drain.Draining
+	return []drain.Event{drain.EventFenced, drain.EventRunning}
+}
+
+// after applies events to a state; what the state does not take does not move it.
+func after(state drain.State, events []drain.Event) drain.State {
+	for _, e := range events {
+		if next, err := state.Next(e); err == nil {
+			state = next
+		}
+	}
+	return state
 }
 
 func (c *Controller) moveDrain(ctx context.Context, order drain.Drain, pool fleet.Pool) {
-	state := progress(pool)
-	if state == drain.Ordered && order.State != drain.Ordered {
-		return // an instance came late or went silent; that does not take back what was reached
-	}
+	events := observed(pool)
+	state := after(order.State, events)
 	if state == order.State {
 		return
 	}
 	failed := len(Failed(c.store.View().Failures(order.Spec, order.Version)))
+	moved := false
 	_, err := c.store.Update(ctx, func(tx *store.Tx) error {
+		moved = false
 		now, ok := tx.Drain(order.Spec, order.Version)
 		if !ok || now.Generation != order.Generation || now.State != order.State {
 			return nil // somebody else moved it
 		}
-		next, err := now.State.Next(state)
-		if err != nil {
-			return err
-		}
-		now.State = next
-		now.Counts = pool.Drained.Minus(now.Base)
+		now.State, now.Counts = state, pool.Drained.Minus(now.Base)
 		if state == drain.Drained || state == drain.Held {
 			now.EndedAt = time.Now().UTC()
 			settle(tx, now, failed)
 		}
 		tx.PutDrain(now)
+		moved = true
 		return nil
 	})
-	if err != nil && ctx.Err() == nil {
+	switch {
+	case ctx.Err() != nil:
+	case err != nil:
 		c.log.Error("move a drain", zap.String("spec", order.Spec), zap.String("version", order.Version), zap.String("state", string(state)), zap.Error(err))
-		return
+	case moved:
+		c.log.Info("drain moved", zap.String("spec", order.Spec), zap.String("version", order.Version), zap.String("from", string(order.State)), zap.String("to", string(state)))
 	}
-	c.log.Info("drain moved", zap.String("spec", order.Spec), zap.String("version", order.Version), zap.String("from", string(order.State)), zap.String("to", string(state)))
 }
 
 // settle writes what became of the executions into the record, if it is still open.

@@ -118,7 +118,11 @@ func (s *Server) troubleOf(view *store.View, out *operatorv1.Spec, route routing
 		p := s.Fleet.Pool(view, name, split.Version)
 		ref := name + ":" + split.Version
 		if p.Ready == 0 {
-			trouble("specctl rollback "+name, "%s holds %s %% of the traffic and has no ready instance", ref, routing.Percent(split.BasisPoints))
+			next := "specproxy --spec " + ref + " …"
+			if out.GetExit() != "" {
+				next = "specctl rollback " + name
+			}
+			trouble(next, "%s holds %s %% of the traffic and has no ready instance", ref, routing.Percent(split.BasisPoints))
 		} else if p.Silent > 0 {
 			trouble("specctl get "+name, "%s: %d of %d instances have no control stream; what they do is unknown", ref, p.Silent, p.Instances)
 		}

@@ -29,6 +29,8 @@ const (
 	// upstreamIdle is shorter than the sidecars' own idle timeout, so that it is always Envoy that closes an idle connection and no
 	// request is ever written to one that is closing.
 	upstreamIdle = time.Minute
+	// unixPathMax is what fits into a sockaddr_un with its final zero.
+	unixPathMax = 107
 	// unlimited is what circuit breakers are set to: long streams count, and Envoy's default of 1,024 would refuse them.
 	unlimited = 1 << 30
 )
@@ -152,6 +154,9 @@ func socketAddress(address string) (*corev3.Address, error) {
 	if path, ok := strings.CutPrefix(address, "unix:"); ok {
 		if !strings.HasPrefix(path, "/") {
 			return nil, fmt.Errorf("address %q is not an absolute unix path", address)
+		}
+		if len(path) > unixPathMax {
+			return nil, fmt.Errorf("address %q is longer than a unix path may be (%d bytes)", address, unixPathMax)
 		}
 		return &corev3.Address{Address: &corev3.Address_Pipe{Pipe: &corev3.Pipe{Path: path}}}, nil
 	}

@@ -354,12 +354,13 @@ func (c *Controller) plans(route routing.Route, now time.Time) []Plan {
 	return out
 }
 
-// liftFences takes down the fences of fenced versions that are to get weight again, and waits until their sidecars confirm it, so that no
-// request is routed to a version that would still pass it on. It is a step of its own because routes may only move after it.
+// liftFences takes down the fences of versions that are to get weight again, and waits until their sidecars confirm it (also where a closed
+// post-mortem had lifted it a moment ago), so that no request is routed to a version that would still pass it on. It is a step of its own
+// because routes may only move after it. A rollback never waits here.
 func (c *Controller) liftFences(ctx context.Context, actor Actor, wants []want, how How) error {
-	var lifted []versions.Ref
+	var gaining []versions.Ref
 	_, err := c.store.Update(ctx, func(tx *store.Tx) error {
-		lifted = lifted[:0]
+		gaining = gaining[:0]
 		for _, w := range wants {
 			before, _ := tx.Route(w.spec)
 			g, err := w.resolve(tx, before)
@@ -367,14 +368,19 @@ func (c *Controller) liftFences(ctx context.Context, actor Actor, wants []want, 
 				return err
 			}
 			for _, s := range g.splits {
+				if s.BasisPoints <= before.Weight(s.Version) {
+					continue
+				}
+				if w.kind != routing.KindRollback { // whose target was never fenced, or is refused
+					gaining = append(gaining, versions.Ref{Spec: w.spec, Version: s.Version})
+				}
 				order, ok := tx.Drain(w.spec, s.Version)
-				if !ok || !order.Active() || s.BasisPoints == 0 {
+				if !ok || !order.Active() {
 					continue
 				}
 				if err := lift(tx, w, order, actor, how); err != nil {
 					return err
 				}
-				lifted = append(lifted, versions.Ref{Spec: w.spec, Version: s.Version})
 			}
 		}
 		return nil
@@ -384,7 +390,7 @@ func (c *Controller) liftFences(ctx context.Context, actor Actor, wants []want, 
 	}
 	waitCtx, cancel := context.WithTimeout(ctx, liftTimeout)
 	defer cancel()
-	for _, ref := range lifted {
+	for _, ref := range gaining {
 		if err := c.fleet.Unfenced(waitCtx, ref.Spec, ref.Version); err != nil {
 			c.log.Warn("routes move before every sidecar lifted its fence; those pass new work on", zap.Stringer("version", ref), zap.Error(err))
 		}

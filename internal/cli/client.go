@@ -61,7 +61,7 @@ func (a *app) connect() (*conn, error) {
 	if token == "" {
 		c.noToken = origin
 	}
-	header := connect.WithInterceptors(headers{token: token, actor: headerValue(a.env.Actor), agent: "specctl/" + headerValue(a.env.Version)})
+	header := connect.WithInterceptors(introduce(token, headerValue(a.env.Actor), "specctl/"+headerValue(a.env.Version)))
 	web := &http.Client{
 		Transport: transport,
 		// The API never redirects; following one could carry the token elsewhere.
@@ -146,28 +146,18 @@ func headerValue(s string) string {
 	}, s)
 }
 
-// headers adds to every request who asks.
-type headers struct {
-	token, actor, agent string
-}
-
-func (h headers) WrapUnary(next connect.UnaryFunc) connect.UnaryFunc {
-	return func(ctx context.Context, req connect.AnyRequest) (connect.AnyResponse, error) {
-		if h.token != "" {
-			req.Header().Set("Authorization", "Bearer "+h.token)
+// introduce adds to every request who asks.
+func introduce(token, actor, agent string) connect.UnaryInterceptorFunc {
+	return func(next connect.UnaryFunc) connect.UnaryFunc {
+		return func(ctx context.Context, req connect.AnyRequest) (connect.AnyResponse, error) {
+			if token != "" {
+				req.Header().Set("Authorization", "Bearer "+token)
+			}
+			req.Header().Set(actorHeader, actor)
+			req.Header().Set("User-Agent", agent)
+			return next(ctx, req)
 		}
-		req.Header().Set(actorHeader, h.actor)
-		req.Header().Set("User-Agent", h.agent)
-		return next(ctx, req)
 	}
-}
-
-func (h headers) WrapStreamingClient(next connect.StreamingClientFunc) connect.StreamingClientFunc {
-	return next
-}
-
-func (h headers) WrapStreamingHandler(next connect.StreamingHandlerFunc) connect.StreamingHandlerFunc {
-	return next
 }
 
 // method is a method expression of the API's client.

@@ -55,8 +55,8 @@ type fakeControl struct {
 	rollback *operatorv1.RollbackRequest
 	// deployed is the newest Deploy request.
 	deployed *operatorv1.DeployRequest
-	// onGetSpec runs, under mu, at each GetSpec.
-	onGetSpec func()
+	// aborts is how many questions for an effect end with a cut connection, as those of a control plane that dies.
+	aborts int
 }
 
 func newFake() *fakeControl { return &fakeControl{moved: make(chan struct{})} }
@@ -320,6 +320,10 @@ func (f *fakeControl) Unfreeze(_ context.Context, req *connect.Request[operatorv
 func (f *fakeControl) GetEffect(ctx context.Context, req *connect.Request[operatorv1.GetEffectRequest]) (*connect.Response[operatorv1.GetEffectResponse], error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
+	if f.aborts > 0 {
+		f.aborts--
+		panic(http.ErrAbortHandler)
+	}
 	response := &operatorv1.GetEffectResponse{
 		Spec: req.Msg.GetSpec(), Generation: req.Msg.GetGeneration(), CommittedAt: f.history[0].GetCommittedAt(),
 		ProxiesAcked: 2, ProxiesTotal: 2, LastAdmissionAt: ago(303 * time.Millisecond), LastAdmissionId: "x-17",
@@ -357,9 +361,6 @@ func (f *fakeControl) GetSpec(ctx context.Context, req *connect.Request[operator
 	if err := f.known(req.Msg.GetSpec()); err != nil {
 		return nil, err
 	}
-	if f.onGetSpec != nil {
-		f.onGetSpec()
-	}
 	if f.revision <= req.Msg.GetAfterRevision() {
 		moved := f.moved
 		f.mu.Unlock()
@@ -395,7 +396,7 @@ func (f *fakeControl) ListExecutions(_ context.Context, req *connect.Request[ope
 	}
 	response := &operatorv1.ListExecutionsResponse{}
 	for _, x := range f.executions {
-		failed := x.GetOutcome() == "failure"
+		failed := x.GetOutcome() == "failure" || x.GetDisposition() == "cancel" && x.GetEndedAt().IsValid()
 		if failed == req.Msg.GetFailed() && (req.Msg.GetVersion() == "" || req.Msg.GetVersion() == x.GetVersion()) {
 			response.Executions = append(response.Executions, proto.CloneOf(x))
 		}

@@ -64,16 +64,17 @@ func shortDigest(digest string) string {
 func (a *app) executionsCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "executions SPEC",
-		Short: "List running executions, or failed ones",
-		Long: `List the running executions of a spec, or with --failed those that failed
-(by their business outcome, not only by their status).`,
+		Short: "List running executions, or those to redo",
+		Long: `List the running executions of a spec, or with --failed those to redo: that
+failed by their business outcome, whatever their status, or that a rollback
+cancelled.`,
 		Example: `  specctl executions customer-service
   specctl executions customer-service --on 2.1.0 --failed -o csv > failed.csv`,
 		Args: exactly(1, "one spec"),
 	}
 	output := outputFlag(cmd, asTable, asCSV, asJSON)
 	on := cmd.Flags().String("on", "", "only this version")
-	failed := cmd.Flags().Bool("failed", false, "failed executions instead of running ones")
+	failed := cmd.Flags().Bool("failed", false, "failed and cancelled executions instead of running ones")
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		format, err := output()
 		if err != nil {

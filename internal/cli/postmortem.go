@@ -33,12 +33,12 @@ func (a *app) postmortemListCommand() *cobra.Command {
 		Short: "List post-mortems, of one spec or of all",
 		Example: `  specctl postmortem list
   specctl postmortem list customer-service -o json`,
-		Args: cobra.MatchAll(func(cmd *cobra.Command, args []string) error {
+		Args: func(cmd *cobra.Command, args []string) error {
 			if len(args) > 1 {
 				return usageError(cmd, "%s wants one spec or none, got %d arguments", cmd.CommandPath(), len(args))
 			}
 			return nil
-		}),
+		},
 	}
 	output := outputFlag(cmd, asTable, asJSON)
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {

@@ -62,7 +62,7 @@ func embedded(ctx context.Context, dir string, log *zap.Logger) (*clientv3.Clien
 	}
 	// At its start etcd warns of settings that are meant: it is told to serve nobody but this process.
 	level := zap.NewAtomicLevelAt(zapcore.ErrorLevel)
-	member, err := embed.StartEtcd(memberConfig(dir, log.WithOptions(zap.IncreaseLevel(level))))
+	member, err := embed.StartEtcd(memberConfig(dir, log.WithOptions(zap.IncreaseLevel(level), withoutNoise)))
 	if err != nil {
 		return nil, nil, errors.Join(fmt.Errorf("start the embedded etcd in %s: %w", dir, err), unlock())
 	}

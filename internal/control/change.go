@@ -367,11 +367,13 @@ func (c *Controller) liftFences(ctx context.Context, actor Actor, wants []want, 
 			if err != nil {
 				return err
 			}
+			abandoned, _ := routing.Abandoned(before.Splits, g.splits, tx.Versions(w.spec))
+			rollback := len(abandoned) > 0 && w.kind != routing.KindUndo
 			for _, s := range g.splits {
 				if s.BasisPoints <= before.Weight(s.Version) {
 					continue
 				}
-				if w.kind != routing.KindRollback { // whose target was never fenced, or is refused
+				if !rollback { // whose target was never fenced, or is refused
 					gaining = append(gaining, versions.Ref{Spec: w.spec, Version: s.Version})
 				}
 				order, ok := tx.Drain(w.spec, s.Version)

@@ -29,6 +29,10 @@ const (
 	// upstreamIdle is shorter than the sidecars' own idle timeout, so that it is always Envoy that closes an idle connection and no
 	// request is ever written to one that is closing.
 	upstreamIdle = time.Minute
+	// connectRetries is how many more hosts are tried where nobody answers, hostPicks how often the load balancer is asked for one that
+	// was not tried yet.
+	connectRetries = 5
+	hostPicks      = 32
 	// unixPathMax is what fits into a sockaddr_un with its final zero.
 	unixPathMax = 107
 	// unlimited is what circuit breakers are set to: long streams count, and Envoy's default of 1,024 would refuse them.

@@ -132,12 +132,12 @@ func routeAction(redirect *routev3.InternalRedirectPolicy) *routev3.RouteAction 
 		// Only what provably never reached an agent is tried again, on another host.
 		RetryPolicy: &routev3.RetryPolicy{
 			RetryOn:    "connect-failure",
-			NumRetries: wrapperspb.UInt32(3),
+			NumRetries: wrapperspb.UInt32(connectRetries),
 			RetryHostPredicate: []*routev3.RetryPolicy_RetryHostPredicate{{
 				Name:       "envoy.retry_host_predicates.previous_hosts",
 				ConfigType: &routev3.RetryPolicy_RetryHostPredicate_TypedConfig{TypedConfig: packed(&previoushostsv3.PreviousHostsPredicate{})},
 			}},
-			HostSelectionRetryMaxAttempts: 5,
+			HostSelectionRetryMaxAttempts: hostPicks,
 			RetryBackOff: &routev3.RetryPolicy_RetryBackOff{
 				BaseInterval: durationpb.New(retryBase),
 				MaxInterval:  durationpb.New(10 * retryBase),

@@ -1,0 +1,36 @@
+// Command specproxy runs beside an agent: it gives the agent its verified spec version and keeps its executions.
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/signal"
+	"syscall"
+
+	"github.com/specproxy/specproxy/internal/sidecar"
+)
+
+// version is set by the linker.
+var version = "dev"
+
+func main() {
+	// SIGTERM and SIGINT end the sidecar in order; the others are the agent's.
+	signals := make(chan os.Signal, 16)
+	signal.Notify(signals, syscall.SIGTERM, syscall.SIGINT, syscall.SIGHUP, syscall.SIGUSR1, syscall.SIGUSR2)
+	os.Exit(exitCode(command(version, signals, sidecar.Run).ExecuteContext(context.Background())))
+}
+
+// exitCode says an error and maps it: the agent's own status if it died, 2 for wrong usage, 1 for the rest.
+func exitCode(err error) int {
+	if err == nil {
+		return 0
+	}
+	fmt.Fprintln(os.Stderr, "specproxy:", err)
+	var status interface{ Code() int }
+	if errors.As(err, &status) {
+		return status.Code()
+	}
+	return 1
+}

@@ -1,0 +1,65 @@
+// Package execid mints and verifies execution ids.
+//
+// An id is `x1.<version>.<instance>.<random>.<mac>`: it names the version and the instance that run the execution, so that finding them needs
+// no directory, and it carries a MAC under a key that only this version's sidecars and the control plane have. Invariant: an id that a client
+// made up never verifies.
+package execid
+
+import (
+	"crypto/hmac"
+	"crypto/sha256"
+	"encoding/base64"
+	"encoding/hex"
+	"fmt"
+	"regexp"
+	"strings"
+)
+
+const (
+	scheme = "x1."
+	// RandomSize is how many random bytes make an id unique and not guessable.
+	RandomSize = 12
+	macSize    = 16
+	// maxLength bounds what Verify looks at: a version of 64, an instance of 63 and the fixed parts fit.
+	maxLength = 256
+)
+
+var instancePattern = regexp.MustCompile(`^[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?$`)
+
+// CheckInstance says why an instance id cannot be part of an execution id, or nil: it is a DNS label.
+func CheckInstance(instance string) error {
+	if !instancePattern.MatchString(instance) {
+		return fmt.Errorf("instance %q: an instance id is a DNS label: a-z, 0-9 and -, at most 63 characters", instance)
+	}
+	return nil
+}
+
+// Mint builds an id. random must be fresh for every call.
+func Mint(key []byte, version, instance string, random [RandomSize]byte) string {
+	body := scheme + version + "." + instance + "." + base64.RawURLEncoding.EncodeToString(random[:])
+	return body + "." + sign(key, body)
+}
+
+// Verify says whether the id was minted under the key, and by which instance of which version.
+func Verify(key []byte, id string) (version, instance string, ok bool) {
+	cut := strings.LastIndexByte(id, '.')
+	if cut < 0 || len(id) > maxLength || len(key) == 0 || !strings.HasPrefix(id, scheme) {
+		return "", "", false
+	}
+	if body := id[:cut]; !hmac.Equal([]byte(sign(key, body)), []byte(id[cut+1:])) {
+		return "", "", false
+	}
+	// The version has dots, the instance and the random part have none.
+	parts := strings.Split(id, ".")
+	if len(parts) < 5 {
+		return "", "", false
+	}
+	n := len(parts)
+	return strings.Join(parts[1:n-3], "."), parts[n-3], true
+}
+
+func sign(key []byte, body string) string {
+	h := hmac.New(sha256.New, key)
+	h.Write([]byte(body))
+	return hex.EncodeToString(h.Sum(nil)[:macSize])
+}

@@ -1,0 +1,166 @@
+package proxy
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"io"
+	"net/http"
+	"net/http/httputil"
+	"strconv"
+	"time"
+
+	"go.uber.org/zap"
+	"google.golang.org/grpc/codes"
+
+	"github.com/specproxy/specproxy/internal/agentproto"
+	"github.com/specproxy/specproxy/internal/drain"
+	"github.com/specproxy/specproxy/internal/sidecar/posture"
+)
+
+// passOn sends new work that landed on the fenced sidecar to the target: by a redirect that Envoy follows, or by forwarding it.
+func (p *Proxy) passOn(w *response, r *http.Request, a arrival, f *posture.Fence) {
+	p.passedOn.Add(1)
+	p.Changed()
+	if a.hop >= maxHops {
+		p.Log.Warn("a request was passed on too often; it is answered with the retry signal", zap.Int("hops", a.hop), zap.String("path", r.URL.Path))
+		writeSignal(w, a.kind, p.unreached(f))
+		return
+	}
+	if a.redirectable() && f.TargetPin != "" && r.ContentLength <= a.buffer {
+		whole, err := readWhole(r, a.buffer)
+		if err != nil {
+			panic(http.ErrAbortHandler) // the client broke off its request
+		}
+		if whole {
+			redirect(w, r, f, a, a.origin)
+			return
+		}
+	}
+	p.forward(w, r, &dispatch{fence: f, hop: a.hop + 1, origin: a.origin, deadline: a.deadline, kind: a.kind, w: w})
+}
+
+// unreached is the signal for work that no agent has seen.
+func (p *Proxy) unreached(f *posture.Fence) agentproto.Signal {
+	return agentproto.Signal{
+		Spec: p.Ref.Spec, From: p.Ref.Version, To: f.TargetVersion, Effects: drain.EffectsNone, PostMortem: f.PostMortem,
+		RetryAfter: p.draw(drain.Range{}, f), Why: "the version takes no new work",
+	}
+}
+
+// readWhole reads a body to its end, if that comes within limit bytes; else the request's body begins again with what was read. Envoy can
+// replay a request only after its end.
+func readWhole(r *http.Request, limit int64) (bool, error) {
+	if r.ContentLength == 0 {
+		return true, nil
+	}
+	begun, err := io.ReadAll(io.LimitReader(r.Body, limit+1))
+	if err != nil {
+		return false, err
+	}
+	if int64(len(begun)) <= limit {
+		return true, nil
+	}
+	r.Body = struct {
+		io.Reader
+		io.Closer
+	}{io.MultiReader(bytes.NewReader(begun), r.Body), r.Body}
+	return false, nil
+}
+
+// redirect makes Envoy dispatch the request again, to the target's pin: without it the request would come back under old weights.
+func redirect(w *response, r *http.Request, f *posture.Fence, a arrival, origin string) {
+	scheme := r.Header.Get("X-Forwarded-Proto")
+	if scheme != "https" {
+		scheme = "http"
+	}
+	h := w.Header()
+	h.Set("Location", scheme+"://"+r.Host+r.URL.RequestURI())
+	h.Set(headerPin, f.TargetPin)
+	h.Set(headerHop, strconv.Itoa(a.hop+1))
+	if !a.deadline.IsZero() {
+		h.Set(headerDeadline, a.deadline.Format(time.RFC3339Nano))
+	}
+	if origin != "" {
+		h.Set(headerOrigin, origin)
+	}
+	w.WriteHeader(http.StatusTemporaryRedirect)
+}
+
+// handOver begins the exchange again under the target. false: nothing was sent, and a hand-over is not possible.
+func (x *exchange) handOver(f *posture.Fence) bool {
+	a := x.arrival
+	if a.hop >= maxHops {
+		return false
+	}
+	if a.redirectable() && f.TargetPin != "" {
+		redirect(x.w, x.in, f, a, x.id)
+		return true
+	}
+	body, ok := x.body.copied()
+	if !ok || len(f.TargetAddresses) == 0 {
+		return false
+	}
+	// The execution ends here; what follows is the target's.
+	x.end(http.StatusTemporaryRedirect)
+	r := x.in.Clone(x.in.Context())
+	r.Body, r.ContentLength = io.NopCloser(bytes.NewReader(body)), int64(len(body))
+	x.proxy.forward(x.w, r, &dispatch{fence: f, hop: a.hop + 1, origin: x.id, deadline: a.deadline, kind: a.kind, w: x.w})
+	return true
+}
+
+// dispatch is one request on its way to the target.
+type dispatch struct {
+	fence    *posture.Fence
+	hop      int
+	origin   string
+	deadline time.Time
+	kind     kind
+	w        *response
+}
+
+type dispatchKey struct{}
+
+func dispatchOf(r *http.Request) *dispatch { return r.Context().Value(dispatchKey{}).(*dispatch) }
+
+func (p *Proxy) forward(w *response, r *http.Request, d *dispatch) {
+	p.toTarget.ServeHTTP(w, r.WithContext(context.WithValue(r.Context(), dispatchKey{}, d)))
+}
+
+// rewriteForTarget prepares a request for another sidecar. It carries no x-spec-buffer: a redirect could not be followed any more.
+func rewriteForTarget(pr *httputil.ProxyRequest) {
+	d := dispatchOf(pr.In)
+	target := *pr.In.URL
+	pr.Out.URL = &target
+	pr.Out.URL.Scheme = "http"
+	pr.Out.Host = pr.In.Host
+	pr.Out.Trailer = pr.In.Trailer
+	h := pr.Out.Header
+	strip(h)
+	keepForwarded(h, pr.In.Header)
+	h.Set(headerHop, strconv.Itoa(d.hop))
+	if d.origin != "" {
+		h.Set(headerOrigin, d.origin)
+	}
+	if !d.deadline.IsZero() {
+		h.Set(headerDeadline, d.deadline.Format(time.RFC3339Nano))
+	}
+}
+
+// targetFailed answers where no sidecar of the target did.
+func (p *Proxy) targetFailed(_ http.ResponseWriter, out *http.Request, err error) {
+	d := dispatchOf(out)
+	switch {
+	case out.Context().Err() != nil:
+		panic(http.ErrAbortHandler)
+	case errors.Is(err, errNoTarget):
+		p.Log.Warn("no sidecar of the target takes the request; it is answered with the retry signal",
+			zap.String("target", d.fence.TargetVersion), zap.Error(err))
+		s := p.unreached(d.fence)
+		writeSignal(d.w, d.kind, s)
+	default:
+		// The target may have begun: whether it did is not known, so this is no signal to repeat.
+		p.Log.Warn("a sidecar of the target did not answer", zap.String("target", d.fence.TargetVersion), zap.Error(err))
+		writeProblem(d.w, d.kind, codes.Unavailable, http.StatusBadGateway, "The target did not answer", err.Error(), false)
+	}
+}

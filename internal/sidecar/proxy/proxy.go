@@ -1,0 +1,231 @@
+// Package proxy is the sidecar's data path: it takes requests from Envoy and other sidecars, keeps the ledger of the executions they are, and
+// passes them to the agent, or, once the version is fenced, on to the version that takes over.
+//
+// Invariants:
+//   - a request reaches the agent only after the ledger admitted it, and its execution ends in the ledger when its last exchange does,
+//     upgraded connections included;
+//   - the first response byte leaves only after the ledger allowed it; what an order cut is answered by a hand-over or a retry signal, never
+//     by a truncated success;
+//   - no x-spec-* header crosses the sidecar: what a client, a proxy or an agent says with one is consumed here.
+package proxy
+
+import (
+	"context"
+	crand "crypto/rand"
+	"errors"
+	"net/http"
+	"net/http/httputil"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"go.uber.org/zap"
+
+	"github.com/specproxy/specproxy/internal/drain"
+	"github.com/specproxy/specproxy/internal/sidecar/agent"
+	"github.com/specproxy/specproxy/internal/sidecar/execid"
+	"github.com/specproxy/specproxy/internal/sidecar/posture"
+	"github.com/specproxy/specproxy/internal/versions"
+)
+
+// Config is what the data path needs. Every field but Ended is required.
+type Config struct {
+	Ref      versions.Ref
+	Digest   string
+	Instance string
+	// BodyBuffer bounds, in bytes, the request bodies that are kept for a hand-over by forwarding.
+	BodyBuffer int
+	Contract   drain.Contract
+	Ledger     *drain.Ledger
+	// Posture is the newest applied State; nil before the first.
+	Posture func() *posture.Posture
+	Agent   agent.Endpoint
+	// Changed is called after every change of the ledger or of PassedOn; it must be quick.
+	Changed func()
+	// Ended is called with every execution that has ended.
+	Ended func(drain.Row)
+	Now   func() time.Time
+	// Random draws from [0,1): a client's place in the span of a retry signal.
+	Random func() float64
+	Log    *zap.Logger
+}
+
+// Proxy is an http.Handler. It must be served by net/http, which recovers http.ErrAbortHandler.
+type Proxy struct {
+	Config
+	toAgent   *httputil.ReverseProxy
+	toTarget  *httputil.ReverseProxy
+	targets   *targets
+	keepsBody bool // the contract may hand over, so a body that a redirect cannot replay is worth keeping
+	passedOn  atomic.Uint64
+
+	mu      sync.Mutex
+	active  map[*exchange]struct{}
+	running int           // requests in ServeHTTP
+	idle    chan struct{} // closed and replaced whenever running falls to 0
+	leaving bool          // CutAll was called
+}
+
+// New makes the data path.
+func New(c Config) *Proxy {
+	p := &Proxy{Config: c, targets: newTargets(), keepsBody: mayHandOver(c.Contract), active: map[*exchange]struct{}{}, idle: make(chan struct{})}
+	errorLog := zap.NewStdLog(c.Log.WithOptions(zap.IncreaseLevel(zap.WarnLevel)))
+	p.toAgent = &httputil.ReverseProxy{
+		Rewrite: p.rewriteForAgent, Transport: newAgentTransport(c.Agent), ModifyResponse: p.fromAgent, ErrorHandler: p.agentFailed,
+		BufferPool: buffers, ErrorLog: errorLog,
+	}
+	p.toTarget = &httputil.ReverseProxy{
+		Rewrite: rewriteForTarget, Transport: p.targets, ErrorHandler: p.targetFailed, BufferPool: buffers, ErrorLog: errorLog,
+	}
+	return p
+}
+
+func mayHandOver(c drain.Contract) bool {
+	if c.Default.OnRollback == drain.Handover {
+		return true
+	}
+	for _, r := range c.Rules {
+		if r.OnRollback == drain.Handover {
+			return true
+		}
+	}
+	return false
+}
+
+// PassedOn counts the requests that reached this fenced sidecar and were passed on.
+func (p *Proxy) PassedOn() uint64 { return p.passedOn.Load() }
+
+// ServeHTTP serves one exchange.
+func (p *Proxy) ServeHTTP(rw http.ResponseWriter, r *http.Request) {
+	p.enter()
+	defer p.exit()
+	w := &response{ResponseWriter: rw}
+	if r.ProtoMajor == 1 {
+		// A proxy must not wait for the end of the request before it passes the response on.
+		_ = http.NewResponseController(w).EnableFullDuplex()
+	}
+	a := read(r, p.Now())
+	// The fence may be lifted between the ledger's answer and the look at the posture; it does not flap.
+	for range 3 {
+		state := p.Posture()
+		if state == nil {
+			p.notReady(w, a)
+			return
+		}
+		x := p.admit(w, r, a, state)
+		if x != nil {
+			x.run()
+			return
+		}
+		if fenced := p.Posture(); fenced.Fence != nil {
+			p.passOn(w, r, a, fenced.Fence)
+			return
+		}
+	}
+	p.notReady(w, a)
+}
+
+// admit asks the ledger. It returns nil if the version is fenced.
+func (p *Proxy) admit(w *response, r *http.Request, a arrival, state *posture.Posture) *exchange {
+	id, key := p.identify(r, state.Key)
+	ctx, cancel := context.WithCancelCause(r.Context())
+	x := &exchange{proxy: p, w: w, in: r, arrival: a, ctx: ctx, cancel: cancel, id: id, pin: state.Pin}
+	admitted, _ := p.Ledger.Admit(drain.Begin{
+		ID: id, Key: key, Method: r.Method, Path: r.URL.Path, RouteGeneration: a.route, Started: a.at, Deadline: a.deadline,
+		HandedOverFrom: a.origin, Cut: x.cut,
+	})
+	if admitted == nil {
+		cancel(nil)
+		return nil
+	}
+	x.execution = admitted
+	p.Changed()
+	return x
+}
+
+// identify finds the execution a request belongs to. An id that we minted and that is live here is joined; anything else that a client sends
+// as an id is its key and no more.
+func (p *Proxy) identify(r *http.Request, secret []byte) (id, key string) {
+	key = r.Header.Get("Idempotency-Key")
+	if sent := r.Header.Get(headerExecution); sent != "" {
+		if _, instance, ok := execid.Verify(secret, sent); ok && instance == p.Instance {
+			if _, live := p.Ledger.Join(sent); live {
+				return sent, key
+			}
+		}
+		if key == "" {
+			key = sent
+		}
+	}
+	var random [execid.RandomSize]byte
+	_, _ = crand.Read(random[:]) // never fails
+	return execid.Mint(secret, p.Ref.Version, p.Instance, random), key
+}
+
+var errLeaving = errors.New("the instance is leaving")
+
+// CutAll ends every running exchange, and each that still comes, with the retry signal. It does not wait.
+func (p *Proxy) CutAll() {
+	p.mu.Lock()
+	p.leaving = true
+	cut := make([]*exchange, 0, len(p.active))
+	for x := range p.active {
+		cut = append(cut, x)
+	}
+	p.mu.Unlock()
+	for _, x := range cut {
+		x.leave()
+	}
+}
+
+// AwaitIdle returns when no request is being served, or with ctx's error.
+func (p *Proxy) AwaitIdle(ctx context.Context) error {
+	for {
+		p.mu.Lock()
+		running, idle := p.running, p.idle
+		p.mu.Unlock()
+		if running == 0 {
+			return nil
+		}
+		select {
+		case <-idle:
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+}
+
+// CloseIdle closes the connections that wait for use.
+func (p *Proxy) CloseIdle() {
+	p.targets.close()
+	p.toAgent.Transport.(*agentTransport).close()
+}
+
+func (p *Proxy) enter() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.running++
+}
+
+func (p *Proxy) exit() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.running--; p.running == 0 {
+		close(p.idle)
+		p.idle = make(chan struct{})
+	}
+}
+
+// start registers an exchange; false if the instance is already cutting everything.
+func (p *Proxy) start(x *exchange) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.active[x] = struct{}{}
+	return !p.leaving
+}
+
+func (p *Proxy) finish(x *exchange) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	delete(p.active, x)
+}

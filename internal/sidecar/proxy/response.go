@@ -1,0 +1,207 @@
+package proxy
+
+import (
+	"fmt"
+	"io"
+	"net/http"
+	"net/url"
+	"strconv"
+	"strings"
+
+	"go.uber.org/zap"
+
+	"github.com/specproxy/specproxy/internal/agentproto/grpc"
+	"github.com/specproxy/specproxy/internal/agentproto/plain"
+)
+
+// response remembers what was sent and keeps informational responses back: they could carry headers past the ledger.
+type response struct {
+	http.ResponseWriter
+	status int
+}
+
+// Unwrap lets http.ResponseController reach the server's own writer.
+func (w *response) Unwrap() http.ResponseWriter { return w.ResponseWriter }
+
+func (w *response) WriteHeader(status int) {
+	if status >= 100 && status < 200 && status != http.StatusSwitchingProtocols {
+		clear(w.Header())
+		return
+	}
+	w.status = status
+	w.ResponseWriter.WriteHeader(status)
+}
+
+// fromAgent takes what the agent says with headers, asks the ledger whether the response may go out, and prepares its body. An error makes
+// agentFailed answer instead.
+func (p *Proxy) fromAgent(res *http.Response) error {
+	x := exchangeOf(res.Request)
+	x.heed(res.Header)
+	if err := x.execution.Respond(p.Now()); err != nil {
+		return err
+	}
+	if x.cutBy() != nil {
+		return errCut
+	}
+	p.Changed()
+	strip(res.Header)
+	res.Header.Set(headerVersion, p.Ref.String())
+	res.Header.Set(headerPin, x.pin)
+	res.Header.Set(headerExecution, x.id)
+	localise(res.Header, x.in)
+	strip(res.Trailer)
+	if res.StatusCode == http.StatusSwitchingProtocols {
+		// net/http/httputil copies both ways until one side ends or the exchange is cut; none of its bytes are ours.
+		x.w.status = res.StatusCode
+		return nil
+	}
+	s := &stream{body: res.Body, x: x, res: res, framing: framingOf(res)}
+	if grpc.IsContentType(res.Header.Get("Content-Type")) {
+		s.grpcStatus(res.Header)
+		// Not announced, so that a cut can put other trailers in their place.
+		res.Trailer = nil
+	}
+	res.Body = s
+	return nil
+}
+
+// heed takes the agent's statements from headers or trailers.
+func (x *exchange) heed(h http.Header) {
+	if values := h.Values(headerEffects); len(values) > 0 {
+		acts, err := plain.ParseEffects(values)
+		if err != nil {
+			x.log().Warn("the agent reports effects in a form that is not understood; they count as unknown", zap.Error(err))
+		}
+		for _, act := range acts {
+			act.At = x.proxy.Now()
+			x.execution.Report(act)
+		}
+	}
+	if value := h.Get(headerOutcome); value != "" {
+		outcome, err := plain.ParseOutcome(value)
+		if err != nil {
+			x.log().Warn("the agent states an outcome in a form that is not understood; it is ignored", zap.Error(err))
+			return
+		}
+		x.execution.SetOutcome(outcome.Success, outcome.Reason)
+	}
+}
+
+// localise makes an agent's redirect to its own host relative. Envoy follows absolute ones by itself and the client is to see this one.
+func localise(h http.Header, in *http.Request) {
+	u, err := url.Parse(h.Get("Location"))
+	if err != nil || u.Host == "" || !strings.EqualFold(u.Host, in.Host) {
+		return
+	}
+	relative := url.URL{Path: u.Path, RawPath: u.RawPath, RawQuery: u.RawQuery, ForceQuery: u.ForceQuery, Fragment: u.Fragment, RawFragment: u.RawFragment}
+	if relative.Path == "" {
+		relative.Path = "/"
+	}
+	if strings.HasPrefix(relative.Path, "//") {
+		return // without its host it would name another one
+	}
+	h.Set("Location", relative.String())
+}
+
+// stream is an agent's response body on its way to the client. It ends with the agent's trailers, or, if an order cuts it where the protocol
+// has a way to say so, with the retry signal in the protocol's own words.
+type stream struct {
+	body io.ReadCloser
+	x    *exchange
+	res  *http.Response
+	// framing is nil if the protocol cannot end early: a cut then breaks the connection.
+	framing framing
+	// held is the beginning of a frame whose end has not come, out is on its way to the client.
+	held, out []byte
+	err       error // what Read returns after out
+}
+
+// holdLimit bounds held. A longer frame goes out in pieces, and a cut in its middle can only break the connection.
+const holdLimit = 64 << 10
+
+func (s *stream) Close() error { return s.body.Close() }
+
+func (s *stream) Read(p []byte) (int, error) {
+	for {
+		if len(s.out) > 0 {
+			n := copy(p, s.out)
+			s.out = s.out[n:]
+			return n, nil
+		}
+		if s.err != nil {
+			return 0, s.err
+		}
+		n, err := s.body.Read(p)
+		if err != nil {
+			s.err = s.last(err)
+		}
+		if s.framing == nil {
+			if n > 0 || err != nil {
+				return n, s.err
+			}
+			continue
+		}
+		s.release(p[:n])
+		if err != nil {
+			s.conclude(err)
+		}
+	}
+}
+
+// release moves whole frames from what was held and what has come to out.
+func (s *stream) release(chunk []byte) {
+	s.held = append(s.held, chunk...)
+	whole := s.framing.whole(s.held)
+	if whole == 0 && len(s.held) > holdLimit {
+		s.framing.tear(s.held)
+		whole = len(s.held)
+	}
+	if whole == len(s.held) {
+		s.out, s.held = s.held, nil
+		return
+	}
+	s.out, s.held = s.held[:whole:whole], append([]byte(nil), s.held[whole:]...)
+}
+
+// conclude puts the end of the body behind out: what was held, or the retry signal in its place.
+func (s *stream) conclude(err error) {
+	e := s.x.cutBy()
+	switch {
+	case err == io.EOF: //nolint:errorlint // io.Reader's contract
+		s.out, s.held = append(s.out, s.held...), nil
+	case e != nil && !s.framing.torn():
+		s.out = append(s.out, s.framing.signal(s.x.signal(e), s.res)...)
+		s.held, s.err = nil, io.EOF
+	}
+}
+
+// last turns the end of the agent's body into what the proxy's copy must see, and takes the agent's last words.
+func (s *stream) last(err error) error {
+	if err == io.EOF { //nolint:errorlint // io.Reader's contract
+		s.x.heed(s.res.Trailer)
+		s.grpcStatus(s.res.Trailer)
+		strip(s.res.Trailer)
+		return err
+	}
+	if s.x.in.Context().Err() == nil {
+		s.x.fail("the agent broke off its response: " + err.Error())
+	}
+	return err
+}
+
+// grpcStatus counts a gRPC status other than OK as a failure, where the agent states nothing else.
+func (s *stream) grpcStatus(h http.Header) {
+	if status := h.Get("Grpc-Status"); status != "" && status != "0" {
+		s.x.fail(grpcFailure(status, h.Get("Grpc-Message")))
+	}
+}
+
+func grpcFailure(status, message string) string {
+	if decoded, err := url.PathUnescape(message); err == nil {
+		message = decoded
+	}
+	if _, err := strconv.Atoi(status); err != nil || message == "" {
+		return fmt.Sprintf("gRPC status %q", status)
+	}
+	return fmt.Sprintf("gRPC status %s: %s", status, message)
+}

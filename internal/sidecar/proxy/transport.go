@@ -1,0 +1,135 @@
+package proxy
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/url"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/specproxy/specproxy/internal/agentproto/grpc"
+	"github.com/specproxy/specproxy/internal/sidecar/agent"
+)
+
+// idleTimeout is how long a connection waits for use. Agents' servers close theirs after 2 to 5 seconds; a request that is sent into a
+// closing connection is lost, and must not be sent twice.
+const idleTimeout = time.Second
+
+// agentTransport speaks HTTP/1.1 to the agent, or HTTP/2 where the request is gRPC.
+type agentTransport struct {
+	plain, grpc *http.Transport
+}
+
+func newAgentTransport(e agent.Endpoint) *agentTransport {
+	dial := func(ctx context.Context, _, _ string) (net.Conn, error) { return e.Dial(ctx) }
+	return &agentTransport{plain: newTransport(dial, false), grpc: newTransport(dial, true)}
+}
+
+func (t *agentTransport) RoundTrip(r *http.Request) (*http.Response, error) {
+	return pick(r, t.plain, t.grpc).RoundTrip(r)
+}
+
+func (t *agentTransport) close() {
+	t.plain.CloseIdleConnections()
+	t.grpc.CloseIdleConnections()
+}
+
+func pick(r *http.Request, plain, rpc *http.Transport) *http.Transport {
+	if grpc.IsContentType(r.Header.Get("Content-Type")) {
+		return rpc
+	}
+	return plain
+}
+
+// newTransport makes a transport without proxies, compression of its own, or limits on how long an agent thinks.
+func newTransport(dial func(ctx context.Context, network, address string) (net.Conn, error), http2 bool) *http.Transport {
+	t := &http.Transport{
+		DialContext: dial, DisableCompression: true, MaxIdleConnsPerHost: 256, IdleConnTimeout: idleTimeout, Protocols: new(http.Protocols),
+	}
+	t.Protocols.SetHTTP1(!http2)
+	t.Protocols.SetHTTP2(http2)
+	t.Protocols.SetUnencryptedHTTP2(http2)
+	return t
+}
+
+// errNoTarget: no address of the target takes connections, so nothing was sent.
+var errNoTarget = errors.New("no address of the target takes connections")
+
+// dialTimeout bounds one attempt to reach one address of the target.
+const dialTimeout = time.Second
+
+// targets sends requests to the addresses of their dispatch's fence in turn. An address that takes no connection is passed over; once a byte
+// may have been sent, nothing is sent again.
+type targets struct {
+	plain, grpc *http.Transport
+	turn        atomic.Uint64
+}
+
+func newTargets() *targets {
+	d := &net.Dialer{Timeout: dialTimeout}
+	dial := func(ctx context.Context, network, address string) (net.Conn, error) {
+		conn, err := d.DialContext(ctx, network, address)
+		if err != nil {
+			return nil, &unreachable{err}
+		}
+		return conn, nil
+	}
+	return &targets{plain: newTransport(dial, false), grpc: newTransport(dial, true)}
+}
+
+// unreachable marks an error that came before any byte.
+type unreachable struct{ error }
+
+func (u *unreachable) Unwrap() error { return u.error }
+
+func (t *targets) RoundTrip(r *http.Request) (*http.Response, error) {
+	addresses := dispatchOf(r).fence.TargetAddresses
+	first := t.turn.Add(1)
+	var failed error
+	for i := range addresses {
+		attempt := *r
+		attempt.URL = new(url.URL)
+		*attempt.URL = *r.URL
+		attempt.URL.Host = addresses[(first+uint64(i))%uint64(len(addresses))]
+		if r.Body != nil {
+			attempt.Body = io.NopCloser(r.Body) // a transport closes the body also when it could not connect
+		}
+		res, err := pick(r, t.plain, t.grpc).RoundTrip(&attempt)
+		if err == nil {
+			return res, nil
+		}
+		if u := (*unreachable)(nil); !errors.As(err, &u) || r.Context().Err() != nil {
+			return nil, err
+		}
+		failed = errors.Join(failed, err)
+	}
+	return nil, fmt.Errorf("%w: %w", errNoTarget, errors.Join(failed, noneKnown(addresses)))
+}
+
+func noneKnown(addresses []string) error {
+	if len(addresses) == 0 {
+		return errors.New("none is known")
+	}
+	return nil
+}
+
+func (t *targets) close() {
+	t.plain.CloseIdleConnections()
+	t.grpc.CloseIdleConnections()
+}
+
+// buffers is shared by all copies of bodies.
+var buffers = &bufferPool{sync.Pool{New: func() any { return new([copyBuffer]byte) }}}
+
+const copyBuffer = 32 << 10
+
+type bufferPool struct{ pool sync.Pool }
+
+func (b *bufferPool) Get() []byte { return b.pool.Get().(*[copyBuffer]byte)[:] }
+
+func (b *bufferPool) Put(p []byte) { b.pool.Put((*[copyBuffer]byte)(p)) }

@@ -1,0 +1,224 @@
+package sidecar
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+	"os"
+	"sync"
+	"syscall"
+	"time"
+
+	"go.uber.org/zap"
+)
+
+const (
+	sigterm = syscall.SIGTERM
+	// cutTimeout bounds how long the answers of cut exchanges take.
+	cutTimeout = 5 * time.Second
+	// maxStreams is the number of requests at a time on one HTTP/2 connection: gRPC streams can be long and many.
+	maxStreams = 10_000
+)
+
+// serve runs everything until the sidecar is told to end or cannot go on.
+func (s *sidecar) serve(ctx context.Context) error {
+	background, stop := context.WithCancel(context.WithoutCancel(ctx))
+	var running sync.WaitGroup
+	dataServer := newServer(s.proxy, s.Log)
+	apiServer := newServer(s.local.Handler(), s.Log)
+	failed := make(chan error, 2)
+	for _, start := range []func(){
+		func() { s.group.Run(background) },
+		func() {
+			s.endpoint.Watch(background, s.Timing.Probe, func(answers bool, err error) {
+				s.Log.Info("the agent", zap.Bool("answers", answers), zap.Error(err))
+				s.set(func(h *health) { h.answers, h.silence = answers, err })
+			})
+		},
+		func() { s.fallBack(background) },
+		func() { failed <- dataServer.Serve(s.data) },
+		func() { failed <- apiServer.Serve(s.api) },
+	} {
+		running.Go(start)
+	}
+	running.Add(1)
+	go s.deadlines(background, &running)
+	s.Log.Info("serving", zap.Stringer("version", s.Ref), zap.String("digest", s.version.Digest), zap.String("instance", s.Instance),
+		zap.String("listen", s.data.Addr().String()), zap.String("advertise", s.Advertise), zap.Stringer("agent", s.endpoint))
+
+	err := s.untilEnd(ctx, failed)
+	if s.agentGone() {
+		s.abandon(dataServer)
+	}
+	_ = dataServer.Close()
+	stop()
+	if s.process != nil {
+		s.process.Stop(sigterm, s.Timing.Stop)
+	}
+	_ = apiServer.Close() // after the agent, which may tell outcomes to the last
+	running.Wait()
+	s.proxy.CloseIdle()
+	return err
+}
+
+func newServer(h http.Handler, log *zap.Logger) *http.Server {
+	protocols := new(http.Protocols)
+	protocols.SetHTTP1(true)
+	protocols.SetUnencryptedHTTP2(true)
+	return &http.Server{
+		Handler: h, Protocols: protocols, HTTP2: &http.HTTP2Config{MaxConcurrentStreams: maxStreams},
+		ReadHeaderTimeout: time.Minute, ErrorLog: zap.NewStdLog(log.WithOptions(zap.IncreaseLevel(zap.WarnLevel))),
+	}
+}
+
+// fallBack puts the last known State in force if no replica sends one.
+func (s *sidecar) fallBack(ctx context.Context) {
+	timer := time.NewTimer(s.Timing.Away)
+	defer timer.Stop()
+	select {
+	case <-s.group.Tried():
+	case <-timer.C:
+	case <-ctx.Done():
+		return
+	}
+	if s.keeper.Current() != nil {
+		return
+	}
+	state, err := s.keeper.Stored()
+	if err != nil {
+		s.Log.Error("the last known state cannot be used", zap.Error(err))
+		return
+	}
+	if state == nil {
+		s.Log.Warn("the control plane is away and no state of it is known; not ready until it comes")
+		return
+	}
+	// If a State came meanwhile, this one is older and ignored, or the same.
+	if applied, err := s.apply(state); err == nil && applied {
+		s.Log.Warn("the control plane is away; the last known state is in force",
+			zap.Uint64("generation", state.GetGeneration()), zap.Bool("fenced", state.GetFence() != nil))
+	}
+}
+
+// untilEnd returns when the sidecar has left in order, or cannot go on: the agent or a listener is gone.
+func (s *sidecar) untilEnd(ctx context.Context, failed <-chan error) error {
+	var agentDone <-chan struct{}
+	if s.process != nil {
+		agentDone = s.process.Done()
+	}
+	for {
+		select {
+		case sig := <-s.Signals:
+			if !ends(sig) {
+				s.passSignal(sig)
+				continue
+			}
+			s.leave(ctx, sig)
+			return nil
+		case <-ctx.Done():
+			s.leave(context.WithoutCancel(ctx), sigterm)
+			return nil
+		case <-agentDone:
+			return s.process.Err()
+		case err := <-failed:
+			return fmt.Errorf("a listener failed: %w", err)
+		}
+	}
+}
+
+func ends(sig os.Signal) bool { return sig == syscall.SIGTERM || sig == syscall.SIGINT }
+
+func (s *sidecar) passSignal(sig os.Signal) {
+	if number, ok := sig.(syscall.Signal); ok && s.process != nil {
+		s.process.Signal(number)
+	}
+}
+
+func (s *sidecar) agentGone() bool {
+	if s.process == nil {
+		return false
+	}
+	select {
+	case <-s.process.Done():
+		return true
+	default:
+		return false
+	}
+}
+
+// leave ends in order: no new work please; what runs goes on for a while; what then still runs is cut with the retry signal. Nothing is
+// refused before that. A second signal, or the end of ctx, cuts the waiting short.
+func (s *sidecar) leave(ctx context.Context, sig os.Signal) {
+	s.Log.Info("leaving", zap.Stringer("signal", sig))
+	s.set(func(h *health) { h.leaving = true })
+	waiting, done := context.WithCancel(ctx)
+	var watch sync.WaitGroup
+	watch.Go(func() { s.hurry(waiting, done) })
+
+	left, stop := context.WithTimeout(waiting, s.Timing.Leave)
+	if err := s.group.AwaitLeft(left); err != nil {
+		s.Log.Warn("leaving without the control plane's word that the proxies have let go")
+	}
+	stop()
+	idle, stop := context.WithTimeout(waiting, s.DrainTimeout)
+	err := s.proxy.AwaitIdle(idle)
+	stop()
+	done()
+	watch.Wait()
+	if err != nil {
+		s.cutAll(ctx)
+	}
+	if number, ok := sig.(syscall.Signal); ok && s.process != nil {
+		s.process.Stop(number, s.Timing.Stop)
+	}
+}
+
+// hurry ends the waiting at the second signal, or when the agent dies, and passes other signals on.
+func (s *sidecar) hurry(ctx context.Context, done context.CancelFunc) {
+	var agentDone <-chan struct{}
+	if s.process != nil {
+		agentDone = s.process.Done()
+	}
+	for {
+		select {
+		case sig := <-s.Signals:
+			if ends(sig) {
+				s.Log.Warn("leaving at once", zap.Stringer("signal", sig))
+				done()
+				return
+			}
+			s.passSignal(sig)
+		case <-agentDone:
+			done()
+			return
+		case <-ctx.Done():
+			return
+		}
+	}
+}
+
+// cutAll ends what still runs. Grants end first: what the retry signal says of effects must stay true.
+func (s *sidecar) cutAll(ctx context.Context) {
+	s.Log.Warn("cutting what still runs", zap.Uint64("in_flight", s.ledger.Totals().InFlight), zap.Duration("drain_timeout", s.DrainTimeout))
+	s.local.Close()
+	s.proxy.CutAll()
+	cut, stop := context.WithTimeout(context.WithoutCancel(ctx), cutTimeout)
+	defer stop()
+	if err := s.proxy.AwaitIdle(cut); err != nil {
+		s.Log.Error("some exchanges did not end and are broken off")
+	}
+}
+
+// abandon is for an agent that died: no more connections, so that proxies turn elsewhere, and what runs gets its error answers.
+func (s *sidecar) abandon(server *http.Server) {
+	s.set(func(h *health) {
+		h.answers, h.leaving = false, true
+		h.silence = errors.New("it has ended")
+	})
+	closing, stop := context.WithTimeout(context.Background(), cutTimeout)
+	defer stop()
+	if err := server.Shutdown(closing); err != nil {
+		s.Log.Error("some exchanges did not end and are broken off")
+	}
+}

@@ -1,0 +1,96 @@
+package session
+
+import (
+	"math"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	sidecarv1 "github.com/specproxy/specproxy/gen/specproxy/sidecar/v1"
+	"github.com/specproxy/specproxy/internal/drain"
+)
+
+// collector follows the ledger and decides which executions are worth a report: running ones that are older than one interval, ended ones
+// that failed or that an order decided over, and the end of every one that was reported as running.
+type collector struct {
+	ledger   *drain.Ledger
+	interval time.Duration
+	now      func() time.Time
+	// horizon is when the last snapshot was taken, in Unix nanoseconds; far in the future while one is. What began before it may be reported.
+	horizon atomic.Int64
+
+	// mu is held over every look at the ledger, so that an execution that is seen running is in reported before its end is asked about.
+	mu  sync.Mutex
+	seq uint64
+	// young are running executions that were too short-lived to be reported when they changed.
+	young map[string]struct{}
+	// reported are those that some replica believes to run.
+	reported map[string]struct{}
+	ended    []drain.Row
+}
+
+func newCollector(ledger *drain.Ledger, interval time.Duration, now func() time.Time) *collector {
+	return &collector{ledger: ledger, interval: interval, now: now, young: map[string]struct{}{}, reported: map[string]struct{}{}}
+}
+
+// end takes an execution that has just ended. Nearly all are of no interest, so what is quick comes first.
+func (c *collector) end(r drain.Row) {
+	if r.Outcome == drain.Failure || r.Disposition != "" {
+		return // kept by the ledger, where gather finds it
+	}
+	if c.now().Sub(r.StartedAt) < c.interval && r.StartedAt.UnixNano() > c.horizon.Load() {
+		return // never reported
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if _, ok := c.reported[r.ID]; ok {
+		c.ended = append(c.ended, r)
+	}
+}
+
+// gather returns what changed since the last call, and whether it should be called again after an interval even if nothing changes.
+func (c *collector) gather() (changed []*sidecarv1.Execution, again bool) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	rows, seq := c.ledger.Changed(c.seq)
+	c.seq = seq
+	for _, r := range rows {
+		delete(c.young, r.ID)
+	}
+	for id := range c.young {
+		if x, ok := c.ledger.Join(id); ok {
+			rows = append(rows, x.Row())
+		}
+	}
+	clear(c.young)
+	grownUp := c.now().Add(-c.interval)
+	for _, r := range append(rows, c.ended...) {
+		switch {
+		case !r.EndedAt.IsZero():
+			delete(c.reported, r.ID)
+		case r.StartedAt.After(grownUp) && r.Disposition == "" && r.Outcome == "":
+			c.young[r.ID] = struct{}{}
+			continue
+		default:
+			c.reported[r.ID] = struct{}{}
+		}
+		changed = append(changed, report(r))
+	}
+	c.ended = nil
+	return changed, len(c.young) > 0
+}
+
+// snapshot returns every running execution.
+func (c *collector) snapshot() []*sidecarv1.Execution {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.horizon.Store(math.MaxInt64)
+	rows := c.ledger.Running()
+	c.horizon.Store(c.now().UnixNano())
+	all := make([]*sidecarv1.Execution, 0, len(rows))
+	for _, r := range rows {
+		c.reported[r.ID] = struct{}{}
+		all = append(all, report(r))
+	}
+	return all
+}

@@ -1,0 +1,33 @@
+package session
+
+import (
+	"time"
+
+	"google.golang.org/protobuf/types/known/timestamppb"
+
+	sidecarv1 "github.com/specproxy/specproxy/gen/specproxy/sidecar/v1"
+	"github.com/specproxy/specproxy/internal/drain"
+)
+
+// report is a row as it travels.
+func report(r drain.Row) *sidecarv1.Execution {
+	x := &sidecarv1.Execution{
+		Id: r.ID, Key: r.Key, Method: r.Method, Path: r.Path, StartedAt: stamp(r.StartedAt), EndedAt: stamp(r.EndedAt),
+		RouteGeneration: r.RouteGeneration, Effects: string(r.Effects), EffectsSource: string(r.EffectsSource),
+		Responded: r.Responded, Replayable: r.Replayable, Outcome: string(r.Outcome), OutcomeReason: r.OutcomeReason,
+		Status: int32(r.Status), Disposition: string(r.Disposition), Why: r.Why, //nolint:gosec // an HTTP status has three digits
+		HandedOverFrom: r.HandedOverFrom, Deadline: stamp(r.Deadline),
+	}
+	for _, a := range r.Acts {
+		x.Acts = append(x.Acts, &sidecarv1.Effect{Tool: a.Tool, Class: string(a.Class), Key: a.Key, Compensation: a.Compensation, At: stamp(a.At)})
+	}
+	return x
+}
+
+// stamp leaves the zero time unset.
+func stamp(t time.Time) *timestamppb.Timestamp {
+	if t.IsZero() {
+		return nil
+	}
+	return timestamppb.New(t)
+}

@@ -1,0 +1,338 @@
+// Package sidecar runs one instance of one spec version: an agent process and, before it, the proxy that keeps its executions.
+//
+// It pulls the version, verifies it and gives it to the agent, registers with every control-plane replica, and does what the State it gets
+// says: it takes new work, or is fenced and settles what runs by the version's own contract. Invariants:
+//   - the agent is started only with a verified version;
+//   - the instance is ready only while the agent answers, a State is in force, and what runs is what the manifest demands;
+//   - nothing that the control plane does or fails to do stops requests: the last State stays in force;
+//   - when Run returns, every goroutine, connection and process it started is gone.
+//
+// The package links neither the storage engine nor the control plane: a sidecar is small and quick to start.
+package sidecar
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"math"
+	mathrand "math/rand/v2"
+	"net"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+
+	"go.uber.org/zap"
+	"google.golang.org/protobuf/types/known/timestamppb"
+
+	sidecarv1 "github.com/specproxy/specproxy/gen/specproxy/sidecar/v1"
+	"github.com/specproxy/specproxy/internal/archive"
+	"github.com/specproxy/specproxy/internal/drain"
+	"github.com/specproxy/specproxy/internal/sidecar/agent"
+	"github.com/specproxy/specproxy/internal/sidecar/execid"
+	"github.com/specproxy/specproxy/internal/sidecar/journal"
+	"github.com/specproxy/specproxy/internal/sidecar/localapi"
+	"github.com/specproxy/specproxy/internal/sidecar/posture"
+	"github.com/specproxy/specproxy/internal/sidecar/proxy"
+	"github.com/specproxy/specproxy/internal/sidecar/session"
+	"github.com/specproxy/specproxy/internal/sidecar/specdir"
+	"github.com/specproxy/specproxy/internal/versions"
+)
+
+// Run runs the sidecar until a signal or ctx ends it, or the agent dies: then the error is an *agent.ExitError.
+func Run(ctx context.Context, o Options) (err error) {
+	o.Timing = o.Timing.withDefaults()
+	s := &sidecar{Options: o, startedAt: time.Now(), redo: make(chan struct{}, 1)}
+	defer func() { err = errors.Join(err, s.cleanUp()) }()
+	for _, step := range []func(context.Context) error{
+		s.openState, s.obtainVersion, s.listen, s.nameInstance, s.openJournal, s.findAgent, s.startAgent,
+	} {
+		if err := step(ctx); err != nil {
+			return err
+		}
+	}
+	return s.serve(ctx)
+}
+
+// sidecar is one run. Its fields are set before serve, but those of health.
+type sidecar struct {
+	Options
+	startedAt time.Time
+
+	dir      *stateDir
+	controls []session.Control
+	version  versions.Packed
+	runtime  versions.Runtime
+	data     net.Listener
+	api      net.Listener
+	endpoint agent.Endpoint
+	process  *agent.Process // nil with --upstream
+
+	journal   *journal.Journal
+	recovered []drain.Row
+	ledger    *drain.Ledger
+	keeper    *posture.Keeper
+	group     *session.Group
+	proxy     *proxy.Proxy
+	local     *localapi.API
+	// redo wakes the deadlines' goroutine.
+	redo chan struct{}
+
+	health health
+	undo   []func() error // last one first
+}
+
+// later registers a clean-up.
+func (s *sidecar) later(f func() error) { s.undo = append(s.undo, f) }
+
+func (s *sidecar) cleanUp() error {
+	var errs []error
+	for i := len(s.undo) - 1; i >= 0; i-- {
+		errs = append(errs, s.undo[i]())
+	}
+	return errors.Join(errs...)
+}
+
+func (s *sidecar) openState(context.Context) (err error) {
+	if s.dir, err = openStateDir(s.Options); err != nil {
+		return err
+	}
+	s.later(s.dir.release)
+	return nil
+}
+
+// obtainVersion gets the spec version and lays it out for the agent.
+func (s *sidecar) obtainVersion(ctx context.Context) error {
+	local, err := archive.Open(filepath.Join(s.CacheDir, "specs"), s.Log)
+	if err != nil {
+		return err
+	}
+	dialing, err := s.dialing()
+	if err != nil {
+		return err
+	}
+	if s.controls, err = dialing.Dial(s.Controls); err != nil {
+		return err
+	}
+	source := specdir.Source{Copy: local, Patience: s.Timing.Patience, Log: s.Log}
+	for _, c := range s.controls {
+		s.later(c.Close)
+		source.Replicas = append(source.Replicas, specdir.Replica{Address: c.Address, Client: c.Client()})
+	}
+	if s.version, err = source.Obtain(ctx, s.Ref); err != nil {
+		return err
+	}
+	s.later(func() error { return specdir.Remove(s.dir.specs()) })
+	return specdir.Write(s.dir.specs(), s.version)
+}
+
+func (s *sidecar) listen(ctx context.Context) error {
+	open := func(flag, address string) (net.Listener, error) {
+		var lc net.ListenConfig
+		l, err := lc.Listen(ctx, "tcp", address)
+		if err != nil {
+			return nil, fmt.Errorf("%s %s: %w; choose another port, or 0 for any that is free", flag, address, err)
+		}
+		s.later(func() error { _ = l.Close(); return nil }) // its server has closed it as a rule
+		return l, nil
+	}
+	var err error
+	if s.data, err = open("--listen", s.Listen); err != nil {
+		return err
+	}
+	if s.api, err = open("--local-api", s.LocalAPI); err != nil {
+		return err
+	}
+	if s.Advertise == "" {
+		s.Advertise = s.data.Addr().String()
+	}
+	return nil
+}
+
+// nameInstance makes up an id from the host's name, for people, and random digits.
+func (s *sidecar) nameInstance(context.Context) error {
+	if s.Instance != "" {
+		return nil
+	}
+	host, _ := os.Hostname()
+	host, _, _ = strings.Cut(strings.ToLower(host), ".")
+	if len(host) > 40 || execid.CheckInstance(host) != nil {
+		host = "i"
+	}
+	var random [4]byte
+	_, _ = rand.Read(random[:]) // never fails
+	s.Instance = host + "-" + hex.EncodeToString(random[:])
+	return nil
+}
+
+// openJournal finds what an earlier process left open. Its agent died with it.
+func (s *sidecar) openJournal(context.Context) error {
+	j, left, damaged, err := journal.Open(s.dir.journal())
+	if err != nil {
+		return err
+	}
+	s.journal = j
+	s.later(j.Close)
+	if damaged > 0 {
+		s.Log.Warn("the journal has lines that cannot be read; one is normal after a crash", zap.Int("lines", damaged), zap.String("journal", s.dir.journal()))
+	}
+	for _, x := range left {
+		s.recovered = append(s.recovered, died(x, s.startedAt))
+	}
+	if len(left) > 0 {
+		s.Log.Warn("executions of an earlier process died with it after acts had been granted to them; the control plane is told", zap.Int("executions", len(left)))
+	}
+	return nil
+}
+
+// died is the report of an execution that was granted acts by a process that did not live to see it end.
+func died(x journal.Execution, now time.Time) drain.Row {
+	row := drain.Row{
+		ID: x.ID, Key: x.Key, Method: x.Method, Path: x.Path, StartedAt: x.StartedAt, EndedAt: now, RouteGeneration: x.RouteGeneration,
+		HandedOverFrom: x.HandedOverFrom, Acts: x.Acts, EffectsSource: drain.SourceGuarded, Outcome: drain.Failure, OutcomeReason: "sidecar died",
+	}
+	for _, a := range x.Acts {
+		row.Effects = row.Effects.Worse(a.Class)
+	}
+	return row
+}
+
+// findAgent says where the agent is or will be, and what runs it.
+func (s *sidecar) findAgent(context.Context) error {
+	s.runtime = s.Runtime
+	if s.Upstream != "" {
+		var err error
+		s.endpoint, err = agent.ParseEndpoint(s.Upstream)
+		return err
+	}
+	path, err := agent.Resolve(s.Command[0])
+	if err != nil {
+		return err
+	}
+	if s.runtime.Binary, err = agent.BinaryDigest(path); err != nil {
+		return err
+	}
+	port, err := agent.FreePort()
+	if err != nil {
+		return err
+	}
+	s.endpoint = agent.Endpoint{Network: "tcp", Address: net.JoinHostPort("127.0.0.1", strconv.Itoa(port))}
+	return nil
+}
+
+// startAgent starts the agent's process, unless something else does, and assembles what serves it.
+func (s *sidecar) startAgent(context.Context) error {
+	s.assemble()
+	if s.Upstream != "" {
+		s.Log.Info("the agent is started by something else; it reaches the sidecar here", zap.String("SPECPROXY_URL", s.apiURL()), zap.String("SPEC_DIR", s.dir.specs()))
+		return nil
+	}
+	_, port, err := net.SplitHostPort(s.endpoint.Address)
+	if err != nil {
+		return err
+	}
+	s.process, err = agent.Start(agent.Command{
+		Args: s.Command, Stdout: s.Stdout, Stderr: s.Stderr, Guard: s.Guard,
+		Env: append(os.Environ(),
+			"SPEC_DIR="+s.dir.specs(), "SPEC_VERSION="+s.Ref.String(), "SPEC_DIGEST="+s.version.Digest,
+			"SPECPROXY_URL="+s.apiURL(), "PORT="+port),
+	})
+	if err != nil {
+		return err
+	}
+	s.later(func() error { s.process.Stop(sigterm, s.Timing.Stop); return nil }) // at once if it is gone
+	return nil
+}
+
+func (s *sidecar) apiURL() string { return "http://" + s.api.Addr().String() }
+
+// assemble wires the parts; none of them runs yet.
+func (s *sidecar) assemble() {
+	contract := s.version.Manifest.InFlight
+	s.ledger = drain.NewLedger(contract)
+	s.keeper = posture.New(s.dir.state(), s.ledger, time.Now)
+	s.health.mismatch = s.version.Manifest.Runtime.Mismatch(s.runtime)
+	if s.health.mismatch != "" {
+		s.Log.Error("this instance will never be ready: it does not run what the manifest demands", zap.String("why", s.health.mismatch))
+	}
+	s.group = session.New(session.Config{
+		Controls: s.controls, Hello: s.hello(), Ledger: s.ledger, Apply: s.apply, Status: s.status, Totals: s.totals, Confirmed: s.confirmed,
+		Interval: s.Timing.Report, MaxBackoff: s.Timing.MaxBackoff, ConfirmAfter: s.Timing.Confirm, Now: time.Now, Log: s.Log,
+	})
+	s.group.Recovered(s.recovered)
+	buffer := s.version.Manifest.Request.BodyBuffer
+	if buffer == 0 {
+		buffer = versions.DefaultBodyBuffer
+	}
+	s.proxy = proxy.New(proxy.Config{
+		Ref: s.Ref, Digest: s.version.Digest, Instance: s.Instance, BodyBuffer: buffer, Contract: contract, Ledger: s.ledger,
+		Posture: s.keeper.Current, Agent: s.endpoint, Changed: s.group.Changed, Ended: s.ended, Now: time.Now, Random: mathrand.Float64, Log: s.Log,
+	})
+	s.local = localapi.New(localapi.Config{
+		Ledger: s.ledger, Guarded: contract.Effects == drain.Guarded, Journal: s.journal, Changed: s.group.Changed, Now: time.Now, Log: s.Log,
+	})
+}
+
+func (s *sidecar) hello() *sidecarv1.Hello {
+	return &sidecarv1.Hello{
+		InstanceId: s.Instance, Spec: s.Ref.Spec, Version: s.Ref.Version, Digest: s.version.Digest, Address: s.Advertise,
+		Runtime:        &sidecarv1.Runtime{Image: s.runtime.Image, Binary: s.runtime.Binary, Model: s.runtime.Model, Tools: s.runtime.Tools},
+		SidecarVersion: s.Version, StartedAt: timestamppb.New(s.startedAt),
+	}
+}
+
+// ended is called by the data path with every execution that has ended.
+func (s *sidecar) ended(r drain.Row) {
+	if err := s.journal.End(r.ID); err != nil {
+		s.Log.Error("the end of an execution could not be journalled", zap.String("execution", r.ID), zap.Error(err))
+	}
+	s.group.Ended(r)
+}
+
+// confirmed is called with every ended execution that the control plane knows of.
+func (s *sidecar) confirmed(id string) {
+	if err := s.journal.End(id); err != nil {
+		s.Log.Error("a told execution could not be taken out of the journal", zap.String("execution", id), zap.Error(err))
+	}
+}
+
+// apply puts a State in force and sees to the deadlines it brings.
+func (s *sidecar) apply(state *sidecarv1.State) (bool, error) {
+	applied, err := s.keeper.Apply(state)
+	if err != nil {
+		s.Log.Error("a state from the control plane could not be applied", zap.Uint64("generation", state.GetGeneration()), zap.Error(err))
+	}
+	select {
+	case s.redo <- struct{}{}:
+	default:
+	}
+	s.group.Changed()
+	s.group.StatusChanged()
+	return applied, err
+}
+
+// deadlines applies what follows the deadlines of executions that an order let complete.
+func (s *sidecar) deadlines(ctx context.Context, done *sync.WaitGroup) {
+	defer done.Done()
+	timer := time.NewTimer(math.MaxInt64)
+	defer timer.Stop()
+	for {
+		select {
+		case <-s.redo:
+		case <-timer.C:
+		case <-ctx.Done():
+			return
+		}
+		now := time.Now()
+		wait := time.Duration(math.MaxInt64)
+		if next := s.ledger.Tick(now); !next.IsZero() {
+			wait = next.Sub(now)
+		}
+		timer.Reset(wait)
+		s.group.Changed()
+	}
+}

@@ -1,0 +1,64 @@
+package sidecar
+
+import (
+	"fmt"
+	"sync"
+
+	"google.golang.org/protobuf/types/known/timestamppb"
+
+	sidecarv1 "github.com/specproxy/specproxy/gen/specproxy/sidecar/v1"
+)
+
+// health is what readiness depends on, beside the posture.
+type health struct {
+	mismatch string // why what runs is not what the manifest demands; set before serve
+
+	mu      sync.Mutex
+	answers bool
+	// silence is why the agent does not answer.
+	silence error
+	leaving bool
+}
+
+// set changes health and has the status sent.
+func (s *sidecar) set(change func(*health)) {
+	s.health.mu.Lock()
+	change(&s.health)
+	s.health.mu.Unlock()
+	s.group.StatusChanged()
+}
+
+// status is what the control plane is told.
+func (s *sidecar) status() *sidecarv1.Status {
+	s.health.mu.Lock()
+	answers, silence, leaving := s.health.answers, s.health.silence, s.health.leaving
+	s.health.mu.Unlock()
+	// In this order: what is applied is in the ledger, and what is fenced admits nothing more, so a status never claims more than it shows.
+	st := &sidecarv1.Status{Leaving: leaving, AppliedGeneration: s.keeper.Applied()}
+	_, st.Fenced = s.ledger.Fenced()
+	if id, at := s.ledger.LastAdmission(); id != "" {
+		st.LastAdmissionId, st.LastAdmissionAt = id, timestamppb.New(at)
+	}
+	switch {
+	case s.keeper.Current() == nil:
+		st.Reason = "no state from the control plane yet"
+	case s.health.mismatch != "":
+		st.Reason = s.health.mismatch
+	case !answers && silence != nil:
+		st.Reason = fmt.Sprintf("the agent does not answer on %s: %v", s.endpoint, silence)
+	case !answers:
+		st.Reason = fmt.Sprintf("the agent does not answer on %s yet", s.endpoint)
+	default:
+		st.Ready = true
+	}
+	return st
+}
+
+// totals are the ledger's and the data path's counts.
+func (s *sidecar) totals() *sidecarv1.Totals {
+	t := s.ledger.Totals()
+	return &sidecarv1.Totals{
+		Started: t.Started, Succeeded: t.Succeeded, Failed: t.Failed, Unknown: t.Unknown, InFlight: t.InFlight,
+		Completed: t.Completed, HandedOver: t.HandedOver, Cancelled: t.Cancelled, Held: t.Held, Arrived: t.Arrived, PassedOn: s.proxy.PassedOn(),
+	}
+}

@@ -127,14 +127,18 @@ func (a *app) printChange(change *operatorv1.Change) {
 	default:
 		a.out.heading("%s: %s", change.GetSpec(), change.GetKind())
 	}
-	a.out.field("traffic", "%s -> %s", split(change.GetBefore()), split(change.GetAfter()))
+	if before, after := split(change.GetBefore()), split(change.GetAfter()); before == after {
+		a.out.field("traffic", "%s", after)
+	} else {
+		a.out.field("traffic", "%s -> %s", before, after)
+	}
 	if len(change.GetAbandoned()) > 0 {
 		a.out.field("abandoned", "%s", strings.Join(change.GetAbandoned(), ", "))
 	}
 	if change.GetTarget() != "" {
 		target := change.GetTarget()
 		if change.GetTargetReason() != "" {
-			target += " (" + change.GetTargetReason() + ")"
+			target += ": " + change.GetTargetReason()
 		}
 		a.out.field("target", "%s", target)
 	}

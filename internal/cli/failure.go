@@ -48,5 +48,9 @@ func report(w io.Writer, err error) {
 	if refused, ok := errors.AsType[*connect.Error](err); ok && message == refused.Error() {
 		message = refused.Message()
 	}
-	fmt.Fprintf(w, "specctl: %s\n", strings.ReplaceAll(clean(message), "\n", "\n  "))
+	lines := strings.Split(clean(message), "\n")
+	fmt.Fprintf(w, "specctl: %s\n", lines[0])
+	for _, more := range lines[1:] {
+		fmt.Fprintf(w, "  %s\n", strings.TrimSpace(more))
+	}
 }

@@ -134,5 +134,5 @@ func exit(spec *operatorv1.Spec) string {
 	if spec.GetExitReason() == "" {
 		return to
 	}
-	return to + " (" + spec.GetExitReason() + ")"
+	return to + ": " + spec.GetExitReason()
 }

@@ -15,13 +15,13 @@ package drain
 type Disposition string
 
 const (
-	// Complete: it goes on under the abandoned version.
+	// Complete lets it go on under the abandoned version.
 	Complete Disposition = "complete"
-	// Handover: it begins again under the target version, without the client noticing.
+	// Handover begins it again under the target version, without the client noticing.
 	Handover Disposition = "handover"
-	// Cancel: it ends with the retry signal.
+	// Cancel ends it with the retry signal.
 	Cancel Disposition = "cancel"
-	// Hold: it is never cut; a person is shown it. Only ever follows a deadline.
+	// Hold never cuts it; a person is shown it. Only ever follows a deadline.
 	Hold Disposition = "hold"
 )
 
@@ -29,6 +29,7 @@ const (
 // None counts only where the agent is guarded: without the guard, nothing said so far proves nothing.
 type Effects string
 
+// The classes, harmless first but for Unknown; Classes gives their order.
 const (
 	EffectsNone         Effects = "none"
 	EffectsReadonly     Effects = "readonly"
@@ -42,11 +43,11 @@ const (
 type Reporting string
 
 const (
-	// Unreported: not at all; effects are Unknown unless declared.
+	// Unreported means not at all; effects are Unknown unless declared.
 	Unreported Reporting = "unreported"
-	// Reported: after the act, by header or local API. Silence is still Unknown.
+	// Reported means after the act, by header or local API. Silence is still Unknown.
 	Reported Reporting = "reported"
-	// Guarded: the agent asks before it acts. Silence is None, since nothing can have happened.
+	// Guarded means that the agent asks before it acts. Silence is None, since nothing can have happened.
 	Guarded Reporting = "guarded"
 )
 

@@ -45,7 +45,7 @@ type entry struct {
 	reason  string
 	status  int
 
-	// decision is never changed, only replaced: at its deadline, or by a new order after the fence was lifted (void).
+	// decision is never changed, only replaced: at its deadline, or by a new order after the fence was lifted (void, which no cut becomes).
 	decision *Decision
 	void     bool
 	// order is the one that decided.

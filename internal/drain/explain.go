@@ -5,7 +5,7 @@ package drain
 func Explain(c Contract) []string {
 	lines := []string{"effects are " + string(c.reporting()) + ": " + reportingWords(c.reporting())}
 	for i, r := range c.Rules {
-		line := RuleLabel(c, i) + ": " + r.Action.words()
+		line := RuleLabel(c, i) + ": " + r.words()
 		if r.When.Effects == EffectsIrreversible && !c.namesUnknown() {
 			line += "; also where effects are unknown"
 		}

@@ -105,8 +105,9 @@ func (l *Ledger) Admit(b Begin) (*Execution, *Order) {
 		s.mu.Lock()
 		e, live := s.live[b.ID]
 		if !live {
-			defer s.mu.Unlock()
-			return l.begin(s, b)
+			x, order := l.begin(s, b)
+			s.mu.Unlock()
+			return x, order
 		}
 		s.mu.Unlock()
 		// The entry may end before it is locked. It leaves the shard under its own lock, so the next look does not find it.

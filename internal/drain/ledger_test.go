@@ -222,6 +222,9 @@ func TestDeadlines(t *testing.T) {
 		if row := held.Row(); row.Disposition != drain.Hold {
 			t.Errorf("%s: %s (%s), want hold", id, row.Disposition, row.Why)
 		}
+		if d, _ := held.Decision(); d.Then != drain.Hold || d.Effects != drain.EffectsIrreversible {
+			t.Errorf("%s: %+v", id, d)
+		}
 		b.wantNoCut(id)
 	}
 	b.wantNoCut("done")
@@ -473,6 +476,44 @@ func TestHandoverHappensOnce(t *testing.T) {
 	if cuts := b.cuts["joined"]; len(cuts) != 2 || cuts[0].Disposition != drain.Cancel {
 		t.Errorf("joined: %+v, want a cancel for each of its exchanges", cuts)
 	}
+}
+
+func TestJoinedExchanges(t *testing.T) {
+	b := newBench(t, `{default: {onRollback: complete}, rules: [{when: {path: /cut}, onRollback: cancel}]}`)
+	admit := func(id, exchange, path string, deadline time.Duration) *drain.Execution {
+		begin := b.begin(id)
+		begin.Path = path
+		begin.Cut = func(d drain.Decision) { b.cuts[exchange] = append(b.cuts[exchange], d) }
+		if deadline != 0 {
+			begin.Deadline = noon.Add(deadline)
+		}
+		x, _ := b.Admit(begin)
+		return x
+	}
+	// An execution has as much time as the exchange of it that has most.
+	for _, c := range []struct {
+		id                  string
+		first, second, want time.Duration
+	}{{"longer", time.Minute, time.Hour, time.Hour}, {"shorter", time.Hour, time.Minute, time.Hour}, {"none", time.Minute, 0, 0}, {"still none", 0, time.Minute, 0}} {
+		admit(c.id, c.id, "/", c.first)
+		var want time.Time
+		if c.want != 0 {
+			want = noon.Add(c.want)
+		}
+		if got := admit(c.id, c.id, "/", c.second).Row().Deadline; !got.Equal(want) {
+			t.Errorf("%s: deadline %v, want %v", c.id, got, want)
+		}
+	}
+	// Only the open ones are told of a cut.
+	ended := admit("x", "ended", "/cut", 0)
+	admit("x", "open", "/cut", 0)
+	endedToo := admit("x", "ended too", "/cut", 0)
+	ended.End(200, noon)
+	endedToo.End(200, noon)
+	b.Order(order(9), noon)
+	b.wantNoCut("ended")
+	b.wantNoCut("ended too")
+	b.wantCut("open", drain.Cancel)
 }
 
 func TestDeclaredEffects(t *testing.T) {

@@ -101,7 +101,7 @@ func (l *Ledger) Tick(now time.Time) (next time.Time) {
 func (e *entry) decide(o *Order, now time.Time, due *deadlines, cuts []cut) []cut {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	if !e.ended.IsZero() || e.cut() || e.decision != nil && !e.void {
+	if !e.ended.IsZero() || e.decision != nil && !e.void {
 		return cuts
 	}
 	d := e.ledger.plan.decide(e.view(), o.Target, o.retry(), now)

@@ -35,17 +35,17 @@ type Counts struct {
 type State string
 
 const (
-	// Ordered: committed; not every sidecar has acknowledged the fence.
+	// Ordered is committed; not every sidecar has acknowledged the fence.
 	Ordered State = "ordered"
-	// Draining: fenced, executions still run.
+	// Draining is fenced while executions still run.
 	Draining State = "draining"
-	// Drained: nothing runs any more.
+	// Drained means that nothing runs any more.
 	Drained State = "drained"
-	// Held: nothing runs but what a person must look at.
+	// Held means that nothing runs but what a person must look at.
 	Held State = "held"
-	// Superseded: the version is routed again, its fence is lifted.
+	// Superseded means that the version is routed again and its fence lifted.
 	Superseded State = "superseded"
-	// Cancelled: the rollback was undone.
+	// Cancelled means that the rollback was undone.
 	Cancelled State = "cancelled"
 )
 

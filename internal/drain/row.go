@@ -5,6 +5,8 @@ import "time"
 // Source says where the knowledge of an execution's effects comes from.
 type Source string
 
+// Silent: nothing was said. Declared: by the manifest or the tool. Reported: told after the act. Guarded: asked for beforehand, or silence
+// of an agent that asks.
 const (
 	SourceSilent   Source = "silent"
 	SourceDeclared Source = "declared"
@@ -15,6 +17,7 @@ const (
 // Outcome is the business outcome; empty while unknown.
 type Outcome string
 
+// What an agent states; 2xx alone states nothing.
 const (
 	Success Outcome = "success"
 	Failure Outcome = "failure"

@@ -6,17 +6,17 @@ import "fmt"
 type Event string
 
 const (
-	// EventFenced: every sidecar of the pool has acknowledged the fence, or is known gone.
+	// EventFenced says that every sidecar of the pool has acknowledged the fence, or is known gone.
 	EventFenced Event = "fenced"
-	// EventRunning: executions run that are not held; also if some turn up again after all seemed done.
+	// EventRunning says that executions run that are not held; also if some turn up again after all seemed done.
 	EventRunning Event = "running"
-	// EventOnlyHeld: nothing runs but held executions.
+	// EventOnlyHeld says that nothing runs but held executions.
 	EventOnlyHeld Event = "only-held"
-	// EventEmptied: nothing runs.
+	// EventEmptied says that nothing runs.
 	EventEmptied Event = "emptied"
-	// EventSuperseded: the version is routed again.
+	// EventSuperseded says that the version is routed again.
 	EventSuperseded Event = "superseded"
-	// EventCancelled: the rollback was undone.
+	// EventCancelled says that the rollback was undone.
 	EventCancelled Event = "cancelled"
 )
 

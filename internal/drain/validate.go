@@ -20,7 +20,7 @@ func (c Contract) Validate() []error {
 	}
 	for i, r := range c.Rules {
 		at := fmt.Sprintf("inFlight.rules[%d]", i)
-		r.Action.validate(at, &p)
+		r.validate(at, &p)
 		if r.When.validate(at+".when", &p) {
 			c.reachable(i, at, &p)
 		}

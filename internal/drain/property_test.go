@@ -1,0 +1,145 @@
+package drain_test
+
+import (
+	"fmt"
+	"strings"
+	"testing"
+	"time"
+
+	"pgregory.net/rapid"
+
+	"github.com/specproxy/specproxy/internal/drain"
+)
+
+// The small worlds of methods, paths and ages that generated rules speak of, and what requests can have: each pattern's own path, longer and
+// shorter ones, and some that no pattern names.
+var (
+	ruleMethods  = []string{"", "GET", "POST"}
+	rulePaths    = []string{"", "*", "/*", "/a", "/a*", "/a/*", "/a/b"}
+	ruleAges     = []drain.Duration{0, drain.Duration(2 * time.Second), drain.Duration(time.Minute)}
+	viewMethods  = []string{"GET", "POST", "PUT"}
+	viewPaths    = []string{"*", "/", "/a", "/ax", "/a/", "/a/b", "/a/bc", "/z"}
+	viewAges     = []time.Duration{0, 3 * time.Second, time.Hour}
+	reportings   = []drain.Reporting{"", drain.Unreported, drain.Reported, drain.Guarded}
+	seenOrSilent = append([]drain.Effects{""}, drain.Classes()...)
+)
+
+func drawAction(t *rapid.T, label string) drain.Action {
+	a := drain.Action{OnRollback: rapid.SampledFrom([]drain.Disposition{drain.Complete, drain.Handover, drain.Cancel}).Draw(t, label+".onRollback")}
+	if a.OnRollback == drain.Handover {
+		a.Else = rapid.SampledFrom([]drain.Disposition{drain.Complete, drain.Cancel}).Draw(t, label+".else")
+	}
+	if (a.OnRollback == drain.Complete || a.Else == drain.Complete) && rapid.Bool().Draw(t, label+".deadline") {
+		a.Within = drain.Duration(rapid.Int64Range(1, int64(time.Hour)).Draw(t, label+".within"))
+		a.Then = rapid.SampledFrom([]drain.Disposition{drain.Cancel, drain.Hold}).Draw(t, label+".then")
+	}
+	if a.OnRollback != drain.Complete && rapid.Bool().Draw(t, label+".retries") {
+		a.RetryAfter = drain.Range{Min: time.Second, Max: 5 * time.Second}
+	}
+	return a
+}
+
+func drawContract(t *rapid.T) drain.Contract {
+	c := drain.Contract{Effects: rapid.SampledFrom(reportings).Draw(t, "effects"), Default: drawAction(t, "default")}
+	for i := range rapid.IntRange(0, 5).Draw(t, "rules") {
+		label := fmt.Sprintf("rule%d", i)
+		c.Rules = append(c.Rules, drain.Rule{
+			When: drain.Match{
+				Effects:   rapid.SampledFrom(seenOrSilent).Draw(t, label+".effects"),
+				Method:    rapid.SampledFrom(ruleMethods).Draw(t, label+".method"),
+				Path:      rapid.SampledFrom(rulePaths).Draw(t, label+".path"),
+				OlderThan: rapid.SampledFrom(ruleAges).Draw(t, label+".olderThan"),
+			},
+			Action: drawAction(t, label),
+		})
+	}
+	return c
+}
+
+func drawView(t *rapid.T) drain.View {
+	v := drain.View{
+		Method:     rapid.SampledFrom(viewMethods).Draw(t, "method"),
+		Path:       rapid.SampledFrom(viewPaths).Draw(t, "path"),
+		Started:    noon.Add(-rapid.SampledFrom(viewAges).Draw(t, "age")),
+		Effects:    rapid.SampledFrom(seenOrSilent).Draw(t, "seen"),
+		Responded:  rapid.Bool().Draw(t, "responded"),
+		Replayable: rapid.Bool().Draw(t, "replayable"),
+		HandedOver: rapid.Bool().Draw(t, "handedOver"),
+	}
+	if rapid.Bool().Draw(t, "hasDeadline") {
+		v.Deadline = noon.Add(time.Duration(rapid.Int64Range(int64(-time.Minute), int64(2*time.Hour)).Draw(t, "deadline")))
+	}
+	return v
+}
+
+// What holds of every decision, whatever the contract says.
+func TestDecisionsKeepTheirPromises(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		c, v := drawContract(t), drawView(t)
+		d := drain.Decide(c, v, "2.0.3", noon)
+		action := c.Default
+		if d.Rule >= 0 {
+			action = c.Rules[d.Rule].Action
+		}
+		if v.Effects == drain.EffectsIrreversible && (d.Cuts() || d.Then == drain.Cancel) {
+			t.Errorf("a known irreversible effect is cut, now or at the deadline: %+v", d)
+		}
+		if d.Disposition == drain.Handover && (v.Responded || !v.Replayable || v.HandedOver) {
+			t.Errorf("an impossible hand-over: %+v of %+v", d, v)
+		}
+		if d.Disposition == drain.Handover && d.Effects != drain.EffectsNone && d.Effects != drain.EffectsReadonly && (d.Rule < 0 || c.Rules[d.Rule].When.Effects != d.Effects) {
+			t.Errorf("an effect is repeated that no rule names: %+v", d)
+		}
+		if d.Disposition != drain.Complete && !d.Cuts() {
+			t.Errorf("disposition %q", d.Disposition)
+		}
+		if d.Effects == drain.EffectsNone && c.Effects != drain.Guarded || d.Effects == "" {
+			t.Errorf("effects %q under %q", d.Effects, c.Effects)
+		}
+		if hasDeadline := !d.Deadline.IsZero(); hasDeadline != (d.Then != "") || hasDeadline && d.Disposition != drain.Complete {
+			t.Errorf("deadline and then go together, with complete: %+v", d)
+		}
+		if d.Disposition == drain.Complete && !v.Deadline.IsZero() && action.OnRollback == drain.Complete && (d.Deadline.IsZero() || d.Deadline.After(v.Deadline)) {
+			t.Errorf("the request's own deadline lost: %+v", d)
+		}
+		if action.Within != 0 && d.Deadline.After(noon.Add(time.Duration(action.Within))) {
+			t.Errorf("later than the contract says: %+v", d)
+		}
+		if (d.Disposition == drain.Cancel || d.Then == drain.Cancel) && d.RetryAfter != action.RetryAfter {
+			t.Errorf("retry %s, the contract says %s", d.RetryAfter, action.RetryAfter)
+		}
+		if label := strings.Split(drain.RuleLabel(c, d.Rule), ":")[0]; !strings.HasPrefix(d.Why, label) {
+			t.Errorf("why %q does not begin with %q", d.Why, label)
+		}
+	})
+}
+
+// A rule is refused as one that can never match exactly if it matches nothing that can be.
+func TestUnreachableRulesAreExactlyThose(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		c := drawContract(t)
+		matched := map[int]bool{}
+		for _, method := range viewMethods {
+			for _, path := range viewPaths {
+				for _, age := range viewAges {
+					for _, seen := range seenOrSilent {
+						v := drain.View{Method: method, Path: path, Started: noon.Add(-age), Effects: seen}
+						matched[drain.Decide(c, v, "2.0.3", noon).Rule] = true
+					}
+				}
+			}
+		}
+		errs := c.Validate()
+		for i := range c.Rules {
+			refused := false
+			for _, err := range errs {
+				if strings.HasPrefix(err.Error(), fmt.Sprintf("inFlight.rules[%d]: can never match", i)) {
+					refused = true
+				}
+			}
+			if refused == matched[i] {
+				t.Fatalf("rules[%d] %s: refused=%v, matches something=%v: %v", i, drain.RuleLabel(c, i), refused, matched[i], errs)
+			}
+		}
+	})
+}

@@ -4,6 +4,7 @@
 package report
 
 import (
+	"bytes"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -85,13 +86,16 @@ func (r Report) Write(dir string) (path string, err error) {
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return "", fmt.Errorf("report directory: %w", err)
 	}
-	data, err := json.MarshalIndent(r, "", "  ")
-	if err != nil {
+	var data bytes.Buffer
+	enc := json.NewEncoder(&data)
+	enc.SetEscapeHTML(false) // Aims are to be read.
+	enc.SetIndent("", "  ")
+	if err := enc.Encode(r); err != nil {
 		return "", fmt.Errorf("report %s: %w", r.Bench, err)
 	}
 	path = filepath.Join(dir, r.Bench+".json")
 	unfinished := path + ".new"
-	if err := os.WriteFile(unfinished, append(data, '\n'), 0o644); err != nil {
+	if err := os.WriteFile(unfinished, data.Bytes(), 0o644); err != nil {
 		return "", fmt.Errorf("report %s: %w", r.Bench, err)
 	}
 	if err := os.Rename(unfinished, path); err != nil {

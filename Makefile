@@ -91,7 +91,9 @@ envoy: $(ENVOY) ## Install the pinned Envoy into .tools/bin
 
 $(ENVOY): scripts/install-envoy.sh
 	scripts/install-envoy.sh
-	@touch $@
+	@# An Envoy that was found on PATH instead is linked, so that everything finds it in one place.
+	@[ -x $@ ] || ln -sf "$$(command -v envoy)" $@
+	@[ -L $@ ] || touch $@
 
 $(TOOLS)/buf: tools/go.mod tools/go.sum
 	GOBIN='$(CURDIR)/$(TOOLS)' go -C tools install tool

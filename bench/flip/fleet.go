@@ -117,7 +117,8 @@ func (f *fleet) startPools(ctx context.Context, o Options, dir string) error {
 			return err
 		}
 		f.stack.Push(stop)
-		sidecar, err := rig.Start(dir, "specproxy-"+v, o.Specproxy, "--control", f.control.GRPC, "--spec", spec+":"+v, "--listen", "127.0.0.1:0", "--upstream", "http://"+upstream)
+		sidecar, err := rig.Start(dir, "specproxy-"+v, o.Specproxy, "--control", f.control.GRPC, "--spec", spec+":"+v, "--listen", "127.0.0.1:0",
+			"--upstream", "http://"+upstream, "--cache-dir", filepath.Join(dir, "cache-"+v), "--log-level", "warn")
 		if err != nil {
 			return err
 		}

@@ -40,7 +40,6 @@ func Start(dir, name, program string, args ...string) (*Process, error) {
 	p := &Process{name: name, log: log.Name(), first: make(chan string, 1), done: make(chan struct{})}
 	p.cmd = exec.Command(program, args...) //nolint:noctx // Stop ends it, which asks first.
 	p.cmd.Stderr = log
-	p.cmd.Env = append(os.Environ(), "XDG_CACHE_HOME="+filepath.Join(dir, name+".cache"))
 	p.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	out, err := p.cmd.StdoutPipe()
 	if err == nil {

@@ -24,7 +24,7 @@ var arrows = []struct {
 	to   []string
 }{
 	{"cmd/xds", []string{"internal/controlplane", "internal/routing/envoy"}},
-	{"cmd/specproxy", []string{"internal/sidecar"}},
+	{"cmd/specproxy", []string{"internal/sidecar", "internal/sidecar/agent", "internal/versions"}},
 	{"cmd/specctl", []string{"internal/cli"}},
 
 	{"internal/controlplane", []string{
@@ -41,23 +41,26 @@ var arrows = []struct {
 	}},
 	{"internal/discovery", []string{"internal/store", "internal/routing", "internal/routing/envoy", "internal/versions", "internal/drain"}},
 	{"internal/fleet", []string{"internal/store", "internal/routing", "internal/versions", "internal/drain", "gen/sidecar"}},
-	{"internal/archive", []string{"internal/versions"}},
 	{"internal/store", []string{"internal/routing", "internal/postmortem", "internal/versions", "internal/drain"}},
 	{"internal/cli", []string{"internal/versions", "internal/drain", "gen/operator"}},
 
 	{"internal/sidecar", []string{
-		"internal/sidecar/agent", "internal/sidecar/execid", "internal/sidecar/journal", "internal/sidecar/posture", "internal/sidecar/proxy", "internal/sidecar/session",
-		"internal/versions", "internal/drain", "gen/sidecar",
+		"internal/sidecar/agent", "internal/sidecar/execid", "internal/sidecar/journal", "internal/sidecar/localapi", "internal/sidecar/posture",
+		"internal/sidecar/proxy", "internal/sidecar/session", "internal/sidecar/specdir", "internal/archive", "internal/versions", "internal/drain", "gen/sidecar",
 	}},
 	{"internal/sidecar/proxy", []string{
-		"internal/sidecar/agent", "internal/sidecar/execid", "internal/sidecar/journal", "internal/sidecar/posture",
+		"internal/sidecar/agent", "internal/sidecar/execid", "internal/sidecar/posture",
 		"internal/agentproto", "internal/agentproto/grpc", "internal/agentproto/plain", "internal/versions", "internal/drain",
 	}},
-	{"internal/sidecar/session", []string{"internal/sidecar/execid", "internal/sidecar/journal", "internal/sidecar/posture", "internal/versions", "internal/drain", "gen/sidecar"}},
-	{"internal/sidecar/posture", []string{"internal/versions", "internal/drain", "gen/sidecar"}},
+	{"internal/sidecar/session", []string{"internal/drain", "gen/sidecar"}},
+	{"internal/sidecar/localapi", []string{"internal/sidecar/journal", "internal/drain"}},
+	{"internal/sidecar/specdir", []string{"internal/archive", "internal/versions", "gen/sidecar"}},
+	{"internal/sidecar/posture", []string{"internal/drain", "gen/sidecar"}},
 	{"internal/sidecar/journal", []string{"internal/drain"}},
 	{"internal/sidecar/execid", nil},
 	{"internal/sidecar/agent", nil},
+
+	{"internal/archive", []string{"internal/versions"}},
 
 	// Support of tests that run a real Envoy.
 	{"internal/envoytest", []string{"internal/routing/envoy"}},
@@ -254,7 +257,8 @@ func TestSidecarLinksNoControlPlane(t *testing.T) {
 	banned := []string{
 		"go.etcd.io/", "github.com/hashicorp/go-memdb", "github.com/envoyproxy/",
 		path.Join(module, "internal/store"), path.Join(module, "internal/control"), path.Join(module, "internal/discovery"),
-		path.Join(module, "internal/fleet"), path.Join(module, "internal/api"), path.Join(module, "internal/archive"),
+		path.Join(module, "internal/fleet"), path.Join(module, "internal/api"),
+		path.Join(module, "internal/controlplane"),
 	}
 	deps := strings.Fields(string(out))
 	if !slices.Contains(deps, module+"/internal/sidecar") {

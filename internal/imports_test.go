@@ -62,7 +62,8 @@ var arrows = []struct {
 
 	{"internal/archive", []string{"internal/versions"}},
 
-	// Support of tests that run a real Envoy.
+	// Tests of the whole, and their support: they run the built commands and a real Envoy.
+	{"internal/e2e", nil},
 	{"internal/envoytest", []string{"internal/routing/envoy"}},
 
 	{"internal/routing/envoy", []string{"internal/routing", "internal/versions", "internal/drain"}},
@@ -269,6 +270,29 @@ func TestSidecarLinksNoControlPlane(t *testing.T) {
 			if strings.HasPrefix(dep, prefix) {
 				t.Errorf("cmd/specproxy links %s", dep)
 			}
+		}
+	}
+}
+
+func TestImpure(t *testing.T) {
+	for _, c := range []struct {
+		pkg, imported string
+		want          bool
+	}{
+		{"internal/drain", "os", true},
+		{"internal/drain", "os/exec", true},
+		{"internal/drain", "net/http", true},
+		{"internal/drain", "net/http/httptest", true},
+		{"internal/drain", "log/slog", true},
+		{"internal/drain", "crypto/rand", true},
+		{"internal/drain", "crypto/sha256", false},
+		{"internal/drain", "sync", false},
+		{"internal/agentproto/plain", "net/http", false},
+		{"internal/agentproto/plain", "net/http/httputil", true},
+		{"internal/routing/envoy", "net/netip", false},
+	} {
+		if got := impure(c.pkg, c.imported); got != c.want {
+			t.Errorf("impure(%q, %q) = %t, want %t", c.pkg, c.imported, got, c.want)
 		}
 	}
 }

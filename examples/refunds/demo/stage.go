@@ -203,9 +203,8 @@ func freeAddress(ctx context.Context) (string, error) {
 func (s *stage) pool(v version) error {
 	for i := range instances {
 		name := fmt.Sprintf("%s-%d", v.version, i+1)
-		state := filepath.Join(s.scratch, name)
 		_, err := s.start(name, nil, filepath.Join(s.bin, "specproxy"),
-			"--control", s.control, "--spec", v.ref(), "--listen", "127.0.0.1:0", "--state-dir", state,
+			"--control", s.control, "--spec", v.ref(), "--listen", "127.0.0.1:0", "--cache-dir", filepath.Join(s.scratch, name),
 			"--", filepath.Join(s.programs, "agent"), "--payments", s.payments, "--journal-dir", s.journals(), "--seed", s.seedText())
 		if err != nil {
 			return err

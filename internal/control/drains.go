@@ -17,11 +17,8 @@ func (c *Controller) followDrains(ctx context.Context) error {
 	for {
 		changed := c.fleet.Changes()
 		view := c.store.View()
-		for _, spec := range view.Specs() {
-			for _, order := range view.Drains(spec) {
-				if !order.Active() || order.State == drain.Drained {
-					continue
-				}
+		for _, order := range view.AllDrains() {
+			if order.Active() && order.State != drain.Drained {
 				c.moveDrain(ctx, order, c.fleet.Pool(view, order.Spec, order.Version))
 			}
 		}

@@ -22,6 +22,16 @@ func path(elements ...string) string {
 	return strings.Join(escaped, "/")
 }
 
+// firstElement is the first of the elements that made the path.
+func firstElement(path string) string {
+	escaped, _, _ := strings.Cut(path, "/")
+	name, err := url.PathUnescape(escaped)
+	if err != nil {
+		return escaped // Not written by path.
+	}
+	return name
+}
+
 // within is the prefix of all paths below the elements.
 func within(elements ...string) string { return path(elements...) + "/" }
 

@@ -38,6 +38,8 @@ type Reader interface {
 	Drain(spec, version string) (drain.Drain, bool)
 	// Drains of the spec, by version.
 	Drains(spec string) []drain.Drain
+	// AllDrains of every spec, by spec and version.
+	AllDrains() []drain.Drain
 	PostMortem(id string) (postmortem.Record, bool)
 	// PostMortems, newest first.
 	PostMortems() []postmortem.Record
@@ -88,11 +90,14 @@ func (r reader) Versions(spec string) []versions.Record {
 // Specs returns the names of all specs that have a version, sorted.
 func (r reader) Specs() []string {
 	var names []string
-	for _, rec := range values[versions.Record](r.list(versionRecords, "")) {
-		names = append(names, rec.Spec)
+	for _, v := range r.list(versionRecords, "") {
+		// The path holds the name: the records themselves, of all versions there ever were, need not be copied for it.
+		if name := firstElement(v.path); len(names) == 0 || names[len(names)-1] != name {
+			names = append(names, name)
+		}
 	}
 	slices.Sort(names)
-	return slices.Compact(names)
+	return names
 }
 
 // Route returns the spec's route in force.
@@ -132,6 +137,9 @@ func (r reader) Drain(spec, version string) (drain.Drain, bool) {
 func (r reader) Drains(spec string) []drain.Drain {
 	return values[drain.Drain](r.list(drains, within(spec)))
 }
+
+// AllDrains returns the newest drain of every version that has one.
+func (r reader) AllDrains() []drain.Drain { return values[drain.Drain](r.list(drains, "")) }
 
 // PostMortem returns one record.
 func (r reader) PostMortem(id string) (postmortem.Record, bool) {

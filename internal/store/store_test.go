@@ -127,7 +127,7 @@ func check(t *testing.T, when string, r store.Reader) {
 		{"instance", hasInstance && i.Health == routing.Ready},
 		{"instances of the spec alone", len(r.Instances("a")) == 2},
 		{"instances of the version alone", len(r.InstancesOf("a", "2.0.3")) == 1},
-		{"drain", hasDrain && d.State == drain.Ordered && len(r.Drains("a")) == 1},
+		{"drain", hasDrain && d.State == drain.Ordered && len(r.Drains("a")) == 1 && len(r.AllDrains()) == 1},
 		{"post-mortems newest first", slices.Equal(ids, []string{"PM-11", "PM-10", "PM-9", "PM-8", "PM-7", "PM-6", "PM-5", "PM-4", "PM-3", "PM-2", "PM-1"})},
 		{"post-mortem", hasPM},
 		{"proxies", len(r.Proxies()) == 1 && r.Proxies()[0].Node == "edge/1"},
@@ -174,6 +174,7 @@ func TestWritesThatBreakAnInvariantAreRefused(t *testing.T) {
 	update(t, s, func(tx *store.Tx) {
 		tx.PutVersion(versions.Record{Spec: "a", Version: "1.0.0", Digest: "sha256:1"})
 		tx.PutRoute(route("a", 3, "1.0.0"))
+		tx.ClaimHost("h", "a")
 		tx.PutInstance(routing.Instance{ID: "i", Spec: "a", Version: "1.0.0"})
 	})
 	for _, c := range []struct {
@@ -185,6 +186,8 @@ func TestWritesThatBreakAnInvariantAreRefused(t *testing.T) {
 		}},
 		{"older generation", "generation 2 comes too late", func(tx *store.Tx) { tx.PutRoute(route("a", 2, "1.0.0")) }},
 		{"same generation, other splits", "has other splits already", func(tx *store.Tx) { tx.PutRoute(route("a", 3, "2.0.0")) }},
+		{"host of another spec", "host h belongs to a", func(tx *store.Tx) { tx.ClaimHost("h", "b") }},
+		{"record without a name", "lacks a part of its name", func(tx *store.Tx) { tx.PutProxy(routing.Proxy{}) }},
 		{"no generation", "has no generation", func(tx *store.Tx) { tx.PutRoute(route("b", 0, "1.0.0")) }},
 		{"instance of another version", "register it under another id", func(tx *store.Tx) {
 			tx.PutInstance(routing.Instance{ID: "i", Spec: "a", Version: "2.0.0"})
@@ -267,6 +270,11 @@ func TestConflicts(t *testing.T) {
 		{"failures added", func(r store.Reader) { r.Failures("a", "1.0.0") }, func(tx *store.Tx) {
 			tx.PutFailures(store.FailureBatch{Spec: "a", Version: "1.0.0", Instance: "i1", Seq: 2})
 		}, true},
+		{"host claimed", func(r store.Reader) { r.HostOwner("h") }, func(tx *store.Tx) { tx.ClaimHost("h", "a") }, true},
+		{"failures dropped", func(r store.Reader) { r.Failures("a", "1.0.0") }, func(tx *store.Tx) {
+			batches := tx.Failures("a", "1.0.0")
+			tx.DropFailures(batches[0], batches[1])
+		}, true},
 		{"nothing read", func(store.Reader) {}, func(tx *store.Tx) { tx.PutRoute(route("a", 2, "1.0.0")) }, false},
 	} {
 		t.Run(c.name, func(t *testing.T) {
@@ -277,6 +285,7 @@ func TestConflicts(t *testing.T) {
 				tx.PutRoute(route("b", 1, "1.0.0"))
 				tx.PutInstance(routing.Instance{ID: "i1", Spec: "a", Version: "1.0.0"})
 				tx.PutFailures(store.FailureBatch{Spec: "a", Version: "1.0.0", Instance: "i1", Seq: 1})
+				tx.PutFailures(store.FailureBatch{Spec: "a", Version: "1.0.0", Instance: "i1", Seq: 3})
 			})
 			runs := 0
 			update(t, s, func(tx *store.Tx) {
@@ -294,6 +303,28 @@ func TestConflicts(t *testing.T) {
 				t.Error("the write is not there")
 			}
 		})
+	}
+}
+
+func TestDroppedFailuresAreCounted(t *testing.T) {
+	s := open(t, t.TempDir())
+	batch := func(seq uint64, n int) store.FailureBatch {
+		return store.FailureBatch{Spec: "a", Version: "1.0.0", Instance: "i", Seq: seq, Executions: make([]store.Failure, n)}
+	}
+	update(t, s, func(tx *store.Tx) {
+		tx.PutFailures(batch(1, 3))
+		tx.PutFailures(batch(2, 4))
+		tx.PutFailures(batch(3, 5))
+	})
+	seen := s.View().Failures("a", "1.0.0")
+	update(t, s, func(tx *store.Tx) { tx.DropFailures(seen[0], seen[1]) })
+	update(t, s, func(tx *store.Tx) { tx.DropFailures(seen[1], seen[2]) })
+	// A replica whose view is older does the same again: it must neither count twice nor bring back what is gone.
+	update(t, s, func(tx *store.Tx) { tx.DropFailures(seen[0], seen[1]) })
+	update(t, s, func(tx *store.Tx) { tx.DropFailures(seen[1], seen[2]) })
+	left := s.View().Failures("a", "1.0.0")
+	if len(left) != 1 || left[0].Seq != 3 || left[0].Omitted != 7 || len(left[0].Executions) != 5 {
+		t.Errorf("left = %+v", left)
 	}
 }
 

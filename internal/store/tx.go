@@ -163,15 +163,24 @@ func (t *Tx) PutProxy(p routing.Proxy) { t.put(proxies, path(p.Node), p) }
 
 // PutFailures writes one batch. The same instance and sequence number again replaces it.
 func (t *Tx) PutFailures(b FailureBatch) {
-	t.put(failures, path(b.Spec, b.Version, batches, b.Instance, numbered(b.Seq)), b)
+	t.put(failures, batchPath(b), b)
 }
 
-// DropFailures deletes one batch and adds its records to what the next batch says was omitted.
+func batchPath(b FailureBatch) string {
+	return path(b.Spec, b.Version, batches, b.Instance, numbered(b.Seq))
+}
+
+// DropFailures deletes one batch and adds its records to what the next batch says was omitted, if both are still there.
 func (t *Tx) DropFailures(drop, next FailureBatch) {
-	next.Omitted += drop.Omitted + uint64(len(drop.Executions))
-	t.delete(failures, path(drop.Spec, drop.Version, batches, drop.Instance, numbered(drop.Seq)))
-	t.writes[failuresMark(drop.Spec, drop.Version)] = markValue
-	t.PutFailures(next)
+	old, ok := one[FailureBatch](t.reader, failures, batchPath(drop))
+	heir, there := one[FailureBatch](t.reader, failures, batchPath(next))
+	if !ok || !there {
+		return
+	}
+	heir.Omitted += old.Omitted + uint64(len(old.Executions))
+	t.delete(failures, batchPath(old))
+	t.writes[failuresMark(old.Spec, old.Version)] = markValue
+	t.PutFailures(heir)
 }
 
 // DeleteFailures deletes all of the version's failures.

@@ -39,7 +39,6 @@ func (c *counts) add(t *sidecarv1.Totals) {
 // window counts by second over the last recentSpan. The zero value is empty.
 type window struct {
 	seconds [int(recentSpan / time.Second)]second
-	first   time.Time
 }
 
 type second struct {
@@ -49,9 +48,6 @@ type second struct {
 
 // add puts a difference into the second of now.
 func (w *window) add(now time.Time, started, succeeded, failed uint64) {
-	if w.first.IsZero() {
-		w.first = now
-	}
 	s := &w.seconds[now.Unix()%int64(len(w.seconds))]
 	if s.unix != now.Unix() {
 		*s = second{unix: now.Unix()}
@@ -72,12 +68,10 @@ func (w *window) sum(now time.Time) (total second) {
 	return total
 }
 
-// rate is starts a second, over the window or over what has passed since the first report if that is shorter (one second at least).
-func (w *window) rate(now time.Time) float64 {
-	span := min(recentSpan, now.Sub(w.first))
-	if w.first.IsZero() {
-		return 0
-	}
+// rate is starts a second, over the window or over what has passed since this replica began to listen if that is shorter (one second at
+// least). The span is the same for every pool, so that the rates of a spec's versions sum to the spec's own.
+func (w *window) rate(now, began time.Time) float64 {
+	span := min(recentSpan, now.Sub(began))
 	return float64(w.sum(now).started) / max(span, time.Second).Seconds()
 }
 

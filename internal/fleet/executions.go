@@ -25,13 +25,10 @@ func (s *session) takeExecutions(ctx context.Context, batch *sidecarv1.Execution
 	}
 	if batch.GetSnapshot() {
 		clear(m.running)
+		m.told = told{}
 	}
 	for _, x := range batch.GetExecutions() {
-		if x.GetEndedAt() == nil {
-			m.running[x.GetId()] = x
-		} else {
-			delete(m.running, x.GetId())
-		}
+		m.follow(x)
 		if x.GetOutcome() == "failure" || x.GetEndedAt() != nil && x.GetDisposition() != "" {
 			keep = append(keep, s.failure(x))
 		}
@@ -49,6 +46,31 @@ func (s *session) takeExecutions(ctx context.Context, batch *sidecarv1.Execution
 		return status.Error(codes.Unavailable, fmt.Sprintf("store the failed executions of instance %s: %v", s.stored.ID, err))
 	}
 	return nil
+}
+
+// told counts the running executions that have stated their outcome.
+type told struct{ succeeded, failed uint64 }
+
+func (t *told) count(x *sidecarv1.Execution, by uint64) {
+	switch drain.Outcome(x.GetOutcome()) {
+	case drain.Success:
+		t.succeeded += by
+	case drain.Failure:
+		t.failed += by
+	}
+}
+
+// follow takes one execution's newest report. Fleet.mu is held.
+func (m *member) follow(x *sidecarv1.Execution) {
+	const one, minusOne = 1, ^uint64(0)
+	if before, ok := m.running[x.GetId()]; ok {
+		m.told.count(before, minusOne)
+		delete(m.running, x.GetId())
+	}
+	if x.GetEndedAt() == nil {
+		m.running[x.GetId()] = x
+		m.told.count(x, one)
+	}
 }
 
 func (s *session) failure(x *sidecarv1.Execution) store.Failure {

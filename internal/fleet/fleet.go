@@ -70,6 +70,7 @@ type member struct {
 	status    *sidecarv1.Status
 	totals    *sidecarv1.Totals
 	running   map[string]*sidecarv1.Execution
+	told      told
 }
 
 // New makes a Fleet; Run must be called for it to reap dead instances.
@@ -101,13 +102,15 @@ type Pool struct {
 	// Ready, Instances and Silent count stored instances: ready for traffic; all; those without a live session here.
 	Ready, Instances, Silent int
 	InFlight                 uint64
-	Succeeded, Failed        uint64
-	Unknown                  uint64
-	Drained                  drain.Counts
-	PassedOn                 uint64
+	// Succeeded and Failed include what still runs and has stated its outcome: a request that waits for a person who never comes has
+	// failed now, not when its client gives up. They are part of InFlight too.
+	Succeeded, Failed uint64
+	Unknown           uint64
+	Drained           drain.Counts
+	PassedOn          uint64
 	// Rate is new executions a second, over the last 30 s.
 	Rate float64
-	// RecentSucceeded and RecentFailed ended within the last 30 s.
+	// RecentSucceeded and RecentFailed ended within the last 30 s, or run and have stated it.
 	RecentSucceeded, RecentFailed uint64
 	// Fence is how far the order to stop admitting has come.
 	Fence Fences
@@ -159,16 +162,23 @@ func (f *Fleet) Pool(view *store.View, spec, version string) Pool {
 		return p
 	}
 	sum := h.gone.clone()
+	var early told
 	for _, m := range f.members {
 		if m.key == key {
 			sum.add(m.totals)
+			early.succeeded += m.told.succeeded
+			early.failed += m.told.failed
 		}
 	}
 	p.Succeeded, p.Failed, p.Unknown, p.PassedOn = sum.succeeded, sum.failed, sum.unknown, sum.passedOn
+	p.Succeeded += early.succeeded
+	p.Failed += early.failed
 	p.Drained = sum.drained
 	now := time.Now()
-	p.Rate = h.recent.rate(now)
+	p.Rate = h.recent.rate(now, f.started)
 	p.RecentSucceeded, p.RecentFailed = h.recent.outcomes(now)
+	p.RecentSucceeded += early.succeeded
+	p.RecentFailed += early.failed
 	return p
 }
 

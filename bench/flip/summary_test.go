@@ -54,6 +54,20 @@ func TestSummaryOfSamples(t *testing.T) {
 	}
 }
 
+// TestRecordedReport recomputes the summary of a report that a real run has written.
+func TestRecordedReport(t *testing.T) {
+	reports, err := report.ReadAll("testdata")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(reports) != 1 {
+		t.Fatalf("%d reports in testdata", len(reports))
+	}
+	if err := reports[0].Verify(flip.Summarise); err != nil {
+		t.Error(err)
+	}
+}
+
 func TestMissedAims(t *testing.T) {
 	for name, r := range summarise(t, []flip.Sample{
 		{Specs: 1, EffectMs: 10, PushedBytes: 200},

@@ -38,7 +38,8 @@ func Start(dir, name, program string, args ...string) (*Process, error) {
 		return nil, fmt.Errorf("log of %s: %w", name, err)
 	}
 	p := &Process{name: name, log: log.Name(), first: make(chan string, 1), done: make(chan struct{})}
-	p.cmd = exec.Command(program, args...) //nolint:noctx // Stop ends it, which asks first.
+	// No context: Stop ends it, which asks first.
+	p.cmd = exec.Command(program, args...)
 	p.cmd.Stderr = log
 	p.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	out, err := p.cmd.StdoutPipe()

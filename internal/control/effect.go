@@ -89,17 +89,28 @@ func (c *Controller) Effect(spec string, generation uint64) (Effect, error) {
 	return out, nil
 }
 
-// WaitEffect returns when the generation is effective, was refused by a proxy, or ctx ends (which is no error).
+// proofWait is how long WaitEffect goes on for the rest of the proof once the generation is effective: the slower of the two barriers is
+// usually milliseconds behind, and a person wants to read that both hold.
+const proofWait = 300 * time.Millisecond
+
+// WaitEffect returns when the generation is effective and either all of the proof has come in or a moment has passed, when a proxy refused
+// it, or when ctx ends (which is no error).
 func (c *Controller) WaitEffect(ctx context.Context, spec string, generation uint64) (Effect, error) {
+	var enough <-chan time.Time
 	for {
 		acked, fenced := c.discovery.Changes(), c.fleet.Changes()
 		e, err := c.Effect(spec, generation)
-		if err != nil || e.Effective || len(e.Refusals) > 0 {
+		if err != nil || e.Effective && len(e.Laggards) == 0 || len(e.Refusals) > 0 {
 			return e, err
+		}
+		if e.Effective && enough == nil {
+			enough = time.After(proofWait)
 		}
 		select {
 		case <-acked:
 		case <-fenced:
+		case <-enough:
+			return e, nil
 		case <-ctx.Done():
 			return e, nil
 		}

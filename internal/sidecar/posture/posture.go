@@ -50,6 +50,7 @@ type Fence struct {
 type Ledger interface {
 	Order(o drain.Order, now time.Time) bool
 	Lift(generation uint64) bool
+	Renumber()
 }
 
 // Keeper applies States. It may be used from many goroutines.
@@ -99,8 +100,10 @@ func (k *Keeper) Stored() (*sidecarv1.State, error) {
 func (k *Keeper) Apply(state *sidecarv1.State) (bool, error) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
+	anew := false
 	if k.state != nil {
-		if k.state.GetGeneration() > state.GetGeneration() && bytes.Equal(k.state.GetExecutionKey(), state.GetExecutionKey()) {
+		anew = !bytes.Equal(k.state.GetExecutionKey(), state.GetExecutionKey())
+		if !anew && k.state.GetGeneration() > state.GetGeneration() {
 			return false, nil
 		}
 		if proto.Equal(k.state, state) {
@@ -109,6 +112,9 @@ func (k *Keeper) Apply(state *sidecarv1.State) (bool, error) {
 	}
 	if err := k.persist(state); err != nil {
 		return false, fmt.Errorf("store the state of generation %d: %w", state.GetGeneration(), err)
+	}
+	if anew {
+		k.ledger.Renumber()
 	}
 	before := k.current.Load()
 	next := &Posture{Generation: state.GetGeneration(), Pin: state.GetPin(), Key: bytes.Clone(state.GetExecutionKey()), Fence: fenceOf(state.GetFence())}

@@ -244,11 +244,15 @@ func (r *reporter) open() error {
 	return r.news()
 }
 
-// status sends the status if it differs from the last one sent.
+// status sends the status if it differs from the last one sent, and before it the totals: taken after the status, so that whoever learns of a
+// fence knows all that had been admitted before it.
 func (r *reporter) status() error {
 	st := r.group.Status()
 	if r.lastStatus != nil && sameStatus(r.lastStatus, st) {
 		return nil
+	}
+	if err := r.totals(); err != nil {
+		return err
 	}
 	r.lastStatus = st
 	return r.stream.Send(&sidecarv1.SessionRequest{Message: &sidecarv1.SessionRequest_Status{Status: st}})
@@ -263,14 +267,20 @@ func sameStatus(a, b *sidecarv1.Status) bool {
 	return proto.Equal(a, b)
 }
 
+// totals sends the totals if they differ from the last ones sent.
+func (r *reporter) totals() error {
+	totals := r.group.Totals()
+	if r.lastTotals != nil && proto.Equal(r.lastTotals, totals) {
+		return nil
+	}
+	r.lastTotals = totals
+	return r.stream.Send(&sidecarv1.SessionRequest{Message: &sidecarv1.SessionRequest_Totals{Totals: totals}})
+}
+
 // news sends totals and one batch of executions.
 func (r *reporter) news() error {
-	totals := r.group.Totals()
-	if r.lastTotals == nil || !proto.Equal(r.lastTotals, totals) {
-		r.lastTotals = totals
-		if err := r.stream.Send(&sidecarv1.SessionRequest{Message: &sidecarv1.SessionRequest_Totals{Totals: totals}}); err != nil {
-			return err
-		}
+	if err := r.totals(); err != nil {
+		return err
 	}
 	now := r.group.Now()
 	if taken := r.outbox.take(batchSize, now); len(taken) > 0 {

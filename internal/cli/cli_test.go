@@ -6,7 +6,6 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
-	"math"
 	"net"
 	"net/http/httptest"
 	"strings"
@@ -174,18 +173,6 @@ func TestTheProofSurvivesARestart(t *testing.T) {
 	}
 	if f.aborts != 0 || len(f.records) != 1 {
 		t.Errorf("%d cuts are left, %d records were made", f.aborts, len(f.records))
-	}
-}
-
-// Route or fence proves the effect; the other's acknowledgements, which are on their way, are waited for, and not for long.
-func TestTheSecondBarrierIsWaitedFor(t *testing.T) {
-	for late, want := range map[int]string{3: "fences: 2 of 2", math.MaxInt: "fences: 0 of 2"} {
-		f := inTrouble()
-		f.lateFences = late
-		out, stderr, code := run(t, serve(t, f), "rollback", "customer-service")
-		if code != cli.ExitDone || !strings.Contains(out, want) {
-			t.Errorf("want %q, exit code %d: %s\n%s", want, code, stderr, out)
-		}
 	}
 }
 

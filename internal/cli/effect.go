@@ -17,9 +17,6 @@ const (
 	// effectRetry is the pause after a control plane did not answer: it may be restarting.
 	effectRetry = 200 * time.Millisecond
 	effectPause = 5 * time.Millisecond
-	// secondBarrier is how long a proven effect waits for the acknowledgements that the proof did not need: they are on their way, and a
-	// laggard should be one.
-	secondBarrier = 500 * time.Millisecond
 	// shownLaggards bounds the list for people; -o json has all.
 	shownLaggards = 10
 )
@@ -38,9 +35,7 @@ func awaitEffect(ctx context.Context, c *conn, change *operatorv1.Change, deadli
 		}
 		_, away := errors.AsType[*unreachableError](err)
 		switch over := !time.Now().Before(deadline) || ctx.Err() != nil; {
-		case last.GetEffective():
-			return theWhole(ctx, c, change, last), nil
-		case over && last != nil:
+		case last.GetEffective(), over && last != nil:
 			return last, nil
 		case over, err != nil && !away:
 			return last, err
@@ -51,26 +46,6 @@ func awaitEffect(ctx context.Context, c *conn, change *operatorv1.Change, deadli
 			pause(ctx, effectPause)
 		}
 	}
-}
-
-// theWhole asks again until nothing is outstanding of a proven effect, for as long as secondBarrier. Either barrier proves it alone, so it
-// is usually half the picture that comes first. What cannot be asked leaves the picture as it is.
-func theWhole(ctx context.Context, c *conn, change *operatorv1.Change, effect *operatorv1.GetEffectResponse) *operatorv1.GetEffectResponse {
-	for deadline := time.Now().Add(secondBarrier); outstanding(effect) && time.Now().Before(deadline); {
-		if !pause(ctx, effectPause) {
-			return effect
-		}
-		newer, err := ask(ctx, c, client.GetEffect, &operatorv1.GetEffectRequest{Spec: change.GetSpec(), Generation: change.GetGeneration()}, 0)
-		if err != nil || !newer.GetEffective() {
-			return effect
-		}
-		effect = newer
-	}
-	return effect
-}
-
-func outstanding(effect *operatorv1.GetEffectResponse) bool {
-	return effect.GetFencesAcked() < effect.GetFencesTotal() || effect.GetProxiesAcked() < effect.GetProxiesTotal()
 }
 
 func (a *app) printEffect(change *operatorv1.Change, effect *operatorv1.GetEffectResponse, err error, waited time.Duration) {

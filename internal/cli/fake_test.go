@@ -57,8 +57,6 @@ type fakeControl struct {
 	deployed *operatorv1.DeployRequest
 	// aborts is how many questions for an effect end with a cut connection, as those of a control plane that dies.
 	aborts int
-	// lateFences is how many answers prove the effect by route alone, before the fences are acknowledged too.
-	lateFences int
 }
 
 func newFake() *fakeControl { return &fakeControl{moved: make(chan struct{})} }
@@ -335,10 +333,6 @@ func (f *fakeControl) GetEffect(ctx context.Context, req *connect.Request[operat
 	}
 	if len(f.laggards) == 0 {
 		response.Effective, response.By, response.EffectiveAt = true, "route and fence", ago(288*time.Millisecond)
-		if f.lateFences > 0 {
-			f.lateFences--
-			response.By, response.FencesAcked, response.LastAdmissionAt = "route", 0, nil
-		}
 		return connect.NewResponse(response), nil
 	}
 	response.Laggards = f.laggards

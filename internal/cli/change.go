@@ -154,6 +154,9 @@ func (a *app) printChange(change *operatorv1.Change) {
 	if change.GetPostmortem() != "" {
 		a.out.field("record", "%s: specctl postmortem show %s", change.GetPostmortem(), change.GetPostmortem())
 	}
+	if change.GetAlreadyDone() && change.GetTarget() != "" && len(change.GetWarnings()) == 0 {
+		a.out.field("further", "specctl rollback %s --from %s", change.GetSpec(), change.GetTarget())
+	}
 }
 
 func (a *app) printCapacity(capacity *operatorv1.Capacity) {

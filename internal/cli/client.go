@@ -23,6 +23,8 @@ const (
 	defaultServer = "http://127.0.0.1:18080"
 	// actorHeader tells the control plane who is asking, where the token does not.
 	actorHeader = "x-specproxy-actor"
+	// automationHeader says that no person is asking.
+	automationHeader = "x-specproxy-automation"
 	// dialTimeout bounds how long a server that is not there delays the next one in the list.
 	dialTimeout = 3 * time.Second
 	// answerTimeout bounds one attempt at one server, beside what the server was asked to wait.
@@ -61,7 +63,7 @@ func (a *app) connect() (*conn, error) {
 	if token == "" {
 		c.noToken = origin
 	}
-	header := connect.WithInterceptors(introduce(token, headerValue(a.env.Actor), "specctl/"+headerValue(a.env.Version)))
+	header := connect.WithInterceptors(introduce(token, headerValue(a.env.Actor), "specctl/"+headerValue(a.env.Version), a.env.Getenv("SPECPROXY_AUTOMATION") != ""))
 	web := &http.Client{
 		Transport: transport,
 		// The API never redirects; following one could carry the token elsewhere.
@@ -147,7 +149,7 @@ func headerValue(s string) string {
 }
 
 // introduce adds to every request who asks.
-func introduce(token, actor, agent string) connect.UnaryInterceptorFunc {
+func introduce(token, actor, agent string, automation bool) connect.UnaryInterceptorFunc {
 	return func(next connect.UnaryFunc) connect.UnaryFunc {
 		return func(ctx context.Context, req connect.AnyRequest) (connect.AnyResponse, error) {
 			if token != "" {
@@ -155,6 +157,9 @@ func introduce(token, actor, agent string) connect.UnaryInterceptorFunc {
 			}
 			req.Header().Set(actorHeader, actor)
 			req.Header().Set("User-Agent", agent)
+			if automation {
+				req.Header().Set(automationHeader, "true")
+			}
 			return next(ctx, req)
 		}
 	}

@@ -28,7 +28,7 @@ func (a *app) addChangeFlags(cmd *cobra.Command) *changeFlags {
 	flags.StringVar(&f.reason, "reason", "", "why, for the record")
 	flags.BoolVar(&f.dryRun, "dry-run", false, "say what would happen, change nothing")
 	flags.BoolVar(&f.now, "now", false, "go ahead although a version has no ready instance")
-	flags.BoolVar(&f.automation, "automation", false, "for CI and scripts: be refused while the spec is frozen")
+	flags.BoolVar(&f.automation, "automation", false, "for CI and scripts: be refused while the spec is frozen (SPECPROXY_AUTOMATION)")
 	flags.StringVar(&f.override, "override", "", "deploy in spite of this open post-mortem, such as PM-1")
 	f.follow = a.followFlags(cmd)
 	return f
@@ -159,7 +159,8 @@ func (a *app) unfreezeCommand() *cobra.Command {
 		Use:   "unfreeze SPEC",
 		Short: "Let automation change a spec again after a rollback",
 		Long: `Let automation change a spec again. A rollback freezes its spec for automation
-(deploy --automation) until a person unfreezes it or a declared time passes.`,
+(--automation, or SPECPROXY_AUTOMATION=1 for every command) until a person
+unfreezes it or a declared time passes.`,
 		Example: "  specctl unfreeze customer-service",
 		Args:    exactly(1, "one spec"),
 		RunE: func(cmd *cobra.Command, args []string) error {

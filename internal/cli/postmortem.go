@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"slices"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -134,8 +135,11 @@ any other cause retires them.`,
 	cause := cmd.Flags().String("cause", "", "what it was: "+strings.Join(causes, ", "))
 	note := cmd.Flags().String("note", "", "what was learned, what fixes it and in which version")
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
-		if *cause == "" {
+		switch {
+		case *cause == "":
 			return usageError(cmd, "--cause is missing: one of %s", strings.Join(causes, ", "))
+		case !slices.Contains(causes, *cause):
+			return usageError(cmd, "--cause %q is not one of %s", *cause, strings.Join(causes, ", "))
 		}
 		c, err := a.connect()
 		if err != nil {

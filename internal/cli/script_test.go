@@ -50,6 +50,8 @@ func TestScripts(t *testing.T) {
 			env.Setenv("SPECPROXY_SERVER", server.URL)
 			env.Setenv("COLUMNS", "")
 			env.Setenv("NO_COLOR", "1")
+			// A program under the race detector otherwise takes a second to end.
+			env.Setenv("GORACE", "atexit_sleep_ms=0")
 			return nil
 		},
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){

@@ -1,0 +1,151 @@
+package fleet_test
+
+import (
+	"context"
+	"io"
+	"math"
+	"testing"
+
+	"go.uber.org/zap"
+	"google.golang.org/grpc"
+	"google.golang.org/protobuf/types/known/timestamppb"
+
+	sidecarv1 "github.com/specproxy/specproxy/gen/specproxy/sidecar/v1"
+	"github.com/specproxy/specproxy/internal/fleet"
+	"github.com/specproxy/specproxy/internal/store"
+	"github.com/specproxy/specproxy/internal/versions"
+)
+
+// sidecar is the other end of a session, in this process. A report has been taken when the next one is accepted.
+type sidecar struct {
+	grpc.ServerStream
+	ctx     context.Context
+	reports chan *sidecarv1.SessionRequest
+}
+
+func (s *sidecar) Context() context.Context { return s.ctx }
+
+func (s *sidecar) Send(*sidecarv1.SessionResponse) error { return nil }
+
+func (s *sidecar) Recv() (*sidecarv1.SessionRequest, error) {
+	select {
+	case r, ok := <-s.reports:
+		if !ok {
+			return nil, io.EOF
+		}
+		return r, nil
+	case <-s.ctx.Done():
+		return nil, s.ctx.Err()
+	}
+}
+
+func (s *sidecar) totals(t *sidecarv1.Totals) {
+	s.reports <- &sidecarv1.SessionRequest{Message: &sidecarv1.SessionRequest_Totals{Totals: t}}
+}
+
+func (s *sidecar) executions(snapshot bool, list ...*sidecarv1.Execution) {
+	s.reports <- &sidecarv1.SessionRequest{Message: &sidecarv1.SessionRequest_Executions{
+		Executions: &sidecarv1.ExecutionBatch{Snapshot: snapshot, Executions: list},
+	}}
+	// The session asks for the next report only after it has taken this one.
+	s.reports <- &sidecarv1.SessionRequest{Message: &sidecarv1.SessionRequest_Executions{Executions: &sidecarv1.ExecutionBatch{}}}
+}
+
+// newFleet is a fleet on a store of its own, which knows two versions of one spec.
+func newFleet(t *testing.T) (*fleet.Fleet, *store.Store) {
+	t.Helper()
+	records, err := store.Open(t.Context(), store.Options{DataDir: t.TempDir()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = records.Close() })
+	_, err = records.Update(t.Context(), func(tx *store.Tx) error {
+		for _, v := range []string{"1.0.0", "1.1.0"} {
+			tx.PutVersion(versions.Record{Spec: "s", Version: v, Digest: "sha256:" + v, Standing: versions.Published})
+		}
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return fleet.New(fleet.Options{Store: records, Log: zap.NewNop()}), records
+}
+
+// join opens a session of a sidecar of one version. It ends with the test.
+func join(t *testing.T, f *fleet.Fleet, version string) *sidecar {
+	t.Helper()
+	s := &sidecar{ctx: t.Context(), reports: make(chan *sidecarv1.SessionRequest)}
+	ended := make(chan error, 1)
+	go func() { ended <- f.Session(s) }()
+	t.Cleanup(func() {
+		close(s.reports)
+		if err := <-ended; err != nil {
+			t.Errorf("the session of %s ended with %v", version, err)
+		}
+	})
+	s.reports <- &sidecarv1.SessionRequest{Message: &sidecarv1.SessionRequest_Hello{Hello: &sidecarv1.Hello{
+		InstanceId: "i-" + version, Spec: "s", Version: version, Digest: "sha256:" + version, Address: "127.0.0.1:" + version,
+	}}}
+	return s
+}
+
+func running(id, outcome string) *sidecarv1.Execution {
+	return &sidecarv1.Execution{Id: id, StartedAt: timestamppb.Now(), Outcome: outcome}
+}
+
+func ended(id, outcome string) *sidecarv1.Execution {
+	x := running(id, outcome)
+	x.EndedAt = timestamppb.Now()
+	return x
+}
+
+// An outcome counts from the moment it is stated, once, however often and long it is reported.
+func TestOutcomesCountWhenTheyAreStated(t *testing.T) {
+	f, records := newFleet(t)
+	s := join(t, f, "1.0.0")
+	s.totals(&sidecarv1.Totals{})
+	for _, step := range []struct {
+		name              string
+		report            func()
+		succeeded, failed uint64
+	}{
+		{"nothing is known of what runs", func() {
+			s.totals(&sidecarv1.Totals{Started: 10, Succeeded: 7, InFlight: 3})
+			s.executions(false, running("a", ""), running("b", ""), running("c", ""))
+		}, 7, 0},
+		{"two fail and run on", func() { s.executions(false, running("a", "failure"), running("b", "failure")) }, 7, 2},
+		{"the same is said again", func() { s.executions(false, running("a", "failure")) }, 7, 2},
+		{"one ends as it said", func() {
+			s.totals(&sidecarv1.Totals{Started: 10, Succeeded: 7, Failed: 1, InFlight: 2})
+			s.executions(false, ended("a", "failure"))
+		}, 7, 2},
+		{"the other succeeds after all", func() { s.executions(false, running("b", "success")) }, 8, 1},
+		{"a reconnect says it all again", func() { s.executions(true, running("b", "success"), running("c", "failure")) }, 8, 2},
+		{"everything has ended", func() {
+			s.totals(&sidecarv1.Totals{Started: 10, Succeeded: 8, Failed: 2})
+			s.executions(true)
+		}, 8, 2},
+	} {
+		step.report()
+		p := f.Pool(records.View(), "s", "1.0.0")
+		if p.Succeeded != step.succeeded || p.Failed != step.failed || p.RecentSucceeded != step.succeeded || p.RecentFailed != step.failed {
+			t.Errorf("%s: %d succeeded and %d failed (recently %d and %d), want %d and %d",
+				step.name, p.Succeeded, p.Failed, p.RecentSucceeded, p.RecentFailed, step.succeeded, step.failed)
+		}
+	}
+}
+
+// A version that took over lately and the one before it are measured over the same time, so their rates sum to the spec's.
+func TestRatesOfVersionsSum(t *testing.T) {
+	f, records := newFleet(t)
+	for version, started := range map[string]uint64{"1.0.0": 30, "1.1.0": 10} {
+		s := join(t, f, version)
+		s.totals(&sidecarv1.Totals{})
+		s.totals(&sidecarv1.Totals{Started: started})
+		s.executions(true)
+	}
+	before, after := f.Pool(records.View(), "s", "1.0.0").Rate, f.Pool(records.View(), "s", "1.1.0").Rate
+	if after <= 0 || math.Abs(before/after-3) > 0.03 {
+		t.Errorf("rates %.3f/s and %.3f/s, want three to one", before, after)
+	}
+}

@@ -82,7 +82,7 @@ func reachable(want int, expected float64) int {
 // tell prints the judgement and returns errHeldNot if a bar was missed.
 func tell(w io.Writer, m measurement, bars []bar) error {
 	table := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
-	fmt.Fprintln(table, "\tmeasured\twanted\t")
+	fmt.Fprintln(table, "\tmeasured\twanted")
 	var missed []string
 	for _, b := range bars {
 		verdict := "ok"

@@ -57,7 +57,7 @@ type typed struct {
 
 // typeIn runs specctl as a person would, shows the command and its output as it comes, and returns both.
 func (c *console) typeIn(ctx context.Context, args ...string) (typed, error) {
-	fmt.Fprintf(c.out, "                 $ specctl %s\n", shellWords(args))
+	fmt.Fprintln(c.out, strings.TrimRight("                 $ specctl "+shellWords(args), " "))
 	show := &margin{out: c.out, margin: "                 | "}
 	cmd := c.command(ctx, args...)
 	cmd.Stdout, cmd.Stderr = show, show

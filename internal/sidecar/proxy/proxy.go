@@ -100,9 +100,11 @@ func (p *Proxy) ServeHTTP(rw http.ResponseWriter, r *http.Request) {
 	p.enter()
 	defer p.exit()
 	w := &response{ResponseWriter: rw}
-	if r.ProtoMajor == 1 {
-		// A proxy must not wait for the end of the request before it passes the response on.
+	if r.ProtoMajor == 1 && r.ContentLength != 0 {
+		// A proxy must not wait for the end of the request before it passes the response on, nor read what the agent is to get.
 		_ = http.NewResponseController(w).EnableFullDuplex()
+		w.request = &watchedBody{ReadCloser: r.Body}
+		r.Body = w.request
 	}
 	a := read(r, p.Now())
 	// The fence may be lifted between the ledger's answer and the look at the posture; it does not flap.

@@ -7,6 +7,7 @@ import (
 	"net/url"
 	"strconv"
 	"strings"
+	"sync/atomic"
 
 	"go.uber.org/zap"
 
@@ -18,6 +19,22 @@ import (
 type response struct {
 	http.ResponseWriter
 	status int
+	// request is the body of a request over HTTP/1.1; nil if it has none.
+	request *watchedBody
+}
+
+// watchedBody knows whether a request has ended.
+type watchedBody struct {
+	io.ReadCloser
+	ended atomic.Bool
+}
+
+func (b *watchedBody) Read(p []byte) (int, error) {
+	n, err := b.ReadCloser.Read(p)
+	if err == io.EOF { //nolint:errorlint // io.Reader's contract
+		b.ended.Store(true)
+	}
+	return n, err
 }
 
 // Unwrap lets http.ResponseController reach the server's own writer.
@@ -27,6 +44,11 @@ func (w *response) WriteHeader(status int) {
 	if status >= 100 && status < 200 && status != http.StatusSwitchingProtocols {
 		clear(w.Header())
 		return
+	}
+	if w.request != nil && !w.request.ended.Load() {
+		// What is left of the request belongs to this exchange and must not be taken for the next one. (In full-duplex mode net/http does not
+		// see to that by itself.)
+		w.Header().Set("Connection", "close")
 	}
 	w.status = status
 	w.ResponseWriter.WriteHeader(status)

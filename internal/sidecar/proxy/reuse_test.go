@@ -1,0 +1,51 @@
+package proxy_test
+
+import (
+	"bufio"
+	"io"
+	"net/http"
+	"testing"
+)
+
+// An agent that answers before the request has ended must not leave the rest of it to be read as the next request.
+func TestConnectionAfterAnEarlyAnswer(t *testing.T) {
+	r := newRig(t, completes, http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		_ = http.NewResponseController(w).EnableFullDuplex()
+		w.WriteHeader(http.StatusForbidden)
+		_, _ = io.WriteString(w, "no")
+	}))
+	conn := dial(t, r.addr)
+	_, _ = io.WriteString(conn, "POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n") // and no end
+	in := bufio.NewReader(conn)
+	res, err := http.ReadResponse(in, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	body, err := io.ReadAll(res.Body)
+	if err != nil || string(body) != "no" || res.StatusCode != http.StatusForbidden || !res.Close {
+		t.Errorf("got %d %q, close %v, %v", res.StatusCode, body, res.Close, err)
+	}
+	_, _ = io.WriteString(conn, "0\r\n\r\n")
+	if rest, err := io.ReadAll(in); len(rest) > 0 || err != nil {
+		t.Errorf("the connection goes on with %q, %v", rest, err)
+	}
+}
+
+func TestConnectionIsKeptAfterWholeRequests(t *testing.T) {
+	r := newRig(t, completes, http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
+		body, _ := io.ReadAll(req.Body)
+		_, _ = w.Write(body)
+	}))
+	conn := dial(t, r.addr)
+	in := bufio.NewReader(conn)
+	for i := range 50 {
+		_, _ = io.WriteString(conn, "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\n\r\nhello")
+		res, err := http.ReadResponse(in, nil)
+		if err != nil {
+			t.Fatalf("request %d: %v", i, err)
+		}
+		if body, err := io.ReadAll(res.Body); err != nil || string(body) != "hello" || res.Close {
+			t.Fatalf("request %d: %q, close %v, %v", i, body, res.Close, err)
+		}
+	}
+}

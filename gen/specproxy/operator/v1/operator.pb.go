@@ -505,8 +505,16 @@ func (x *Pool) GetRecentFailed() uint64 {
 }
 
 type ListVersionsRequest struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Spec          string                 `protobuf:"bytes,1,opt,name=spec,proto3" json:"spec,omitempty"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Spec  string                 `protobuf:"bytes,1,opt,name=spec,proto3" json:"spec,omitempty"`
+	// At most 1,000; 0: 100.
+	PageSize uint32 `protobuf:"varint,2,opt,name=page_size,json=pageSize,proto3" json:"page_size,omitempty"`
+	// next_page_token of the answer before; empty: from the newest.
+	PageToken string `protobuf:"bytes,3,opt,name=page_token,json=pageToken,proto3" json:"page_token,omitempty"`
+	// Only versions that begin with these numbers, such as "2" or "2.0".
+	Prefix string `protobuf:"bytes,4,opt,name=prefix,proto3" json:"prefix,omitempty"`
+	// Only this standing.
+	Standing      string `protobuf:"bytes,5,opt,name=standing,proto3" json:"standing,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -548,9 +556,40 @@ func (x *ListVersionsRequest) GetSpec() string {
 	return ""
 }
 
+func (x *ListVersionsRequest) GetPageSize() uint32 {
+	if x != nil {
+		return x.PageSize
+	}
+	return 0
+}
+
+func (x *ListVersionsRequest) GetPageToken() string {
+	if x != nil {
+		return x.PageToken
+	}
+	return ""
+}
+
+func (x *ListVersionsRequest) GetPrefix() string {
+	if x != nil {
+		return x.Prefix
+	}
+	return ""
+}
+
+func (x *ListVersionsRequest) GetStanding() string {
+	if x != nil {
+		return x.Standing
+	}
+	return ""
+}
+
 type ListVersionsResponse struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Versions      []*Version             `protobuf:"bytes,1,rep,name=versions,proto3" json:"versions,omitempty"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Newest first.
+	Versions []*Version `protobuf:"bytes,1,rep,name=versions,proto3" json:"versions,omitempty"`
+	// Empty on the last page.
+	NextPageToken string `protobuf:"bytes,2,opt,name=next_page_token,json=nextPageToken,proto3" json:"next_page_token,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -592,6 +631,475 @@ func (x *ListVersionsResponse) GetVersions() []*Version {
 	return nil
 }
 
+func (x *ListVersionsResponse) GetNextPageToken() string {
+	if x != nil {
+		return x.NextPageToken
+	}
+	return ""
+}
+
+type VerifyArchiveRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Only this spec, or this version of it; empty: all.
+	Spec    string `protobuf:"bytes,1,opt,name=spec,proto3" json:"spec,omitempty"`
+	Version string `protobuf:"bytes,2,opt,name=version,proto3" json:"version,omitempty"`
+	// At most 1,000; 0: 100.
+	PageSize      uint32 `protobuf:"varint,3,opt,name=page_size,json=pageSize,proto3" json:"page_size,omitempty"`
+	PageToken     string `protobuf:"bytes,4,opt,name=page_token,json=pageToken,proto3" json:"page_token,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *VerifyArchiveRequest) Reset() {
+	*x = VerifyArchiveRequest{}
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[7]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *VerifyArchiveRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*VerifyArchiveRequest) ProtoMessage() {}
+
+func (x *VerifyArchiveRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[7]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use VerifyArchiveRequest.ProtoReflect.Descriptor instead.
+func (*VerifyArchiveRequest) Descriptor() ([]byte, []int) {
+	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{7}
+}
+
+func (x *VerifyArchiveRequest) GetSpec() string {
+	if x != nil {
+		return x.Spec
+	}
+	return ""
+}
+
+func (x *VerifyArchiveRequest) GetVersion() string {
+	if x != nil {
+		return x.Version
+	}
+	return ""
+}
+
+func (x *VerifyArchiveRequest) GetPageSize() uint32 {
+	if x != nil {
+		return x.PageSize
+	}
+	return 0
+}
+
+func (x *VerifyArchiveRequest) GetPageToken() string {
+	if x != nil {
+		return x.PageToken
+	}
+	return ""
+}
+
+type VerifyArchiveResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Checks        []*VersionCheck        `protobuf:"bytes,1,rep,name=checks,proto3" json:"checks,omitempty"`
+	NextPageToken string                 `protobuf:"bytes,2,opt,name=next_page_token,json=nextPageToken,proto3" json:"next_page_token,omitempty"`
+	// Where the archive is: a directory, or oci://registry/repository.
+	Archive       string `protobuf:"bytes,3,opt,name=archive,proto3" json:"archive,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *VerifyArchiveResponse) Reset() {
+	*x = VerifyArchiveResponse{}
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[8]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *VerifyArchiveResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*VerifyArchiveResponse) ProtoMessage() {}
+
+func (x *VerifyArchiveResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[8]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use VerifyArchiveResponse.ProtoReflect.Descriptor instead.
+func (*VerifyArchiveResponse) Descriptor() ([]byte, []int) {
+	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{8}
+}
+
+func (x *VerifyArchiveResponse) GetChecks() []*VersionCheck {
+	if x != nil {
+		return x.Checks
+	}
+	return nil
+}
+
+func (x *VerifyArchiveResponse) GetNextPageToken() string {
+	if x != nil {
+		return x.NextPageToken
+	}
+	return ""
+}
+
+func (x *VerifyArchiveResponse) GetArchive() string {
+	if x != nil {
+		return x.Archive
+	}
+	return ""
+}
+
+type VersionCheck struct {
+	state   protoimpl.MessageState `protogen:"open.v1"`
+	Spec    string                 `protobuf:"bytes,1,opt,name=spec,proto3" json:"spec,omitempty"`
+	Version string                 `protobuf:"bytes,2,opt,name=version,proto3" json:"version,omitempty"`
+	// The digest that the record names.
+	Digest string `protobuf:"bytes,3,opt,name=digest,proto3" json:"digest,omitempty"`
+	// whole, damaged, missing, mistagged (other tools would be given another digest under the version's tag), unread (the archive did not
+	// answer: nothing is known).
+	State string `protobuf:"bytes,4,opt,name=state,proto3" json:"state,omitempty"`
+	// What is wrong, in words.
+	Reason string `protobuf:"bytes,5,opt,name=reason,proto3" json:"reason,omitempty"`
+	// The command to type next.
+	Next string `protobuf:"bytes,6,opt,name=next,proto3" json:"next,omitempty"`
+	// What was read, spec.yaml included.
+	Documents     uint32 `protobuf:"varint,7,opt,name=documents,proto3" json:"documents,omitempty"`
+	Bytes         uint64 `protobuf:"varint,8,opt,name=bytes,proto3" json:"bytes,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *VersionCheck) Reset() {
+	*x = VersionCheck{}
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[9]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *VersionCheck) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*VersionCheck) ProtoMessage() {}
+
+func (x *VersionCheck) ProtoReflect() protoreflect.Message {
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[9]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use VersionCheck.ProtoReflect.Descriptor instead.
+func (*VersionCheck) Descriptor() ([]byte, []int) {
+	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{9}
+}
+
+func (x *VersionCheck) GetSpec() string {
+	if x != nil {
+		return x.Spec
+	}
+	return ""
+}
+
+func (x *VersionCheck) GetVersion() string {
+	if x != nil {
+		return x.Version
+	}
+	return ""
+}
+
+func (x *VersionCheck) GetDigest() string {
+	if x != nil {
+		return x.Digest
+	}
+	return ""
+}
+
+func (x *VersionCheck) GetState() string {
+	if x != nil {
+		return x.State
+	}
+	return ""
+}
+
+func (x *VersionCheck) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
+func (x *VersionCheck) GetNext() string {
+	if x != nil {
+		return x.Next
+	}
+	return ""
+}
+
+func (x *VersionCheck) GetDocuments() uint32 {
+	if x != nil {
+		return x.Documents
+	}
+	return 0
+}
+
+func (x *VersionCheck) GetBytes() uint64 {
+	if x != nil {
+		return x.Bytes
+	}
+	return 0
+}
+
+type ImportArchiveRequest struct {
+	state  protoimpl.MessageState `protogen:"open.v1"`
+	DryRun bool                   `protobuf:"varint,1,opt,name=dry_run,json=dryRun,proto3" json:"dry_run,omitempty"`
+	// At most 1,000; 0: 100.
+	PageSize  uint32 `protobuf:"varint,2,opt,name=page_size,json=pageSize,proto3" json:"page_size,omitempty"`
+	PageToken string `protobuf:"bytes,3,opt,name=page_token,json=pageToken,proto3" json:"page_token,omitempty"`
+	// For names that the archive holds with several contents: name:version@sha256:… to take.
+	Choose        []string `protobuf:"bytes,4,rep,name=choose,proto3" json:"choose,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ImportArchiveRequest) Reset() {
+	*x = ImportArchiveRequest{}
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[10]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ImportArchiveRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ImportArchiveRequest) ProtoMessage() {}
+
+func (x *ImportArchiveRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[10]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ImportArchiveRequest.ProtoReflect.Descriptor instead.
+func (*ImportArchiveRequest) Descriptor() ([]byte, []int) {
+	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{10}
+}
+
+func (x *ImportArchiveRequest) GetDryRun() bool {
+	if x != nil {
+		return x.DryRun
+	}
+	return false
+}
+
+func (x *ImportArchiveRequest) GetPageSize() uint32 {
+	if x != nil {
+		return x.PageSize
+	}
+	return 0
+}
+
+func (x *ImportArchiveRequest) GetPageToken() string {
+	if x != nil {
+		return x.PageToken
+	}
+	return ""
+}
+
+func (x *ImportArchiveRequest) GetChoose() []string {
+	if x != nil {
+		return x.Choose
+	}
+	return nil
+}
+
+type ImportArchiveResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Versions      []*ImportedVersion     `protobuf:"bytes,1,rep,name=versions,proto3" json:"versions,omitempty"`
+	NextPageToken string                 `protobuf:"bytes,2,opt,name=next_page_token,json=nextPageToken,proto3" json:"next_page_token,omitempty"`
+	Archive       string                 `protobuf:"bytes,3,opt,name=archive,proto3" json:"archive,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ImportArchiveResponse) Reset() {
+	*x = ImportArchiveResponse{}
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[11]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ImportArchiveResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ImportArchiveResponse) ProtoMessage() {}
+
+func (x *ImportArchiveResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[11]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ImportArchiveResponse.ProtoReflect.Descriptor instead.
+func (*ImportArchiveResponse) Descriptor() ([]byte, []int) {
+	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{11}
+}
+
+func (x *ImportArchiveResponse) GetVersions() []*ImportedVersion {
+	if x != nil {
+		return x.Versions
+	}
+	return nil
+}
+
+func (x *ImportArchiveResponse) GetNextPageToken() string {
+	if x != nil {
+		return x.NextPageToken
+	}
+	return ""
+}
+
+func (x *ImportArchiveResponse) GetArchive() string {
+	if x != nil {
+		return x.Archive
+	}
+	return ""
+}
+
+type ImportedVersion struct {
+	state   protoimpl.MessageState `protogen:"open.v1"`
+	Spec    string                 `protobuf:"bytes,1,opt,name=spec,proto3" json:"spec,omitempty"`
+	Version string                 `protobuf:"bytes,2,opt,name=version,proto3" json:"version,omitempty"`
+	// The digest that the record names now; empty while there is none.
+	Digest string `protobuf:"bytes,3,opt,name=digest,proto3" json:"digest,omitempty"`
+	// imported, known, conflict, damaged.
+	State  string `protobuf:"bytes,4,opt,name=state,proto3" json:"state,omitempty"`
+	Reason string `protobuf:"bytes,5,opt,name=reason,proto3" json:"reason,omitempty"`
+	Next   string `protobuf:"bytes,6,opt,name=next,proto3" json:"next,omitempty"`
+	// Every digest that the archive holds under this name.
+	Digests       []string `protobuf:"bytes,7,rep,name=digests,proto3" json:"digests,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ImportedVersion) Reset() {
+	*x = ImportedVersion{}
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[12]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ImportedVersion) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ImportedVersion) ProtoMessage() {}
+
+func (x *ImportedVersion) ProtoReflect() protoreflect.Message {
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[12]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ImportedVersion.ProtoReflect.Descriptor instead.
+func (*ImportedVersion) Descriptor() ([]byte, []int) {
+	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{12}
+}
+
+func (x *ImportedVersion) GetSpec() string {
+	if x != nil {
+		return x.Spec
+	}
+	return ""
+}
+
+func (x *ImportedVersion) GetVersion() string {
+	if x != nil {
+		return x.Version
+	}
+	return ""
+}
+
+func (x *ImportedVersion) GetDigest() string {
+	if x != nil {
+		return x.Digest
+	}
+	return ""
+}
+
+func (x *ImportedVersion) GetState() string {
+	if x != nil {
+		return x.State
+	}
+	return ""
+}
+
+func (x *ImportedVersion) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
+func (x *ImportedVersion) GetNext() string {
+	if x != nil {
+		return x.Next
+	}
+	return ""
+}
+
+func (x *ImportedVersion) GetDigests() []string {
+	if x != nil {
+		return x.Digests
+	}
+	return nil
+}
+
 type Ref struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Spec          string                 `protobuf:"bytes,1,opt,name=spec,proto3" json:"spec,omitempty"`
@@ -602,7 +1110,7 @@ type Ref struct {
 
 func (x *Ref) Reset() {
 	*x = Ref{}
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[7]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -614,7 +1122,7 @@ func (x *Ref) String() string {
 func (*Ref) ProtoMessage() {}
 
 func (x *Ref) ProtoReflect() protoreflect.Message {
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[7]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -627,7 +1135,7 @@ func (x *Ref) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Ref.ProtoReflect.Descriptor instead.
 func (*Ref) Descriptor() ([]byte, []int) {
-	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{7}
+	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *Ref) GetSpec() string {
@@ -654,7 +1162,7 @@ type Override struct {
 
 func (x *Override) Reset() {
 	*x = Override{}
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[8]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -666,7 +1174,7 @@ func (x *Override) String() string {
 func (*Override) ProtoMessage() {}
 
 func (x *Override) ProtoReflect() protoreflect.Message {
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[8]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -679,7 +1187,7 @@ func (x *Override) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Override.ProtoReflect.Descriptor instead.
 func (*Override) Descriptor() ([]byte, []int) {
-	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{8}
+	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *Override) GetPostmortem() string {
@@ -712,7 +1220,7 @@ type DeployRequest struct {
 
 func (x *DeployRequest) Reset() {
 	*x = DeployRequest{}
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[9]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -724,7 +1232,7 @@ func (x *DeployRequest) String() string {
 func (*DeployRequest) ProtoMessage() {}
 
 func (x *DeployRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[9]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -737,7 +1245,7 @@ func (x *DeployRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeployRequest.ProtoReflect.Descriptor instead.
 func (*DeployRequest) Descriptor() ([]byte, []int) {
-	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{9}
+	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *DeployRequest) GetRefs() []*Ref {
@@ -791,7 +1299,7 @@ type DeployResponse struct {
 
 func (x *DeployResponse) Reset() {
 	*x = DeployResponse{}
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[10]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -803,7 +1311,7 @@ func (x *DeployResponse) String() string {
 func (*DeployResponse) ProtoMessage() {}
 
 func (x *DeployResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[10]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -816,7 +1324,7 @@ func (x *DeployResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeployResponse.ProtoReflect.Descriptor instead.
 func (*DeployResponse) Descriptor() ([]byte, []int) {
-	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{10}
+	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *DeployResponse) GetChanges() []*Change {
@@ -836,7 +1344,7 @@ type Weight struct {
 
 func (x *Weight) Reset() {
 	*x = Weight{}
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[11]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -848,7 +1356,7 @@ func (x *Weight) String() string {
 func (*Weight) ProtoMessage() {}
 
 func (x *Weight) ProtoReflect() protoreflect.Message {
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[11]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -861,7 +1369,7 @@ func (x *Weight) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Weight.ProtoReflect.Descriptor instead.
 func (*Weight) Descriptor() ([]byte, []int) {
-	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{11}
+	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *Weight) GetVersion() string {
@@ -894,7 +1402,7 @@ type SetWeightsRequest struct {
 
 func (x *SetWeightsRequest) Reset() {
 	*x = SetWeightsRequest{}
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[12]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -906,7 +1414,7 @@ func (x *SetWeightsRequest) String() string {
 func (*SetWeightsRequest) ProtoMessage() {}
 
 func (x *SetWeightsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[12]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -919,7 +1427,7 @@ func (x *SetWeightsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SetWeightsRequest.ProtoReflect.Descriptor instead.
 func (*SetWeightsRequest) Descriptor() ([]byte, []int) {
-	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{12}
+	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *SetWeightsRequest) GetSpec() string {
@@ -980,7 +1488,7 @@ type SetWeightsResponse struct {
 
 func (x *SetWeightsResponse) Reset() {
 	*x = SetWeightsResponse{}
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[13]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -992,7 +1500,7 @@ func (x *SetWeightsResponse) String() string {
 func (*SetWeightsResponse) ProtoMessage() {}
 
 func (x *SetWeightsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[13]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1005,7 +1513,7 @@ func (x *SetWeightsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SetWeightsResponse.ProtoReflect.Descriptor instead.
 func (*SetWeightsResponse) Descriptor() ([]byte, []int) {
-	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{13}
+	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *SetWeightsResponse) GetChange() *Change {
@@ -1030,7 +1538,7 @@ type RollbackTarget struct {
 
 func (x *RollbackTarget) Reset() {
 	*x = RollbackTarget{}
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[14]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1042,7 +1550,7 @@ func (x *RollbackTarget) String() string {
 func (*RollbackTarget) ProtoMessage() {}
 
 func (x *RollbackTarget) ProtoReflect() protoreflect.Message {
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[14]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1055,7 +1563,7 @@ func (x *RollbackTarget) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RollbackTarget.ProtoReflect.Descriptor instead.
 func (*RollbackTarget) Descriptor() ([]byte, []int) {
-	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{14}
+	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *RollbackTarget) GetSpec() string {
@@ -1098,7 +1606,7 @@ type RollbackRequest struct {
 
 func (x *RollbackRequest) Reset() {
 	*x = RollbackRequest{}
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[15]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1110,7 +1618,7 @@ func (x *RollbackRequest) String() string {
 func (*RollbackRequest) ProtoMessage() {}
 
 func (x *RollbackRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[15]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1123,7 +1631,7 @@ func (x *RollbackRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RollbackRequest.ProtoReflect.Descriptor instead.
 func (*RollbackRequest) Descriptor() ([]byte, []int) {
-	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{15}
+	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *RollbackRequest) GetTargets() []*RollbackTarget {
@@ -1163,7 +1671,7 @@ type RollbackResponse struct {
 
 func (x *RollbackResponse) Reset() {
 	*x = RollbackResponse{}
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[16]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1175,7 +1683,7 @@ func (x *RollbackResponse) String() string {
 func (*RollbackResponse) ProtoMessage() {}
 
 func (x *RollbackResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[16]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1188,7 +1696,7 @@ func (x *RollbackResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RollbackResponse.ProtoReflect.Descriptor instead.
 func (*RollbackResponse) Descriptor() ([]byte, []int) {
-	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{16}
+	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *RollbackResponse) GetChanges() []*Change {
@@ -1208,7 +1716,7 @@ type UndoRequest struct {
 
 func (x *UndoRequest) Reset() {
 	*x = UndoRequest{}
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[17]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1220,7 +1728,7 @@ func (x *UndoRequest) String() string {
 func (*UndoRequest) ProtoMessage() {}
 
 func (x *UndoRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[17]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1233,7 +1741,7 @@ func (x *UndoRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UndoRequest.ProtoReflect.Descriptor instead.
 func (*UndoRequest) Descriptor() ([]byte, []int) {
-	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{17}
+	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *UndoRequest) GetPostmortem() string {
@@ -1259,7 +1767,7 @@ type UndoResponse struct {
 
 func (x *UndoResponse) Reset() {
 	*x = UndoResponse{}
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[18]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1271,7 +1779,7 @@ func (x *UndoResponse) String() string {
 func (*UndoResponse) ProtoMessage() {}
 
 func (x *UndoResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[18]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1284,7 +1792,7 @@ func (x *UndoResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UndoResponse.ProtoReflect.Descriptor instead.
 func (*UndoResponse) Descriptor() ([]byte, []int) {
-	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{18}
+	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *UndoResponse) GetChanges() []*Change {
@@ -1303,7 +1811,7 @@ type UnfreezeRequest struct {
 
 func (x *UnfreezeRequest) Reset() {
 	*x = UnfreezeRequest{}
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[19]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1315,7 +1823,7 @@ func (x *UnfreezeRequest) String() string {
 func (*UnfreezeRequest) ProtoMessage() {}
 
 func (x *UnfreezeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[19]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1328,7 +1836,7 @@ func (x *UnfreezeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UnfreezeRequest.ProtoReflect.Descriptor instead.
 func (*UnfreezeRequest) Descriptor() ([]byte, []int) {
-	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{19}
+	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *UnfreezeRequest) GetSpec() string {
@@ -1346,7 +1854,7 @@ type UnfreezeResponse struct {
 
 func (x *UnfreezeResponse) Reset() {
 	*x = UnfreezeResponse{}
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[20]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1358,7 +1866,7 @@ func (x *UnfreezeResponse) String() string {
 func (*UnfreezeResponse) ProtoMessage() {}
 
 func (x *UnfreezeResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[20]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1371,7 +1879,7 @@ func (x *UnfreezeResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UnfreezeResponse.ProtoReflect.Descriptor instead.
 func (*UnfreezeResponse) Descriptor() ([]byte, []int) {
-	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{20}
+	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{26}
 }
 
 // Change is one route generation, committed or (dry run) proposed.
@@ -1404,7 +1912,7 @@ type Change struct {
 
 func (x *Change) Reset() {
 	*x = Change{}
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[21]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1416,7 +1924,7 @@ func (x *Change) String() string {
 func (*Change) ProtoMessage() {}
 
 func (x *Change) ProtoReflect() protoreflect.Message {
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[21]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1429,7 +1937,7 @@ func (x *Change) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Change.ProtoReflect.Descriptor instead.
 func (*Change) Descriptor() ([]byte, []int) {
-	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{21}
+	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *Change) GetSpec() string {
@@ -1559,7 +2067,7 @@ type Capacity struct {
 
 func (x *Capacity) Reset() {
 	*x = Capacity{}
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[22]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1571,7 +2079,7 @@ func (x *Capacity) String() string {
 func (*Capacity) ProtoMessage() {}
 
 func (x *Capacity) ProtoReflect() protoreflect.Message {
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[22]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1584,7 +2092,7 @@ func (x *Capacity) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Capacity.ProtoReflect.Descriptor instead.
 func (*Capacity) Descriptor() ([]byte, []int) {
-	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{22}
+	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *Capacity) GetReady() uint32 {
@@ -1631,7 +2139,7 @@ type Plan struct {
 
 func (x *Plan) Reset() {
 	*x = Plan{}
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[23]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1643,7 +2151,7 @@ func (x *Plan) String() string {
 func (*Plan) ProtoMessage() {}
 
 func (x *Plan) ProtoReflect() protoreflect.Message {
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[23]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1656,7 +2164,7 @@ func (x *Plan) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Plan.ProtoReflect.Descriptor instead.
 func (*Plan) Descriptor() ([]byte, []int) {
-	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{23}
+	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *Plan) GetVersion() string {
@@ -1713,7 +2221,7 @@ type GetEffectRequest struct {
 
 func (x *GetEffectRequest) Reset() {
 	*x = GetEffectRequest{}
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[24]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1725,7 +2233,7 @@ func (x *GetEffectRequest) String() string {
 func (*GetEffectRequest) ProtoMessage() {}
 
 func (x *GetEffectRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[24]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1738,7 +2246,7 @@ func (x *GetEffectRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetEffectRequest.ProtoReflect.Descriptor instead.
 func (*GetEffectRequest) Descriptor() ([]byte, []int) {
-	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{24}
+	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *GetEffectRequest) GetSpec() string {
@@ -1787,7 +2295,7 @@ type GetEffectResponse struct {
 
 func (x *GetEffectResponse) Reset() {
 	*x = GetEffectResponse{}
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[25]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1799,7 +2307,7 @@ func (x *GetEffectResponse) String() string {
 func (*GetEffectResponse) ProtoMessage() {}
 
 func (x *GetEffectResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[25]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1812,7 +2320,7 @@ func (x *GetEffectResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetEffectResponse.ProtoReflect.Descriptor instead.
 func (*GetEffectResponse) Descriptor() ([]byte, []int) {
-	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{25}
+	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *GetEffectResponse) GetSpec() string {
@@ -1914,14 +2422,19 @@ func (x *GetEffectResponse) GetLastAdmissionId() string {
 }
 
 type GetFleetRequest struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// At most 1,000; 0: 100.
+	PageSize  uint32 `protobuf:"varint,1,opt,name=page_size,json=pageSize,proto3" json:"page_size,omitempty"`
+	PageToken string `protobuf:"bytes,2,opt,name=page_token,json=pageToken,proto3" json:"page_token,omitempty"`
+	// Only specs whose name begins so; they come by name.
+	Prefix        string `protobuf:"bytes,3,opt,name=prefix,proto3" json:"prefix,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *GetFleetRequest) Reset() {
 	*x = GetFleetRequest{}
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[26]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1933,7 +2446,7 @@ func (x *GetFleetRequest) String() string {
 func (*GetFleetRequest) ProtoMessage() {}
 
 func (x *GetFleetRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[26]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1946,23 +2459,49 @@ func (x *GetFleetRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetFleetRequest.ProtoReflect.Descriptor instead.
 func (*GetFleetRequest) Descriptor() ([]byte, []int) {
-	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{26}
+	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{32}
+}
+
+func (x *GetFleetRequest) GetPageSize() uint32 {
+	if x != nil {
+		return x.PageSize
+	}
+	return 0
+}
+
+func (x *GetFleetRequest) GetPageToken() string {
+	if x != nil {
+		return x.PageToken
+	}
+	return ""
+}
+
+func (x *GetFleetRequest) GetPrefix() string {
+	if x != nil {
+		return x.Prefix
+	}
+	return ""
 }
 
 type GetFleetResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// Trouble first.
+	// Trouble first, then what changed last; by name if a prefix was asked for.
 	Specs            []*Spec `protobuf:"bytes,1,rep,name=specs,proto3" json:"specs,omitempty"`
 	ProxiesConnected uint32  `protobuf:"varint,2,opt,name=proxies_connected,json=proxiesConnected,proto3" json:"proxies_connected,omitempty"`
 	ProxiesKnown     uint32  `protobuf:"varint,3,opt,name=proxies_known,json=proxiesKnown,proto3" json:"proxies_known,omitempty"`
 	PostmortemsOpen  uint32  `protobuf:"varint,4,opt,name=postmortems_open,json=postmortemsOpen,proto3" json:"postmortems_open,omitempty"`
-	unknownFields    protoimpl.UnknownFields
-	sizeCache        protoimpl.SizeCache
+	// Empty on the last page.
+	NextPageToken string `protobuf:"bytes,5,opt,name=next_page_token,json=nextPageToken,proto3" json:"next_page_token,omitempty"`
+	// Of the whole fleet.
+	SpecsTotal     uint32 `protobuf:"varint,6,opt,name=specs_total,json=specsTotal,proto3" json:"specs_total,omitempty"`
+	SpecsInTrouble uint32 `protobuf:"varint,7,opt,name=specs_in_trouble,json=specsInTrouble,proto3" json:"specs_in_trouble,omitempty"`
+	unknownFields  protoimpl.UnknownFields
+	sizeCache      protoimpl.SizeCache
 }
 
 func (x *GetFleetResponse) Reset() {
 	*x = GetFleetResponse{}
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[27]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1974,7 +2513,7 @@ func (x *GetFleetResponse) String() string {
 func (*GetFleetResponse) ProtoMessage() {}
 
 func (x *GetFleetResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[27]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1987,7 +2526,7 @@ func (x *GetFleetResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetFleetResponse.ProtoReflect.Descriptor instead.
 func (*GetFleetResponse) Descriptor() ([]byte, []int) {
-	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{27}
+	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *GetFleetResponse) GetSpecs() []*Spec {
@@ -2018,6 +2557,27 @@ func (x *GetFleetResponse) GetPostmortemsOpen() uint32 {
 	return 0
 }
 
+func (x *GetFleetResponse) GetNextPageToken() string {
+	if x != nil {
+		return x.NextPageToken
+	}
+	return ""
+}
+
+func (x *GetFleetResponse) GetSpecsTotal() uint32 {
+	if x != nil {
+		return x.SpecsTotal
+	}
+	return 0
+}
+
+func (x *GetFleetResponse) GetSpecsInTrouble() uint32 {
+	if x != nil {
+		return x.SpecsInTrouble
+	}
+	return 0
+}
+
 type Spec struct {
 	state      protoimpl.MessageState `protogen:"open.v1"`
 	Name       string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
@@ -2025,25 +2585,28 @@ type Spec struct {
 	ChangedAt  *timestamppb.Timestamp `protobuf:"bytes,3,opt,name=changed_at,json=changedAt,proto3" json:"changed_at,omitempty"`
 	ChangedBy  string                 `protobuf:"bytes,4,opt,name=changed_by,json=changedBy,proto3" json:"changed_by,omitempty"`
 	// What the last change was, such as "rollback to 2.0.3 (PM-1)".
-	LastChange string     `protobuf:"bytes,5,opt,name=last_change,json=lastChange,proto3" json:"last_change,omitempty"`
-	Versions   []*Version `protobuf:"bytes,6,rep,name=versions,proto3" json:"versions,omitempty"`
+	LastChange string `protobuf:"bytes,5,opt,name=last_change,json=lastChange,proto3" json:"last_change,omitempty"`
+	// Those that hold weight, run or drain, and the newest others.
+	Versions []*Version `protobuf:"bytes,6,rep,name=versions,proto3" json:"versions,omitempty"`
 	// What is wrong, worst first; empty if nothing is known to be.
 	Trouble []string `protobuf:"bytes,7,rep,name=trouble,proto3" json:"trouble,omitempty"`
 	// The command to type next.
 	Next string `protobuf:"bytes,8,opt,name=next,proto3" json:"next,omitempty"`
 	// Version a rollback would go to, and why; empty: none.
-	Exit          string   `protobuf:"bytes,9,opt,name=exit,proto3" json:"exit,omitempty"`
-	ExitReason    string   `protobuf:"bytes,10,opt,name=exit_reason,json=exitReason,proto3" json:"exit_reason,omitempty"`
-	Freeze        *Freeze  `protobuf:"bytes,11,opt,name=freeze,proto3" json:"freeze,omitempty"`
-	Drains        []*Drain `protobuf:"bytes,12,rep,name=drains,proto3" json:"drains,omitempty"`
-	Hosts         []string `protobuf:"bytes,13,rep,name=hosts,proto3" json:"hosts,omitempty"`
+	Exit       string   `protobuf:"bytes,9,opt,name=exit,proto3" json:"exit,omitempty"`
+	ExitReason string   `protobuf:"bytes,10,opt,name=exit_reason,json=exitReason,proto3" json:"exit_reason,omitempty"`
+	Freeze     *Freeze  `protobuf:"bytes,11,opt,name=freeze,proto3" json:"freeze,omitempty"`
+	Drains     []*Drain `protobuf:"bytes,12,rep,name=drains,proto3" json:"drains,omitempty"`
+	Hosts      []string `protobuf:"bytes,13,rep,name=hosts,proto3" json:"hosts,omitempty"`
+	// There are further versions, which hold no weight and run nowhere; ListVersions has them.
+	MoreVersions  bool `protobuf:"varint,14,opt,name=more_versions,json=moreVersions,proto3" json:"more_versions,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Spec) Reset() {
 	*x = Spec{}
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[28]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2055,7 +2618,7 @@ func (x *Spec) String() string {
 func (*Spec) ProtoMessage() {}
 
 func (x *Spec) ProtoReflect() protoreflect.Message {
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[28]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2068,7 +2631,7 @@ func (x *Spec) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Spec.ProtoReflect.Descriptor instead.
 func (*Spec) Descriptor() ([]byte, []int) {
-	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{28}
+	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *Spec) GetName() string {
@@ -2162,6 +2725,13 @@ func (x *Spec) GetHosts() []string {
 	return nil
 }
 
+func (x *Spec) GetMoreVersions() bool {
+	if x != nil {
+		return x.MoreVersions
+	}
+	return false
+}
+
 type Freeze struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Since         *timestamppb.Timestamp `protobuf:"bytes,1,opt,name=since,proto3" json:"since,omitempty"`
@@ -2173,7 +2743,7 @@ type Freeze struct {
 
 func (x *Freeze) Reset() {
 	*x = Freeze{}
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[29]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2185,7 +2755,7 @@ func (x *Freeze) String() string {
 func (*Freeze) ProtoMessage() {}
 
 func (x *Freeze) ProtoReflect() protoreflect.Message {
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[29]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2198,7 +2768,7 @@ func (x *Freeze) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Freeze.ProtoReflect.Descriptor instead.
 func (*Freeze) Descriptor() ([]byte, []int) {
-	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{29}
+	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *Freeze) GetSince() *timestamppb.Timestamp {
@@ -2243,7 +2813,7 @@ type Drain struct {
 
 func (x *Drain) Reset() {
 	*x = Drain{}
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[30]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2255,7 +2825,7 @@ func (x *Drain) String() string {
 func (*Drain) ProtoMessage() {}
 
 func (x *Drain) ProtoReflect() protoreflect.Message {
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[30]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2268,7 +2838,7 @@ func (x *Drain) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Drain.ProtoReflect.Descriptor instead.
 func (*Drain) Descriptor() ([]byte, []int) {
-	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{30}
+	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *Drain) GetVersion() string {
@@ -2366,7 +2936,7 @@ type GetSpecRequest struct {
 
 func (x *GetSpecRequest) Reset() {
 	*x = GetSpecRequest{}
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[31]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2378,7 +2948,7 @@ func (x *GetSpecRequest) String() string {
 func (*GetSpecRequest) ProtoMessage() {}
 
 func (x *GetSpecRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[31]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2391,7 +2961,7 @@ func (x *GetSpecRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetSpecRequest.ProtoReflect.Descriptor instead.
 func (*GetSpecRequest) Descriptor() ([]byte, []int) {
-	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{31}
+	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *GetSpecRequest) GetSpec() string {
@@ -2426,7 +2996,7 @@ type GetSpecResponse struct {
 
 func (x *GetSpecResponse) Reset() {
 	*x = GetSpecResponse{}
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[32]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2438,7 +3008,7 @@ func (x *GetSpecResponse) String() string {
 func (*GetSpecResponse) ProtoMessage() {}
 
 func (x *GetSpecResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[32]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2451,7 +3021,7 @@ func (x *GetSpecResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetSpecResponse.ProtoReflect.Descriptor instead.
 func (*GetSpecResponse) Descriptor() ([]byte, []int) {
-	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{32}
+	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{38}
 }
 
 func (x *GetSpecResponse) GetSpec() *Spec {
@@ -2498,7 +3068,7 @@ type Execution struct {
 
 func (x *Execution) Reset() {
 	*x = Execution{}
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[33]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2510,7 +3080,7 @@ func (x *Execution) String() string {
 func (*Execution) ProtoMessage() {}
 
 func (x *Execution) ProtoReflect() protoreflect.Message {
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[33]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2523,7 +3093,7 @@ func (x *Execution) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Execution.ProtoReflect.Descriptor instead.
 func (*Execution) Descriptor() ([]byte, []int) {
-	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{33}
+	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{39}
 }
 
 func (x *Execution) GetId() string {
@@ -2644,7 +3214,7 @@ type ListExecutionsRequest struct {
 
 func (x *ListExecutionsRequest) Reset() {
 	*x = ListExecutionsRequest{}
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[34]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2656,7 +3226,7 @@ func (x *ListExecutionsRequest) String() string {
 func (*ListExecutionsRequest) ProtoMessage() {}
 
 func (x *ListExecutionsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[34]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2669,7 +3239,7 @@ func (x *ListExecutionsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListExecutionsRequest.ProtoReflect.Descriptor instead.
 func (*ListExecutionsRequest) Descriptor() ([]byte, []int) {
-	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{34}
+	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{40}
 }
 
 func (x *ListExecutionsRequest) GetSpec() string {
@@ -2704,7 +3274,7 @@ type ListExecutionsResponse struct {
 
 func (x *ListExecutionsResponse) Reset() {
 	*x = ListExecutionsResponse{}
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[35]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2716,7 +3286,7 @@ func (x *ListExecutionsResponse) String() string {
 func (*ListExecutionsResponse) ProtoMessage() {}
 
 func (x *ListExecutionsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[35]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2729,7 +3299,7 @@ func (x *ListExecutionsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListExecutionsResponse.ProtoReflect.Descriptor instead.
 func (*ListExecutionsResponse) Descriptor() ([]byte, []int) {
-	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{35}
+	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{41}
 }
 
 func (x *ListExecutionsResponse) GetExecutions() []*Execution {
@@ -2754,7 +3324,7 @@ type ListProxiesRequest struct {
 
 func (x *ListProxiesRequest) Reset() {
 	*x = ListProxiesRequest{}
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[36]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[42]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2766,7 +3336,7 @@ func (x *ListProxiesRequest) String() string {
 func (*ListProxiesRequest) ProtoMessage() {}
 
 func (x *ListProxiesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[36]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[42]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2779,7 +3349,7 @@ func (x *ListProxiesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListProxiesRequest.ProtoReflect.Descriptor instead.
 func (*ListProxiesRequest) Descriptor() ([]byte, []int) {
-	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{36}
+	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{42}
 }
 
 type ListProxiesResponse struct {
@@ -2791,7 +3361,7 @@ type ListProxiesResponse struct {
 
 func (x *ListProxiesResponse) Reset() {
 	*x = ListProxiesResponse{}
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[37]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[43]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2803,7 +3373,7 @@ func (x *ListProxiesResponse) String() string {
 func (*ListProxiesResponse) ProtoMessage() {}
 
 func (x *ListProxiesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[37]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[43]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2816,7 +3386,7 @@ func (x *ListProxiesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListProxiesResponse.ProtoReflect.Descriptor instead.
 func (*ListProxiesResponse) Descriptor() ([]byte, []int) {
-	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{37}
+	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{43}
 }
 
 func (x *ListProxiesResponse) GetProxies() []*Proxy {
@@ -2841,7 +3411,7 @@ type Proxy struct {
 
 func (x *Proxy) Reset() {
 	*x = Proxy{}
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[38]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[44]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2853,7 +3423,7 @@ func (x *Proxy) String() string {
 func (*Proxy) ProtoMessage() {}
 
 func (x *Proxy) ProtoReflect() protoreflect.Message {
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[38]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[44]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2866,7 +3436,7 @@ func (x *Proxy) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Proxy.ProtoReflect.Descriptor instead.
 func (*Proxy) Descriptor() ([]byte, []int) {
-	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{38}
+	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{44}
 }
 
 func (x *Proxy) GetNode() string {
@@ -2922,7 +3492,7 @@ type ProxySpec struct {
 
 func (x *ProxySpec) Reset() {
 	*x = ProxySpec{}
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[39]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[45]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2934,7 +3504,7 @@ func (x *ProxySpec) String() string {
 func (*ProxySpec) ProtoMessage() {}
 
 func (x *ProxySpec) ProtoReflect() protoreflect.Message {
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[39]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[45]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2947,7 +3517,7 @@ func (x *ProxySpec) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ProxySpec.ProtoReflect.Descriptor instead.
 func (*ProxySpec) Descriptor() ([]byte, []int) {
-	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{39}
+	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{45}
 }
 
 func (x *ProxySpec) GetSpec() string {
@@ -2995,7 +3565,7 @@ type PostMortem struct {
 
 func (x *PostMortem) Reset() {
 	*x = PostMortem{}
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[40]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[46]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3007,7 +3577,7 @@ func (x *PostMortem) String() string {
 func (*PostMortem) ProtoMessage() {}
 
 func (x *PostMortem) ProtoReflect() protoreflect.Message {
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[40]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[46]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3020,7 +3590,7 @@ func (x *PostMortem) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PostMortem.ProtoReflect.Descriptor instead.
 func (*PostMortem) Descriptor() ([]byte, []int) {
-	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{40}
+	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{46}
 }
 
 func (x *PostMortem) GetId() string {
@@ -3123,7 +3693,7 @@ type ListPostMortemsRequest struct {
 
 func (x *ListPostMortemsRequest) Reset() {
 	*x = ListPostMortemsRequest{}
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[41]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[47]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3135,7 +3705,7 @@ func (x *ListPostMortemsRequest) String() string {
 func (*ListPostMortemsRequest) ProtoMessage() {}
 
 func (x *ListPostMortemsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[41]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[47]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3148,7 +3718,7 @@ func (x *ListPostMortemsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListPostMortemsRequest.ProtoReflect.Descriptor instead.
 func (*ListPostMortemsRequest) Descriptor() ([]byte, []int) {
-	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{41}
+	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{47}
 }
 
 func (x *ListPostMortemsRequest) GetSpec() string {
@@ -3167,7 +3737,7 @@ type ListPostMortemsResponse struct {
 
 func (x *ListPostMortemsResponse) Reset() {
 	*x = ListPostMortemsResponse{}
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[42]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[48]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3179,7 +3749,7 @@ func (x *ListPostMortemsResponse) String() string {
 func (*ListPostMortemsResponse) ProtoMessage() {}
 
 func (x *ListPostMortemsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[42]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[48]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3192,7 +3762,7 @@ func (x *ListPostMortemsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListPostMortemsResponse.ProtoReflect.Descriptor instead.
 func (*ListPostMortemsResponse) Descriptor() ([]byte, []int) {
-	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{42}
+	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{48}
 }
 
 func (x *ListPostMortemsResponse) GetPostmortems() []*PostMortem {
@@ -3211,7 +3781,7 @@ type GetPostMortemRequest struct {
 
 func (x *GetPostMortemRequest) Reset() {
 	*x = GetPostMortemRequest{}
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[43]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[49]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3223,7 +3793,7 @@ func (x *GetPostMortemRequest) String() string {
 func (*GetPostMortemRequest) ProtoMessage() {}
 
 func (x *GetPostMortemRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[43]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[49]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3236,7 +3806,7 @@ func (x *GetPostMortemRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetPostMortemRequest.ProtoReflect.Descriptor instead.
 func (*GetPostMortemRequest) Descriptor() ([]byte, []int) {
-	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{43}
+	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{49}
 }
 
 func (x *GetPostMortemRequest) GetId() string {
@@ -3255,7 +3825,7 @@ type GetPostMortemResponse struct {
 
 func (x *GetPostMortemResponse) Reset() {
 	*x = GetPostMortemResponse{}
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[44]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[50]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3267,7 +3837,7 @@ func (x *GetPostMortemResponse) String() string {
 func (*GetPostMortemResponse) ProtoMessage() {}
 
 func (x *GetPostMortemResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[44]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[50]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3280,7 +3850,7 @@ func (x *GetPostMortemResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetPostMortemResponse.ProtoReflect.Descriptor instead.
 func (*GetPostMortemResponse) Descriptor() ([]byte, []int) {
-	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{44}
+	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{50}
 }
 
 func (x *GetPostMortemResponse) GetPostmortem() *PostMortem {
@@ -3302,7 +3872,7 @@ type ClosePostMortemRequest struct {
 
 func (x *ClosePostMortemRequest) Reset() {
 	*x = ClosePostMortemRequest{}
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[45]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[51]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3314,7 +3884,7 @@ func (x *ClosePostMortemRequest) String() string {
 func (*ClosePostMortemRequest) ProtoMessage() {}
 
 func (x *ClosePostMortemRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[45]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[51]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3327,7 +3897,7 @@ func (x *ClosePostMortemRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ClosePostMortemRequest.ProtoReflect.Descriptor instead.
 func (*ClosePostMortemRequest) Descriptor() ([]byte, []int) {
-	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{45}
+	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{51}
 }
 
 func (x *ClosePostMortemRequest) GetId() string {
@@ -3360,7 +3930,7 @@ type ClosePostMortemResponse struct {
 
 func (x *ClosePostMortemResponse) Reset() {
 	*x = ClosePostMortemResponse{}
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[46]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[52]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3372,7 +3942,7 @@ func (x *ClosePostMortemResponse) String() string {
 func (*ClosePostMortemResponse) ProtoMessage() {}
 
 func (x *ClosePostMortemResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[46]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[52]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3385,7 +3955,7 @@ func (x *ClosePostMortemResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ClosePostMortemResponse.ProtoReflect.Descriptor instead.
 func (*ClosePostMortemResponse) Descriptor() ([]byte, []int) {
-	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{46}
+	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{52}
 }
 
 func (x *ClosePostMortemResponse) GetPostmortem() *PostMortem {
@@ -3445,11 +4015,54 @@ const file_specproxy_operator_v1_operator_proto_rawDesc = "" +
 	"\x04held\x18\x0e \x01(\x04R\x04held\x12\x1b\n" +
 	"\tpassed_on\x18\x0f \x01(\x04R\bpassedOn\x12)\n" +
 	"\x10recent_succeeded\x18\x10 \x01(\x04R\x0frecentSucceeded\x12#\n" +
-	"\rrecent_failed\x18\x11 \x01(\x04R\frecentFailed\")\n" +
+	"\rrecent_failed\x18\x11 \x01(\x04R\frecentFailed\"\x99\x01\n" +
 	"\x13ListVersionsRequest\x12\x12\n" +
-	"\x04spec\x18\x01 \x01(\tR\x04spec\"R\n" +
+	"\x04spec\x18\x01 \x01(\tR\x04spec\x12\x1b\n" +
+	"\tpage_size\x18\x02 \x01(\rR\bpageSize\x12\x1d\n" +
+	"\n" +
+	"page_token\x18\x03 \x01(\tR\tpageToken\x12\x16\n" +
+	"\x06prefix\x18\x04 \x01(\tR\x06prefix\x12\x1a\n" +
+	"\bstanding\x18\x05 \x01(\tR\bstanding\"z\n" +
 	"\x14ListVersionsResponse\x12:\n" +
-	"\bversions\x18\x01 \x03(\v2\x1e.specproxy.operator.v1.VersionR\bversions\"3\n" +
+	"\bversions\x18\x01 \x03(\v2\x1e.specproxy.operator.v1.VersionR\bversions\x12&\n" +
+	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\"\x80\x01\n" +
+	"\x14VerifyArchiveRequest\x12\x12\n" +
+	"\x04spec\x18\x01 \x01(\tR\x04spec\x12\x18\n" +
+	"\aversion\x18\x02 \x01(\tR\aversion\x12\x1b\n" +
+	"\tpage_size\x18\x03 \x01(\rR\bpageSize\x12\x1d\n" +
+	"\n" +
+	"page_token\x18\x04 \x01(\tR\tpageToken\"\x96\x01\n" +
+	"\x15VerifyArchiveResponse\x12;\n" +
+	"\x06checks\x18\x01 \x03(\v2#.specproxy.operator.v1.VersionCheckR\x06checks\x12&\n" +
+	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\x12\x18\n" +
+	"\aarchive\x18\x03 \x01(\tR\aarchive\"\xca\x01\n" +
+	"\fVersionCheck\x12\x12\n" +
+	"\x04spec\x18\x01 \x01(\tR\x04spec\x12\x18\n" +
+	"\aversion\x18\x02 \x01(\tR\aversion\x12\x16\n" +
+	"\x06digest\x18\x03 \x01(\tR\x06digest\x12\x14\n" +
+	"\x05state\x18\x04 \x01(\tR\x05state\x12\x16\n" +
+	"\x06reason\x18\x05 \x01(\tR\x06reason\x12\x12\n" +
+	"\x04next\x18\x06 \x01(\tR\x04next\x12\x1c\n" +
+	"\tdocuments\x18\a \x01(\rR\tdocuments\x12\x14\n" +
+	"\x05bytes\x18\b \x01(\x04R\x05bytes\"\x83\x01\n" +
+	"\x14ImportArchiveRequest\x12\x17\n" +
+	"\adry_run\x18\x01 \x01(\bR\x06dryRun\x12\x1b\n" +
+	"\tpage_size\x18\x02 \x01(\rR\bpageSize\x12\x1d\n" +
+	"\n" +
+	"page_token\x18\x03 \x01(\tR\tpageToken\x12\x16\n" +
+	"\x06choose\x18\x04 \x03(\tR\x06choose\"\x9d\x01\n" +
+	"\x15ImportArchiveResponse\x12B\n" +
+	"\bversions\x18\x01 \x03(\v2&.specproxy.operator.v1.ImportedVersionR\bversions\x12&\n" +
+	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\x12\x18\n" +
+	"\aarchive\x18\x03 \x01(\tR\aarchive\"\xb3\x01\n" +
+	"\x0fImportedVersion\x12\x12\n" +
+	"\x04spec\x18\x01 \x01(\tR\x04spec\x12\x18\n" +
+	"\aversion\x18\x02 \x01(\tR\aversion\x12\x16\n" +
+	"\x06digest\x18\x03 \x01(\tR\x06digest\x12\x14\n" +
+	"\x05state\x18\x04 \x01(\tR\x05state\x12\x16\n" +
+	"\x06reason\x18\x05 \x01(\tR\x06reason\x12\x12\n" +
+	"\x04next\x18\x06 \x01(\tR\x04next\x12\x18\n" +
+	"\adigests\x18\a \x03(\tR\adigests\"3\n" +
 	"\x03Ref\x12\x12\n" +
 	"\x04spec\x18\x01 \x01(\tR\x04spec\x12\x18\n" +
 	"\aversion\x18\x02 \x01(\tR\aversion\"B\n" +
@@ -3567,13 +4180,21 @@ const file_specproxy_operator_v1_operator_proto_rawDesc = "" +
 	"\blaggards\x18\v \x03(\tR\blaggards\x12\x1a\n" +
 	"\brefusals\x18\f \x03(\tR\brefusals\x12F\n" +
 	"\x11last_admission_at\x18\r \x01(\v2\x1a.google.protobuf.TimestampR\x0flastAdmissionAt\x12*\n" +
-	"\x11last_admission_id\x18\x0e \x01(\tR\x0flastAdmissionId\"\x11\n" +
-	"\x0fGetFleetRequest\"\xc2\x01\n" +
+	"\x11last_admission_id\x18\x0e \x01(\tR\x0flastAdmissionId\"e\n" +
+	"\x0fGetFleetRequest\x12\x1b\n" +
+	"\tpage_size\x18\x01 \x01(\rR\bpageSize\x12\x1d\n" +
+	"\n" +
+	"page_token\x18\x02 \x01(\tR\tpageToken\x12\x16\n" +
+	"\x06prefix\x18\x03 \x01(\tR\x06prefix\"\xb5\x02\n" +
 	"\x10GetFleetResponse\x121\n" +
 	"\x05specs\x18\x01 \x03(\v2\x1b.specproxy.operator.v1.SpecR\x05specs\x12+\n" +
 	"\x11proxies_connected\x18\x02 \x01(\rR\x10proxiesConnected\x12#\n" +
 	"\rproxies_known\x18\x03 \x01(\rR\fproxiesKnown\x12)\n" +
-	"\x10postmortems_open\x18\x04 \x01(\rR\x0fpostmortemsOpen\"\xd7\x03\n" +
+	"\x10postmortems_open\x18\x04 \x01(\rR\x0fpostmortemsOpen\x12&\n" +
+	"\x0fnext_page_token\x18\x05 \x01(\tR\rnextPageToken\x12\x1f\n" +
+	"\vspecs_total\x18\x06 \x01(\rR\n" +
+	"specsTotal\x12(\n" +
+	"\x10specs_in_trouble\x18\a \x01(\rR\x0especsInTrouble\"\xfc\x03\n" +
 	"\x04Spec\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x1e\n" +
 	"\n" +
@@ -3594,7 +4215,8 @@ const file_specproxy_operator_v1_operator_proto_rawDesc = "" +
 	"exitReason\x125\n" +
 	"\x06freeze\x18\v \x01(\v2\x1d.specproxy.operator.v1.FreezeR\x06freeze\x124\n" +
 	"\x06drains\x18\f \x03(\v2\x1c.specproxy.operator.v1.DrainR\x06drains\x12\x14\n" +
-	"\x05hosts\x18\r \x03(\tR\x05hosts\"\x8c\x01\n" +
+	"\x05hosts\x18\r \x03(\tR\x05hosts\x12#\n" +
+	"\rmore_versions\x18\x0e \x01(\bR\fmoreVersions\"\x8c\x01\n" +
 	"\x06Freeze\x120\n" +
 	"\x05since\x18\x01 \x01(\v2\x1a.google.protobuf.TimestampR\x05since\x120\n" +
 	"\x05until\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\x05until\x12\x1e\n" +
@@ -3703,10 +4325,12 @@ const file_specproxy_operator_v1_operator_proto_rawDesc = "" +
 	"\x17ClosePostMortemResponse\x12A\n" +
 	"\n" +
 	"postmortem\x18\x01 \x01(\v2!.specproxy.operator.v1.PostMortemR\n" +
-	"postmortem2\xd5\v\n" +
+	"postmortem2\xad\r\n" +
 	"\x0fOperatorService\x12X\n" +
 	"\aPublish\x12%.specproxy.operator.v1.PublishRequest\x1a&.specproxy.operator.v1.PublishResponse\x12g\n" +
-	"\fListVersions\x12*.specproxy.operator.v1.ListVersionsRequest\x1a+.specproxy.operator.v1.ListVersionsResponse\x12U\n" +
+	"\fListVersions\x12*.specproxy.operator.v1.ListVersionsRequest\x1a+.specproxy.operator.v1.ListVersionsResponse\x12j\n" +
+	"\rVerifyArchive\x12+.specproxy.operator.v1.VerifyArchiveRequest\x1a,.specproxy.operator.v1.VerifyArchiveResponse\x12j\n" +
+	"\rImportArchive\x12+.specproxy.operator.v1.ImportArchiveRequest\x1a,.specproxy.operator.v1.ImportArchiveResponse\x12U\n" +
 	"\x06Deploy\x12$.specproxy.operator.v1.DeployRequest\x1a%.specproxy.operator.v1.DeployResponse\x12a\n" +
 	"\n" +
 	"SetWeights\x12(.specproxy.operator.v1.SetWeightsRequest\x1a).specproxy.operator.v1.SetWeightsResponse\x12[\n" +
@@ -3735,7 +4359,7 @@ func file_specproxy_operator_v1_operator_proto_rawDescGZIP() []byte {
 	return file_specproxy_operator_v1_operator_proto_rawDescData
 }
 
-var file_specproxy_operator_v1_operator_proto_msgTypes = make([]protoimpl.MessageInfo, 47)
+var file_specproxy_operator_v1_operator_proto_msgTypes = make([]protoimpl.MessageInfo, 53)
 var file_specproxy_operator_v1_operator_proto_goTypes = []any{
 	(*File)(nil),                    // 0: specproxy.operator.v1.File
 	(*PublishRequest)(nil),          // 1: specproxy.operator.v1.PublishRequest
@@ -3744,133 +4368,145 @@ var file_specproxy_operator_v1_operator_proto_goTypes = []any{
 	(*Pool)(nil),                    // 4: specproxy.operator.v1.Pool
 	(*ListVersionsRequest)(nil),     // 5: specproxy.operator.v1.ListVersionsRequest
 	(*ListVersionsResponse)(nil),    // 6: specproxy.operator.v1.ListVersionsResponse
-	(*Ref)(nil),                     // 7: specproxy.operator.v1.Ref
-	(*Override)(nil),                // 8: specproxy.operator.v1.Override
-	(*DeployRequest)(nil),           // 9: specproxy.operator.v1.DeployRequest
-	(*DeployResponse)(nil),          // 10: specproxy.operator.v1.DeployResponse
-	(*Weight)(nil),                  // 11: specproxy.operator.v1.Weight
-	(*SetWeightsRequest)(nil),       // 12: specproxy.operator.v1.SetWeightsRequest
-	(*SetWeightsResponse)(nil),      // 13: specproxy.operator.v1.SetWeightsResponse
-	(*RollbackTarget)(nil),          // 14: specproxy.operator.v1.RollbackTarget
-	(*RollbackRequest)(nil),         // 15: specproxy.operator.v1.RollbackRequest
-	(*RollbackResponse)(nil),        // 16: specproxy.operator.v1.RollbackResponse
-	(*UndoRequest)(nil),             // 17: specproxy.operator.v1.UndoRequest
-	(*UndoResponse)(nil),            // 18: specproxy.operator.v1.UndoResponse
-	(*UnfreezeRequest)(nil),         // 19: specproxy.operator.v1.UnfreezeRequest
-	(*UnfreezeResponse)(nil),        // 20: specproxy.operator.v1.UnfreezeResponse
-	(*Change)(nil),                  // 21: specproxy.operator.v1.Change
-	(*Capacity)(nil),                // 22: specproxy.operator.v1.Capacity
-	(*Plan)(nil),                    // 23: specproxy.operator.v1.Plan
-	(*GetEffectRequest)(nil),        // 24: specproxy.operator.v1.GetEffectRequest
-	(*GetEffectResponse)(nil),       // 25: specproxy.operator.v1.GetEffectResponse
-	(*GetFleetRequest)(nil),         // 26: specproxy.operator.v1.GetFleetRequest
-	(*GetFleetResponse)(nil),        // 27: specproxy.operator.v1.GetFleetResponse
-	(*Spec)(nil),                    // 28: specproxy.operator.v1.Spec
-	(*Freeze)(nil),                  // 29: specproxy.operator.v1.Freeze
-	(*Drain)(nil),                   // 30: specproxy.operator.v1.Drain
-	(*GetSpecRequest)(nil),          // 31: specproxy.operator.v1.GetSpecRequest
-	(*GetSpecResponse)(nil),         // 32: specproxy.operator.v1.GetSpecResponse
-	(*Execution)(nil),               // 33: specproxy.operator.v1.Execution
-	(*ListExecutionsRequest)(nil),   // 34: specproxy.operator.v1.ListExecutionsRequest
-	(*ListExecutionsResponse)(nil),  // 35: specproxy.operator.v1.ListExecutionsResponse
-	(*ListProxiesRequest)(nil),      // 36: specproxy.operator.v1.ListProxiesRequest
-	(*ListProxiesResponse)(nil),     // 37: specproxy.operator.v1.ListProxiesResponse
-	(*Proxy)(nil),                   // 38: specproxy.operator.v1.Proxy
-	(*ProxySpec)(nil),               // 39: specproxy.operator.v1.ProxySpec
-	(*PostMortem)(nil),              // 40: specproxy.operator.v1.PostMortem
-	(*ListPostMortemsRequest)(nil),  // 41: specproxy.operator.v1.ListPostMortemsRequest
-	(*ListPostMortemsResponse)(nil), // 42: specproxy.operator.v1.ListPostMortemsResponse
-	(*GetPostMortemRequest)(nil),    // 43: specproxy.operator.v1.GetPostMortemRequest
-	(*GetPostMortemResponse)(nil),   // 44: specproxy.operator.v1.GetPostMortemResponse
-	(*ClosePostMortemRequest)(nil),  // 45: specproxy.operator.v1.ClosePostMortemRequest
-	(*ClosePostMortemResponse)(nil), // 46: specproxy.operator.v1.ClosePostMortemResponse
-	(*timestamppb.Timestamp)(nil),   // 47: google.protobuf.Timestamp
-	(*durationpb.Duration)(nil),     // 48: google.protobuf.Duration
+	(*VerifyArchiveRequest)(nil),    // 7: specproxy.operator.v1.VerifyArchiveRequest
+	(*VerifyArchiveResponse)(nil),   // 8: specproxy.operator.v1.VerifyArchiveResponse
+	(*VersionCheck)(nil),            // 9: specproxy.operator.v1.VersionCheck
+	(*ImportArchiveRequest)(nil),    // 10: specproxy.operator.v1.ImportArchiveRequest
+	(*ImportArchiveResponse)(nil),   // 11: specproxy.operator.v1.ImportArchiveResponse
+	(*ImportedVersion)(nil),         // 12: specproxy.operator.v1.ImportedVersion
+	(*Ref)(nil),                     // 13: specproxy.operator.v1.Ref
+	(*Override)(nil),                // 14: specproxy.operator.v1.Override
+	(*DeployRequest)(nil),           // 15: specproxy.operator.v1.DeployRequest
+	(*DeployResponse)(nil),          // 16: specproxy.operator.v1.DeployResponse
+	(*Weight)(nil),                  // 17: specproxy.operator.v1.Weight
+	(*SetWeightsRequest)(nil),       // 18: specproxy.operator.v1.SetWeightsRequest
+	(*SetWeightsResponse)(nil),      // 19: specproxy.operator.v1.SetWeightsResponse
+	(*RollbackTarget)(nil),          // 20: specproxy.operator.v1.RollbackTarget
+	(*RollbackRequest)(nil),         // 21: specproxy.operator.v1.RollbackRequest
+	(*RollbackResponse)(nil),        // 22: specproxy.operator.v1.RollbackResponse
+	(*UndoRequest)(nil),             // 23: specproxy.operator.v1.UndoRequest
+	(*UndoResponse)(nil),            // 24: specproxy.operator.v1.UndoResponse
+	(*UnfreezeRequest)(nil),         // 25: specproxy.operator.v1.UnfreezeRequest
+	(*UnfreezeResponse)(nil),        // 26: specproxy.operator.v1.UnfreezeResponse
+	(*Change)(nil),                  // 27: specproxy.operator.v1.Change
+	(*Capacity)(nil),                // 28: specproxy.operator.v1.Capacity
+	(*Plan)(nil),                    // 29: specproxy.operator.v1.Plan
+	(*GetEffectRequest)(nil),        // 30: specproxy.operator.v1.GetEffectRequest
+	(*GetEffectResponse)(nil),       // 31: specproxy.operator.v1.GetEffectResponse
+	(*GetFleetRequest)(nil),         // 32: specproxy.operator.v1.GetFleetRequest
+	(*GetFleetResponse)(nil),        // 33: specproxy.operator.v1.GetFleetResponse
+	(*Spec)(nil),                    // 34: specproxy.operator.v1.Spec
+	(*Freeze)(nil),                  // 35: specproxy.operator.v1.Freeze
+	(*Drain)(nil),                   // 36: specproxy.operator.v1.Drain
+	(*GetSpecRequest)(nil),          // 37: specproxy.operator.v1.GetSpecRequest
+	(*GetSpecResponse)(nil),         // 38: specproxy.operator.v1.GetSpecResponse
+	(*Execution)(nil),               // 39: specproxy.operator.v1.Execution
+	(*ListExecutionsRequest)(nil),   // 40: specproxy.operator.v1.ListExecutionsRequest
+	(*ListExecutionsResponse)(nil),  // 41: specproxy.operator.v1.ListExecutionsResponse
+	(*ListProxiesRequest)(nil),      // 42: specproxy.operator.v1.ListProxiesRequest
+	(*ListProxiesResponse)(nil),     // 43: specproxy.operator.v1.ListProxiesResponse
+	(*Proxy)(nil),                   // 44: specproxy.operator.v1.Proxy
+	(*ProxySpec)(nil),               // 45: specproxy.operator.v1.ProxySpec
+	(*PostMortem)(nil),              // 46: specproxy.operator.v1.PostMortem
+	(*ListPostMortemsRequest)(nil),  // 47: specproxy.operator.v1.ListPostMortemsRequest
+	(*ListPostMortemsResponse)(nil), // 48: specproxy.operator.v1.ListPostMortemsResponse
+	(*GetPostMortemRequest)(nil),    // 49: specproxy.operator.v1.GetPostMortemRequest
+	(*GetPostMortemResponse)(nil),   // 50: specproxy.operator.v1.GetPostMortemResponse
+	(*ClosePostMortemRequest)(nil),  // 51: specproxy.operator.v1.ClosePostMortemRequest
+	(*ClosePostMortemResponse)(nil), // 52: specproxy.operator.v1.ClosePostMortemResponse
+	(*timestamppb.Timestamp)(nil),   // 53: google.protobuf.Timestamp
+	(*durationpb.Duration)(nil),     // 54: google.protobuf.Duration
 }
 var file_specproxy_operator_v1_operator_proto_depIdxs = []int32{
 	0,  // 0: specproxy.operator.v1.PublishRequest.files:type_name -> specproxy.operator.v1.File
-	47, // 1: specproxy.operator.v1.Version.published_at:type_name -> google.protobuf.Timestamp
+	53, // 1: specproxy.operator.v1.Version.published_at:type_name -> google.protobuf.Timestamp
 	4,  // 2: specproxy.operator.v1.Version.pool:type_name -> specproxy.operator.v1.Pool
 	3,  // 3: specproxy.operator.v1.ListVersionsResponse.versions:type_name -> specproxy.operator.v1.Version
-	7,  // 4: specproxy.operator.v1.DeployRequest.refs:type_name -> specproxy.operator.v1.Ref
-	8,  // 5: specproxy.operator.v1.DeployRequest.override:type_name -> specproxy.operator.v1.Override
-	21, // 6: specproxy.operator.v1.DeployResponse.changes:type_name -> specproxy.operator.v1.Change
-	11, // 7: specproxy.operator.v1.SetWeightsRequest.weights:type_name -> specproxy.operator.v1.Weight
-	8,  // 8: specproxy.operator.v1.SetWeightsRequest.override:type_name -> specproxy.operator.v1.Override
-	21, // 9: specproxy.operator.v1.SetWeightsResponse.change:type_name -> specproxy.operator.v1.Change
-	14, // 10: specproxy.operator.v1.RollbackRequest.targets:type_name -> specproxy.operator.v1.RollbackTarget
-	21, // 11: specproxy.operator.v1.RollbackResponse.changes:type_name -> specproxy.operator.v1.Change
-	21, // 12: specproxy.operator.v1.UndoResponse.changes:type_name -> specproxy.operator.v1.Change
-	11, // 13: specproxy.operator.v1.Change.before:type_name -> specproxy.operator.v1.Weight
-	11, // 14: specproxy.operator.v1.Change.after:type_name -> specproxy.operator.v1.Weight
-	47, // 15: specproxy.operator.v1.Change.committed_at:type_name -> google.protobuf.Timestamp
-	22, // 16: specproxy.operator.v1.Change.capacity:type_name -> specproxy.operator.v1.Capacity
-	23, // 17: specproxy.operator.v1.Change.plans:type_name -> specproxy.operator.v1.Plan
-	48, // 18: specproxy.operator.v1.Plan.within:type_name -> google.protobuf.Duration
-	48, // 19: specproxy.operator.v1.GetEffectRequest.wait:type_name -> google.protobuf.Duration
-	47, // 20: specproxy.operator.v1.GetEffectResponse.committed_at:type_name -> google.protobuf.Timestamp
-	47, // 21: specproxy.operator.v1.GetEffectResponse.effective_at:type_name -> google.protobuf.Timestamp
-	47, // 22: specproxy.operator.v1.GetEffectResponse.last_admission_at:type_name -> google.protobuf.Timestamp
-	28, // 23: specproxy.operator.v1.GetFleetResponse.specs:type_name -> specproxy.operator.v1.Spec
-	47, // 24: specproxy.operator.v1.Spec.changed_at:type_name -> google.protobuf.Timestamp
-	3,  // 25: specproxy.operator.v1.Spec.versions:type_name -> specproxy.operator.v1.Version
-	29, // 26: specproxy.operator.v1.Spec.freeze:type_name -> specproxy.operator.v1.Freeze
-	30, // 27: specproxy.operator.v1.Spec.drains:type_name -> specproxy.operator.v1.Drain
-	47, // 28: specproxy.operator.v1.Freeze.since:type_name -> google.protobuf.Timestamp
-	47, // 29: specproxy.operator.v1.Freeze.until:type_name -> google.protobuf.Timestamp
-	47, // 30: specproxy.operator.v1.Drain.ordered_at:type_name -> google.protobuf.Timestamp
-	47, // 31: specproxy.operator.v1.Drain.ended_at:type_name -> google.protobuf.Timestamp
-	48, // 32: specproxy.operator.v1.GetSpecRequest.wait:type_name -> google.protobuf.Duration
-	28, // 33: specproxy.operator.v1.GetSpecResponse.spec:type_name -> specproxy.operator.v1.Spec
-	21, // 34: specproxy.operator.v1.GetSpecResponse.history:type_name -> specproxy.operator.v1.Change
-	47, // 35: specproxy.operator.v1.Execution.started_at:type_name -> google.protobuf.Timestamp
-	47, // 36: specproxy.operator.v1.Execution.ended_at:type_name -> google.protobuf.Timestamp
-	33, // 37: specproxy.operator.v1.ListExecutionsResponse.executions:type_name -> specproxy.operator.v1.Execution
-	38, // 38: specproxy.operator.v1.ListProxiesResponse.proxies:type_name -> specproxy.operator.v1.Proxy
-	47, // 39: specproxy.operator.v1.Proxy.last_seen:type_name -> google.protobuf.Timestamp
-	39, // 40: specproxy.operator.v1.Proxy.specs:type_name -> specproxy.operator.v1.ProxySpec
-	47, // 41: specproxy.operator.v1.ProxySpec.acked_at:type_name -> google.protobuf.Timestamp
-	47, // 42: specproxy.operator.v1.PostMortem.opened_at:type_name -> google.protobuf.Timestamp
-	21, // 43: specproxy.operator.v1.PostMortem.changes:type_name -> specproxy.operator.v1.Change
-	47, // 44: specproxy.operator.v1.PostMortem.closed_at:type_name -> google.protobuf.Timestamp
-	40, // 45: specproxy.operator.v1.ListPostMortemsResponse.postmortems:type_name -> specproxy.operator.v1.PostMortem
-	40, // 46: specproxy.operator.v1.GetPostMortemResponse.postmortem:type_name -> specproxy.operator.v1.PostMortem
-	40, // 47: specproxy.operator.v1.ClosePostMortemResponse.postmortem:type_name -> specproxy.operator.v1.PostMortem
-	1,  // 48: specproxy.operator.v1.OperatorService.Publish:input_type -> specproxy.operator.v1.PublishRequest
-	5,  // 49: specproxy.operator.v1.OperatorService.ListVersions:input_type -> specproxy.operator.v1.ListVersionsRequest
-	9,  // 50: specproxy.operator.v1.OperatorService.Deploy:input_type -> specproxy.operator.v1.DeployRequest
-	12, // 51: specproxy.operator.v1.OperatorService.SetWeights:input_type -> specproxy.operator.v1.SetWeightsRequest
-	15, // 52: specproxy.operator.v1.OperatorService.Rollback:input_type -> specproxy.operator.v1.RollbackRequest
-	17, // 53: specproxy.operator.v1.OperatorService.Undo:input_type -> specproxy.operator.v1.UndoRequest
-	19, // 54: specproxy.operator.v1.OperatorService.Unfreeze:input_type -> specproxy.operator.v1.UnfreezeRequest
-	24, // 55: specproxy.operator.v1.OperatorService.GetEffect:input_type -> specproxy.operator.v1.GetEffectRequest
-	26, // 56: specproxy.operator.v1.OperatorService.GetFleet:input_type -> specproxy.operator.v1.GetFleetRequest
-	31, // 57: specproxy.operator.v1.OperatorService.GetSpec:input_type -> specproxy.operator.v1.GetSpecRequest
-	34, // 58: specproxy.operator.v1.OperatorService.ListExecutions:input_type -> specproxy.operator.v1.ListExecutionsRequest
-	36, // 59: specproxy.operator.v1.OperatorService.ListProxies:input_type -> specproxy.operator.v1.ListProxiesRequest
-	41, // 60: specproxy.operator.v1.OperatorService.ListPostMortems:input_type -> specproxy.operator.v1.ListPostMortemsRequest
-	43, // 61: specproxy.operator.v1.OperatorService.GetPostMortem:input_type -> specproxy.operator.v1.GetPostMortemRequest
-	45, // 62: specproxy.operator.v1.OperatorService.ClosePostMortem:input_type -> specproxy.operator.v1.ClosePostMortemRequest
-	2,  // 63: specproxy.operator.v1.OperatorService.Publish:output_type -> specproxy.operator.v1.PublishResponse
-	6,  // 64: specproxy.operator.v1.OperatorService.ListVersions:output_type -> specproxy.operator.v1.ListVersionsResponse
-	10, // 65: specproxy.operator.v1.OperatorService.Deploy:output_type -> specproxy.operator.v1.DeployResponse
-	13, // 66: specproxy.operator.v1.OperatorService.SetWeights:output_type -> specproxy.operator.v1.SetWeightsResponse
-	16, // 67: specproxy.operator.v1.OperatorService.Rollback:output_type -> specproxy.operator.v1.RollbackResponse
-	18, // 68: specproxy.operator.v1.OperatorService.Undo:output_type -> specproxy.operator.v1.UndoResponse
-	20, // 69: specproxy.operator.v1.OperatorService.Unfreeze:output_type -> specproxy.operator.v1.UnfreezeResponse
-	25, // 70: specproxy.operator.v1.OperatorService.GetEffect:output_type -> specproxy.operator.v1.GetEffectResponse
-	27, // 71: specproxy.operator.v1.OperatorService.GetFleet:output_type -> specproxy.operator.v1.GetFleetResponse
-	32, // 72: specproxy.operator.v1.OperatorService.GetSpec:output_type -> specproxy.operator.v1.GetSpecResponse
-	35, // 73: specproxy.operator.v1.OperatorService.ListExecutions:output_type -> specproxy.operator.v1.ListExecutionsResponse
-	37, // 74: specproxy.operator.v1.OperatorService.ListProxies:output_type -> specproxy.operator.v1.ListProxiesResponse
-	42, // 75: specproxy.operator.v1.OperatorService.ListPostMortems:output_type -> specproxy.operator.v1.ListPostMortemsResponse
-	44, // 76: specproxy.operator.v1.OperatorService.GetPostMortem:output_type -> specproxy.operator.v1.GetPostMortemResponse
-	46, // 77: specproxy.operator.v1.OperatorService.ClosePostMortem:output_type -> specproxy.operator.v1.ClosePostMortemResponse
-	63, // [63:78] is the sub-list for method output_type
-	48, // [48:63] is the sub-list for method input_type
-	48, // [48:48] is the sub-list for extension type_name
-	48, // [48:48] is the sub-list for extension extendee
-	0,  // [0:48] is the sub-list for field type_name
+	9,  // 4: specproxy.operator.v1.VerifyArchiveResponse.checks:type_name -> specproxy.operator.v1.VersionCheck
+	12, // 5: specproxy.operator.v1.ImportArchiveResponse.versions:type_name -> specproxy.operator.v1.ImportedVersion
+	13, // 6: specproxy.operator.v1.DeployRequest.refs:type_name -> specproxy.operator.v1.Ref
+	14, // 7: specproxy.operator.v1.DeployRequest.override:type_name -> specproxy.operator.v1.Override
+	27, // 8: specproxy.operator.v1.DeployResponse.changes:type_name -> specproxy.operator.v1.Change
+	17, // 9: specproxy.operator.v1.SetWeightsRequest.weights:type_name -> specproxy.operator.v1.Weight
+	14, // 10: specproxy.operator.v1.SetWeightsRequest.override:type_name -> specproxy.operator.v1.Override
+	27, // 11: specproxy.operator.v1.SetWeightsResponse.change:type_name -> specproxy.operator.v1.Change
+	20, // 12: specproxy.operator.v1.RollbackRequest.targets:type_name -> specproxy.operator.v1.RollbackTarget
+	27, // 13: specproxy.operator.v1.RollbackResponse.changes:type_name -> specproxy.operator.v1.Change
+	27, // 14: specproxy.operator.v1.UndoResponse.changes:type_name -> specproxy.operator.v1.Change
+	17, // 15: specproxy.operator.v1.Change.before:type_name -> specproxy.operator.v1.Weight
+	17, // 16: specproxy.operator.v1.Change.after:type_name -> specproxy.operator.v1.Weight
+	53, // 17: specproxy.operator.v1.Change.committed_at:type_name -> google.protobuf.Timestamp
+	28, // 18: specproxy.operator.v1.Change.capacity:type_name -> specproxy.operator.v1.Capacity
+	29, // 19: specproxy.operator.v1.Change.plans:type_name -> specproxy.operator.v1.Plan
+	54, // 20: specproxy.operator.v1.Plan.within:type_name -> google.protobuf.Duration
+	54, // 21: specproxy.operator.v1.GetEffectRequest.wait:type_name -> google.protobuf.Duration
+	53, // 22: specproxy.operator.v1.GetEffectResponse.committed_at:type_name -> google.protobuf.Timestamp
+	53, // 23: specproxy.operator.v1.GetEffectResponse.effective_at:type_name -> google.protobuf.Timestamp
+	53, // 24: specproxy.operator.v1.GetEffectResponse.last_admission_at:type_name -> google.protobuf.Timestamp
+	34, // 25: specproxy.operator.v1.GetFleetResponse.specs:type_name -> specproxy.operator.v1.Spec
+	53, // 26: specproxy.operator.v1.Spec.changed_at:type_name -> google.protobuf.Timestamp
+	3,  // 27: specproxy.operator.v1.Spec.versions:type_name -> specproxy.operator.v1.Version
+	35, // 28: specproxy.operator.v1.Spec.freeze:type_name -> specproxy.operator.v1.Freeze
+	36, // 29: specproxy.operator.v1.Spec.drains:type_name -> specproxy.operator.v1.Drain
+	53, // 30: specproxy.operator.v1.Freeze.since:type_name -> google.protobuf.Timestamp
+	53, // 31: specproxy.operator.v1.Freeze.until:type_name -> google.protobuf.Timestamp
+	53, // 32: specproxy.operator.v1.Drain.ordered_at:type_name -> google.protobuf.Timestamp
+	53, // 33: specproxy.operator.v1.Drain.ended_at:type_name -> google.protobuf.Timestamp
+	54, // 34: specproxy.operator.v1.GetSpecRequest.wait:type_name -> google.protobuf.Duration
+	34, // 35: specproxy.operator.v1.GetSpecResponse.spec:type_name -> specproxy.operator.v1.Spec
+	27, // 36: specproxy.operator.v1.GetSpecResponse.history:type_name -> specproxy.operator.v1.Change
+	53, // 37: specproxy.operator.v1.Execution.started_at:type_name -> google.protobuf.Timestamp
+	53, // 38: specproxy.operator.v1.Execution.ended_at:type_name -> google.protobuf.Timestamp
+	39, // 39: specproxy.operator.v1.ListExecutionsResponse.executions:type_name -> specproxy.operator.v1.Execution
+	44, // 40: specproxy.operator.v1.ListProxiesResponse.proxies:type_name -> specproxy.operator.v1.Proxy
+	53, // 41: specproxy.operator.v1.Proxy.last_seen:type_name -> google.protobuf.Timestamp
+	45, // 42: specproxy.operator.v1.Proxy.specs:type_name -> specproxy.operator.v1.ProxySpec
+	53, // 43: specproxy.operator.v1.ProxySpec.acked_at:type_name -> google.protobuf.Timestamp
+	53, // 44: specproxy.operator.v1.PostMortem.opened_at:type_name -> google.protobuf.Timestamp
+	27, // 45: specproxy.operator.v1.PostMortem.changes:type_name -> specproxy.operator.v1.Change
+	53, // 46: specproxy.operator.v1.PostMortem.closed_at:type_name -> google.protobuf.Timestamp
+	46, // 47: specproxy.operator.v1.ListPostMortemsResponse.postmortems:type_name -> specproxy.operator.v1.PostMortem
+	46, // 48: specproxy.operator.v1.GetPostMortemResponse.postmortem:type_name -> specproxy.operator.v1.PostMortem
+	46, // 49: specproxy.operator.v1.ClosePostMortemResponse.postmortem:type_name -> specproxy.operator.v1.PostMortem
+	1,  // 50: specproxy.operator.v1.OperatorService.Publish:input_type -> specproxy.operator.v1.PublishRequest
+	5,  // 51: specproxy.operator.v1.OperatorService.ListVersions:input_type -> specproxy.operator.v1.ListVersionsRequest
+	7,  // 52: specproxy.operator.v1.OperatorService.VerifyArchive:input_type -> specproxy.operator.v1.VerifyArchiveRequest
+	10, // 53: specproxy.operator.v1.OperatorService.ImportArchive:input_type -> specproxy.operator.v1.ImportArchiveRequest
+	15, // 54: specproxy.operator.v1.OperatorService.Deploy:input_type -> specproxy.operator.v1.DeployRequest
+	18, // 55: specproxy.operator.v1.OperatorService.SetWeights:input_type -> specproxy.operator.v1.SetWeightsRequest
+	21, // 56: specproxy.operator.v1.OperatorService.Rollback:input_type -> specproxy.operator.v1.RollbackRequest
+	23, // 57: specproxy.operator.v1.OperatorService.Undo:input_type -> specproxy.operator.v1.UndoRequest
+	25, // 58: specproxy.operator.v1.OperatorService.Unfreeze:input_type -> specproxy.operator.v1.UnfreezeRequest
+	30, // 59: specproxy.operator.v1.OperatorService.GetEffect:input_type -> specproxy.operator.v1.GetEffectRequest
+	32, // 60: specproxy.operator.v1.OperatorService.GetFleet:input_type -> specproxy.operator.v1.GetFleetRequest
+	37, // 61: specproxy.operator.v1.OperatorService.GetSpec:input_type -> specproxy.operator.v1.GetSpecRequest
+	40, // 62: specproxy.operator.v1.OperatorService.ListExecutions:input_type -> specproxy.operator.v1.ListExecutionsRequest
+	42, // 63: specproxy.operator.v1.OperatorService.ListProxies:input_type -> specproxy.operator.v1.ListProxiesRequest
+	47, // 64: specproxy.operator.v1.OperatorService.ListPostMortems:input_type -> specproxy.operator.v1.ListPostMortemsRequest
+	49, // 65: specproxy.operator.v1.OperatorService.GetPostMortem:input_type -> specproxy.operator.v1.GetPostMortemRequest
+	51, // 66: specproxy.operator.v1.OperatorService.ClosePostMortem:input_type -> specproxy.operator.v1.ClosePostMortemRequest
+	2,  // 67: specproxy.operator.v1.OperatorService.Publish:output_type -> specproxy.operator.v1.PublishResponse
+	6,  // 68: specproxy.operator.v1.OperatorService.ListVersions:output_type -> specproxy.operator.v1.ListVersionsResponse
+	8,  // 69: specproxy.operator.v1.OperatorService.VerifyArchive:output_type -> specproxy.operator.v1.VerifyArchiveResponse
+	11, // 70: specproxy.operator.v1.OperatorService.ImportArchive:output_type -> specproxy.operator.v1.ImportArchiveResponse
+	16, // 71: specproxy.operator.v1.OperatorService.Deploy:output_type -> specproxy.operator.v1.DeployResponse
+	19, // 72: specproxy.operator.v1.OperatorService.SetWeights:output_type -> specproxy.operator.v1.SetWeightsResponse
+	22, // 73: specproxy.operator.v1.OperatorService.Rollback:output_type -> specproxy.operator.v1.RollbackResponse
+	24, // 74: specproxy.operator.v1.OperatorService.Undo:output_type -> specproxy.operator.v1.UndoResponse
+	26, // 75: specproxy.operator.v1.OperatorService.Unfreeze:output_type -> specproxy.operator.v1.UnfreezeResponse
+	31, // 76: specproxy.operator.v1.OperatorService.GetEffect:output_type -> specproxy.operator.v1.GetEffectResponse
+	33, // 77: specproxy.operator.v1.OperatorService.GetFleet:output_type -> specproxy.operator.v1.GetFleetResponse
+	38, // 78: specproxy.operator.v1.OperatorService.GetSpec:output_type -> specproxy.operator.v1.GetSpecResponse
+	41, // 79: specproxy.operator.v1.OperatorService.ListExecutions:output_type -> specproxy.operator.v1.ListExecutionsResponse
+	43, // 80: specproxy.operator.v1.OperatorService.ListProxies:output_type -> specproxy.operator.v1.ListProxiesResponse
+	48, // 81: specproxy.operator.v1.OperatorService.ListPostMortems:output_type -> specproxy.operator.v1.ListPostMortemsResponse
+	50, // 82: specproxy.operator.v1.OperatorService.GetPostMortem:output_type -> specproxy.operator.v1.GetPostMortemResponse
+	52, // 83: specproxy.operator.v1.OperatorService.ClosePostMortem:output_type -> specproxy.operator.v1.ClosePostMortemResponse
+	67, // [67:84] is the sub-list for method output_type
+	50, // [50:67] is the sub-list for method input_type
+	50, // [50:50] is the sub-list for extension type_name
+	50, // [50:50] is the sub-list for extension extendee
+	0,  // [0:50] is the sub-list for field type_name
 }
 
 func init() { file_specproxy_operator_v1_operator_proto_init() }
@@ -3884,7 +4520,7 @@ func file_specproxy_operator_v1_operator_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_specproxy_operator_v1_operator_proto_rawDesc), len(file_specproxy_operator_v1_operator_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   47,
+			NumMessages:   53,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -23,6 +23,8 @@ const _ = grpc.SupportPackageIsVersion9
 const (
 	OperatorService_Publish_FullMethodName         = "/specproxy.operator.v1.OperatorService/Publish"
 	OperatorService_ListVersions_FullMethodName    = "/specproxy.operator.v1.OperatorService/ListVersions"
+	OperatorService_VerifyArchive_FullMethodName   = "/specproxy.operator.v1.OperatorService/VerifyArchive"
+	OperatorService_ImportArchive_FullMethodName   = "/specproxy.operator.v1.OperatorService/ImportArchive"
 	OperatorService_Deploy_FullMethodName          = "/specproxy.operator.v1.OperatorService/Deploy"
 	OperatorService_SetWeights_FullMethodName      = "/specproxy.operator.v1.OperatorService/SetWeights"
 	OperatorService_Rollback_FullMethodName        = "/specproxy.operator.v1.OperatorService/Rollback"
@@ -48,6 +50,10 @@ type OperatorServiceClient interface {
 	// Publish stores one immutable version. The same bytes again: created=false. Other bytes under the same name: ALREADY_EXISTS.
 	Publish(ctx context.Context, in *PublishRequest, opts ...grpc.CallOption) (*PublishResponse, error)
 	ListVersions(ctx context.Context, in *ListVersionsRequest, opts ...grpc.CallOption) (*ListVersionsResponse, error)
+	// VerifyArchive reads versions from the archive, every byte of them, and says which are not what their records name. Paged.
+	VerifyArchive(ctx context.Context, in *VerifyArchiveRequest, opts ...grpc.CallOption) (*VerifyArchiveResponse, error)
+	// ImportArchive makes records of what the archive holds and no record names. Paged; names with several contents are shown, not chosen from.
+	ImportArchive(ctx context.Context, in *ImportArchiveRequest, opts ...grpc.CallOption) (*ImportArchiveResponse, error)
 	// Deploy gives each named version all of its spec's traffic, in one transaction.
 	Deploy(ctx context.Context, in *DeployRequest, opts ...grpc.CallOption) (*DeployResponse, error)
 	// SetWeights replaces one spec's split.
@@ -92,6 +98,26 @@ func (c *operatorServiceClient) ListVersions(ctx context.Context, in *ListVersio
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	out := new(ListVersionsResponse)
 	err := c.cc.Invoke(ctx, OperatorService_ListVersions_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *operatorServiceClient) VerifyArchive(ctx context.Context, in *VerifyArchiveRequest, opts ...grpc.CallOption) (*VerifyArchiveResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(VerifyArchiveResponse)
+	err := c.cc.Invoke(ctx, OperatorService_VerifyArchive_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *operatorServiceClient) ImportArchive(ctx context.Context, in *ImportArchiveRequest, opts ...grpc.CallOption) (*ImportArchiveResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(ImportArchiveResponse)
+	err := c.cc.Invoke(ctx, OperatorService_ImportArchive_FullMethodName, in, out, cOpts...)
 	if err != nil {
 		return nil, err
 	}
@@ -238,6 +264,10 @@ type OperatorServiceServer interface {
 	// Publish stores one immutable version. The same bytes again: created=false. Other bytes under the same name: ALREADY_EXISTS.
 	Publish(context.Context, *PublishRequest) (*PublishResponse, error)
 	ListVersions(context.Context, *ListVersionsRequest) (*ListVersionsResponse, error)
+	// VerifyArchive reads versions from the archive, every byte of them, and says which are not what their records name. Paged.
+	VerifyArchive(context.Context, *VerifyArchiveRequest) (*VerifyArchiveResponse, error)
+	// ImportArchive makes records of what the archive holds and no record names. Paged; names with several contents are shown, not chosen from.
+	ImportArchive(context.Context, *ImportArchiveRequest) (*ImportArchiveResponse, error)
 	// Deploy gives each named version all of its spec's traffic, in one transaction.
 	Deploy(context.Context, *DeployRequest) (*DeployResponse, error)
 	// SetWeights replaces one spec's split.
@@ -273,6 +303,12 @@ func (UnimplementedOperatorServiceServer) Publish(context.Context, *PublishReque
 }
 func (UnimplementedOperatorServiceServer) ListVersions(context.Context, *ListVersionsRequest) (*ListVersionsResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method ListVersions not implemented")
+}
+func (UnimplementedOperatorServiceServer) VerifyArchive(context.Context, *VerifyArchiveRequest) (*VerifyArchiveResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method VerifyArchive not implemented")
+}
+func (UnimplementedOperatorServiceServer) ImportArchive(context.Context, *ImportArchiveRequest) (*ImportArchiveResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method ImportArchive not implemented")
 }
 func (UnimplementedOperatorServiceServer) Deploy(context.Context, *DeployRequest) (*DeployResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method Deploy not implemented")
@@ -366,6 +402,42 @@ func _OperatorService_ListVersions_Handler(srv interface{}, ctx context.Context,
 	}
 	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
 		return srv.(OperatorServiceServer).ListVersions(ctx, req.(*ListVersionsRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _OperatorService_VerifyArchive_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(VerifyArchiveRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(OperatorServiceServer).VerifyArchive(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: OperatorService_VerifyArchive_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(OperatorServiceServer).VerifyArchive(ctx, req.(*VerifyArchiveRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _OperatorService_ImportArchive_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(ImportArchiveRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(OperatorServiceServer).ImportArchive(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: OperatorService_ImportArchive_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(OperatorServiceServer).ImportArchive(ctx, req.(*ImportArchiveRequest))
 	}
 	return interceptor(ctx, in, info, handler)
 }
@@ -618,6 +690,14 @@ var OperatorService_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "ListVersions",
 			Handler:    _OperatorService_ListVersions_Handler,
+		},
+		{
+			MethodName: "VerifyArchive",
+			Handler:    _OperatorService_VerifyArchive_Handler,
+		},
+		{
+			MethodName: "ImportArchive",
+			Handler:    _OperatorService_ImportArchive_Handler,
 		},
 		{
 			MethodName: "Deploy",

@@ -40,6 +40,12 @@ const (
 	// OperatorServiceListVersionsProcedure is the fully-qualified name of the OperatorService's
 	// ListVersions RPC.
 	OperatorServiceListVersionsProcedure = "/specproxy.operator.v1.OperatorService/ListVersions"
+	// OperatorServiceVerifyArchiveProcedure is the fully-qualified name of the OperatorService's
+	// VerifyArchive RPC.
+	OperatorServiceVerifyArchiveProcedure = "/specproxy.operator.v1.OperatorService/VerifyArchive"
+	// OperatorServiceImportArchiveProcedure is the fully-qualified name of the OperatorService's
+	// ImportArchive RPC.
+	OperatorServiceImportArchiveProcedure = "/specproxy.operator.v1.OperatorService/ImportArchive"
 	// OperatorServiceDeployProcedure is the fully-qualified name of the OperatorService's Deploy RPC.
 	OperatorServiceDeployProcedure = "/specproxy.operator.v1.OperatorService/Deploy"
 	// OperatorServiceSetWeightsProcedure is the fully-qualified name of the OperatorService's
@@ -83,6 +89,10 @@ type OperatorServiceClient interface {
 	// Publish stores one immutable version. The same bytes again: created=false. Other bytes under the same name: ALREADY_EXISTS.
 	Publish(context.Context, *connect.Request[v1.PublishRequest]) (*connect.Response[v1.PublishResponse], error)
 	ListVersions(context.Context, *connect.Request[v1.ListVersionsRequest]) (*connect.Response[v1.ListVersionsResponse], error)
+	// VerifyArchive reads versions from the archive, every byte of them, and says which are not what their records name. Paged.
+	VerifyArchive(context.Context, *connect.Request[v1.VerifyArchiveRequest]) (*connect.Response[v1.VerifyArchiveResponse], error)
+	// ImportArchive makes records of what the archive holds and no record names. Paged; names with several contents are shown, not chosen from.
+	ImportArchive(context.Context, *connect.Request[v1.ImportArchiveRequest]) (*connect.Response[v1.ImportArchiveResponse], error)
 	// Deploy gives each named version all of its spec's traffic, in one transaction.
 	Deploy(context.Context, *connect.Request[v1.DeployRequest]) (*connect.Response[v1.DeployResponse], error)
 	// SetWeights replaces one spec's split.
@@ -126,6 +136,18 @@ func NewOperatorServiceClient(httpClient connect.HTTPClient, baseURL string, opt
 			httpClient,
 			baseURL+OperatorServiceListVersionsProcedure,
 			connect.WithSchema(operatorServiceMethods.ByName("ListVersions")),
+			connect.WithClientOptions(opts...),
+		),
+		verifyArchive: connect.NewClient[v1.VerifyArchiveRequest, v1.VerifyArchiveResponse](
+			httpClient,
+			baseURL+OperatorServiceVerifyArchiveProcedure,
+			connect.WithSchema(operatorServiceMethods.ByName("VerifyArchive")),
+			connect.WithClientOptions(opts...),
+		),
+		importArchive: connect.NewClient[v1.ImportArchiveRequest, v1.ImportArchiveResponse](
+			httpClient,
+			baseURL+OperatorServiceImportArchiveProcedure,
+			connect.WithSchema(operatorServiceMethods.ByName("ImportArchive")),
 			connect.WithClientOptions(opts...),
 		),
 		deploy: connect.NewClient[v1.DeployRequest, v1.DeployResponse](
@@ -213,6 +235,8 @@ func NewOperatorServiceClient(httpClient connect.HTTPClient, baseURL string, opt
 type operatorServiceClient struct {
 	publish         *connect.Client[v1.PublishRequest, v1.PublishResponse]
 	listVersions    *connect.Client[v1.ListVersionsRequest, v1.ListVersionsResponse]
+	verifyArchive   *connect.Client[v1.VerifyArchiveRequest, v1.VerifyArchiveResponse]
+	importArchive   *connect.Client[v1.ImportArchiveRequest, v1.ImportArchiveResponse]
 	deploy          *connect.Client[v1.DeployRequest, v1.DeployResponse]
 	setWeights      *connect.Client[v1.SetWeightsRequest, v1.SetWeightsResponse]
 	rollback        *connect.Client[v1.RollbackRequest, v1.RollbackResponse]
@@ -236,6 +260,16 @@ func (c *operatorServiceClient) Publish(ctx context.Context, req *connect.Reques
 // ListVersions calls specproxy.operator.v1.OperatorService.ListVersions.
 func (c *operatorServiceClient) ListVersions(ctx context.Context, req *connect.Request[v1.ListVersionsRequest]) (*connect.Response[v1.ListVersionsResponse], error) {
 	return c.listVersions.CallUnary(ctx, req)
+}
+
+// VerifyArchive calls specproxy.operator.v1.OperatorService.VerifyArchive.
+func (c *operatorServiceClient) VerifyArchive(ctx context.Context, req *connect.Request[v1.VerifyArchiveRequest]) (*connect.Response[v1.VerifyArchiveResponse], error) {
+	return c.verifyArchive.CallUnary(ctx, req)
+}
+
+// ImportArchive calls specproxy.operator.v1.OperatorService.ImportArchive.
+func (c *operatorServiceClient) ImportArchive(ctx context.Context, req *connect.Request[v1.ImportArchiveRequest]) (*connect.Response[v1.ImportArchiveResponse], error) {
+	return c.importArchive.CallUnary(ctx, req)
 }
 
 // Deploy calls specproxy.operator.v1.OperatorService.Deploy.
@@ -308,6 +342,10 @@ type OperatorServiceHandler interface {
 	// Publish stores one immutable version. The same bytes again: created=false. Other bytes under the same name: ALREADY_EXISTS.
 	Publish(context.Context, *connect.Request[v1.PublishRequest]) (*connect.Response[v1.PublishResponse], error)
 	ListVersions(context.Context, *connect.Request[v1.ListVersionsRequest]) (*connect.Response[v1.ListVersionsResponse], error)
+	// VerifyArchive reads versions from the archive, every byte of them, and says which are not what their records name. Paged.
+	VerifyArchive(context.Context, *connect.Request[v1.VerifyArchiveRequest]) (*connect.Response[v1.VerifyArchiveResponse], error)
+	// ImportArchive makes records of what the archive holds and no record names. Paged; names with several contents are shown, not chosen from.
+	ImportArchive(context.Context, *connect.Request[v1.ImportArchiveRequest]) (*connect.Response[v1.ImportArchiveResponse], error)
 	// Deploy gives each named version all of its spec's traffic, in one transaction.
 	Deploy(context.Context, *connect.Request[v1.DeployRequest]) (*connect.Response[v1.DeployResponse], error)
 	// SetWeights replaces one spec's split.
@@ -347,6 +385,18 @@ func NewOperatorServiceHandler(svc OperatorServiceHandler, opts ...connect.Handl
 		OperatorServiceListVersionsProcedure,
 		svc.ListVersions,
 		connect.WithSchema(operatorServiceMethods.ByName("ListVersions")),
+		connect.WithHandlerOptions(opts...),
+	)
+	operatorServiceVerifyArchiveHandler := connect.NewUnaryHandler(
+		OperatorServiceVerifyArchiveProcedure,
+		svc.VerifyArchive,
+		connect.WithSchema(operatorServiceMethods.ByName("VerifyArchive")),
+		connect.WithHandlerOptions(opts...),
+	)
+	operatorServiceImportArchiveHandler := connect.NewUnaryHandler(
+		OperatorServiceImportArchiveProcedure,
+		svc.ImportArchive,
+		connect.WithSchema(operatorServiceMethods.ByName("ImportArchive")),
 		connect.WithHandlerOptions(opts...),
 	)
 	operatorServiceDeployHandler := connect.NewUnaryHandler(
@@ -433,6 +483,10 @@ func NewOperatorServiceHandler(svc OperatorServiceHandler, opts ...connect.Handl
 			operatorServicePublishHandler.ServeHTTP(w, r)
 		case OperatorServiceListVersionsProcedure:
 			operatorServiceListVersionsHandler.ServeHTTP(w, r)
+		case OperatorServiceVerifyArchiveProcedure:
+			operatorServiceVerifyArchiveHandler.ServeHTTP(w, r)
+		case OperatorServiceImportArchiveProcedure:
+			operatorServiceImportArchiveHandler.ServeHTTP(w, r)
 		case OperatorServiceDeployProcedure:
 			operatorServiceDeployHandler.ServeHTTP(w, r)
 		case OperatorServiceSetWeightsProcedure:
@@ -474,6 +528,14 @@ func (UnimplementedOperatorServiceHandler) Publish(context.Context, *connect.Req
 
 func (UnimplementedOperatorServiceHandler) ListVersions(context.Context, *connect.Request[v1.ListVersionsRequest]) (*connect.Response[v1.ListVersionsResponse], error) {
 	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("specproxy.operator.v1.OperatorService.ListVersions is not implemented"))
+}
+
+func (UnimplementedOperatorServiceHandler) VerifyArchive(context.Context, *connect.Request[v1.VerifyArchiveRequest]) (*connect.Response[v1.VerifyArchiveResponse], error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("specproxy.operator.v1.OperatorService.VerifyArchive is not implemented"))
+}
+
+func (UnimplementedOperatorServiceHandler) ImportArchive(context.Context, *connect.Request[v1.ImportArchiveRequest]) (*connect.Response[v1.ImportArchiveResponse], error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("specproxy.operator.v1.OperatorService.ImportArchive is not implemented"))
 }
 
 func (UnimplementedOperatorServiceHandler) Deploy(context.Context, *connect.Request[v1.DeployRequest]) (*connect.Response[v1.DeployResponse], error) {

@@ -24,25 +24,25 @@ import (
 
 // world is a control plane in memory. It lives in a synctest bubble, so "nothing more happens" is a fact and not a wait.
 type world struct {
-	t   *testing.T
+	t   tb
 	src *source
 	cp  *controlPlane
 	l   *bufconn.Listener
 }
 
-func newWorld(t *testing.T, specs ...envoy.Spec) *world {
+func newWorld(t tb, specs ...envoy.Spec) *world {
 	src := newSource(specs...)
 	return worldOf(t, src)
 }
 
-func worldOf(t *testing.T, src *source) *world {
+func worldOf(t tb, src *source) *world {
 	l := bufconn.Listen(1 << 20)
 	return &world{t: t, src: src, cp: serveOn(t, src, l, nil), l: l}
 }
 
 // client is a delta ADS client that does only what the test tells it.
 type client struct {
-	t      *testing.T
+	t      tb
 	node   *corev3.Node
 	stream discoveryv3.AggregatedDiscoveryService_DeltaAggregatedResourcesClient
 	close  func()
@@ -442,7 +442,7 @@ func TestASpecThatCannotBeBuiltKeepsItsLastGoodState(t *testing.T) {
 		c.resume(envoy.TypeScope, map[string]string{"s.agents": "v"})
 		c.resume(envoy.TypeRoute, map[string]string{"spec/s": held.Resources[0].Version}, "spec/s")
 		c.resume(envoy.TypeEndpoint, map[string]string{"s@1": "v"}, "s@1")
-		c.expect()
+		c.accept("CDS")
 		other := again.connect("new")
 		other.subscribe(envoy.TypeRoute, "spec/s")
 		other.accept("RDS -spec/s")
@@ -487,7 +487,7 @@ func TestAReconnectedProxyCountsAsHoldingWhatItMayHold(t *testing.T) {
 			t.Errorf("before it said anything: %+v", e)
 		}
 		c.resume(envoy.TypeCluster, have(clusters))
-		c.expect()
+		probe := c.expect("CDS")[0]
 		if e := w.cp.Effect("s", 2); len(e.Pending) != 1 {
 			t.Errorf("after it named its clusters: %+v", e)
 		}
@@ -501,11 +501,22 @@ func TestAReconnectedProxyCountsAsHoldingWhatItMayHold(t *testing.T) {
 		if e := w.cp.Effect("s", 1); len(e.Acked) != 1 || e.Acked[0].Generation != 1 {
 			t.Errorf("what it brought along: %+v", e)
 		}
+		c.ack(probe)
 		c.resume(envoy.TypeEndpoint, have(endpoints), "s@1")
 		c.accept("RDS +spec/s")
 		synctest.Wait()
 		if e := w.cp.Effect("s", 2); len(e.Acked) != 1 || !e.Proven() {
 			t.Errorf("in the end: %+v", e)
+		}
+
+		// One that comes back with clusters and acknowledges before it asks for a route has no route.
+		c.close()
+		c = w.connect("e")
+		c.resume(envoy.TypeCluster, have(clusters))
+		c.accept("CDS")
+		c.accept("CDS -s@1")
+		if e := w.cp.Effect("s", 2); e.Total() != 0 {
+			t.Errorf("clusters and no route: %+v", e)
 		}
 
 		// An Envoy that was started anew has nothing, and its namesake's past does not count.

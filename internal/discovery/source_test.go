@@ -7,7 +7,6 @@ import (
 	"net"
 	"slices"
 	"sync"
-	"testing"
 	"time"
 
 	"go.uber.org/zap/zaptest"
@@ -17,6 +16,16 @@ import (
 	"github.com/specproxy/specproxy/internal/routing"
 	"github.com/specproxy/specproxy/internal/routing/envoy"
 )
+
+// tb is what *testing.T and *rapid.T share.
+type tb interface {
+	zaptest.TestingT
+	Helper()
+	Cleanup(func())
+	Context() context.Context
+	Fatal(...any)
+	Fatalf(string, ...any)
+}
 
 // source is a Source and a Memory that live in the test's own memory. Every change is a revision.
 type source struct {
@@ -187,7 +196,7 @@ type controlPlane struct {
 }
 
 // serve starts a control plane at address; empty: any port.
-func serve(t *testing.T, s *source, address string, change ...func(*discovery.Options)) *controlPlane {
+func serve(t tb, s *source, address string, change ...func(*discovery.Options)) *controlPlane {
 	t.Helper()
 	if address == "" {
 		address = "127.0.0.1:0"
@@ -199,7 +208,7 @@ func serve(t *testing.T, s *source, address string, change ...func(*discovery.Op
 	return serveOn(t, s, l, nil, change...)
 }
 
-func serveOn(t *testing.T, s *source, l net.Listener, opts []grpc.ServerOption, change ...func(*discovery.Options)) *controlPlane {
+func serveOn(t tb, s *source, l net.Listener, opts []grpc.ServerOption, change ...func(*discovery.Options)) *controlPlane {
 	t.Helper()
 	pushes := &pushLog{moved: make(chan struct{})}
 	o := discovery.Options{Source: s, Memory: s, Log: zaptest.NewLogger(t), Observe: pushes.add}
@@ -257,7 +266,7 @@ func (p *pushLog) resources(n int) (count int, lines []string) {
 }
 
 // eventually waits on change until ok, which is asked after every change.
-func eventually(t *testing.T, what string, changes func() <-chan struct{}, ok func() bool) {
+func eventually(t tb, what string, changes func() <-chan struct{}, ok func() bool) {
 	t.Helper()
 	timeout := time.After(20 * time.Second)
 	for {
@@ -274,7 +283,7 @@ func eventually(t *testing.T, what string, changes func() <-chan struct{}, ok fu
 }
 
 // effective waits until the generation is proven by at least n proxies.
-func (c *controlPlane) effective(t *testing.T, spec string, generation uint64, n int) {
+func (c *controlPlane) effective(t tb, spec string, generation uint64, n int) {
 	t.Helper()
 	eventually(t, fmt.Sprintf("generation %d of %s at %d proxies: %+v", generation, spec, n, c.Effect(spec, generation)), c.Changes, func() bool {
 		e := c.Effect(spec, generation)

@@ -129,6 +129,9 @@ func (s *stream) request(req *discoveryv3.DeltaDiscoveryRequest) error {
 		} else {
 			s.acknowledged(f)
 		}
+		if f.typeURL == envoy.TypeCluster && !s.feeds[envoy.TypeRoute].seen {
+			s.settle() // it has no routes
+		}
 	}
 	first := !f.seen
 	if first {
@@ -179,7 +182,9 @@ func (s *stream) begin(f *feed, req *discoveryv3.DeltaDiscoveryRequest) {
 
 // wildcard marks everything that the client is meant to have and has not.
 func (s *stream) wildcard(f *feed, brought map[string]string) {
-	f.wildcard, f.owed = true, len(brought) == 0
+	// Clusters are answered even if there is nothing to say: the acknowledgement is proof that every first request has come, since a client
+	// sends those of all types when the stream begins, before it reads anything.
+	f.wildcard, f.owed = true, len(brought) == 0 || f.typeURL == envoy.TypeCluster
 	switch f.typeURL {
 	case envoy.TypeListener:
 		if s.listener != nil {

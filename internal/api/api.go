@@ -70,7 +70,7 @@ func explain(next connect.UnaryFunc) connect.UnaryFunc {
 }
 
 func actor(h http.Header, automation bool) control.Actor {
-	return control.Actor{Name: auth.Actor("admin", h.Get(auth.ActorHeader)), Automation: automation}
+	return control.Actor{Name: auth.Actor("admin", h.Get(auth.ActorHeader)), Automation: automation || h.Get(auth.AutomationHeader) != ""}
 }
 
 func invalid(message string) error {

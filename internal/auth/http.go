@@ -13,6 +13,9 @@ import (
 // ActorHeader is what a caller says of itself; the audit shows it beside the token's role.
 const ActorHeader = "X-Specproxy-Actor"
 
+// AutomationHeader is sent by CI and scripts with every request, whatever its value: a frozen spec, and what only a person may do, refuse them.
+const AutomationHeader = "X-Specproxy-Automation"
+
 // Guard protects an HTTP API: Host and Origin (DNS rebinding, cross-site posts), method and content type, then the token.
 func Guard(next http.Handler, token Token, hosts []string) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {

@@ -181,7 +181,7 @@ func (c *Controller) draft(tx *store.Tx, actor Actor, w want, how How, now time.
 	d := &draft{command: w.kind, records: tx.Versions(w.spec)}
 	d.Before = before.Splits
 	if g.done != nil {
-		d.Route, d.AlreadyDone = *g.done, true
+		d.alreadyDone(*g.done, before, tx.History(w.spec))
 		return d, nil
 	}
 	splits, err := routing.Normalize(g.splits, d.records)
@@ -189,7 +189,7 @@ func (c *Controller) draft(tx *store.Tx, actor Actor, w want, how How, now time.
 		return nil, refuse("specctl get "+w.spec, "weights of %s: %v", w.spec, err)
 	}
 	if slices.Equal(splits, before.Splits) {
-		d.Route, d.AlreadyDone = before, true
+		d.alreadyDone(before, before, tx.History(w.spec))
 		return d, nil
 	}
 	d.Route = routing.Route{Spec: w.spec, Generation: before.Generation + 1, Splits: splits, Kind: w.kind, At: now, By: actor.Name, Reason: how.Reason, Freeze: before.Freeze}
@@ -205,6 +205,21 @@ func (c *Controller) draft(tx *store.Tx, actor Actor, w want, how How, now time.
 	d.Capacity = c.capacity(d.Route)
 	d.Plans = c.plans(d.Route, now)
 	return d, nil
+}
+
+// alreadyDone makes the draft tell of an earlier generation: what it replaced, and whether something has changed since.
+func (d *draft) alreadyDone(done, now routing.Route, history []routing.Route) {
+	d.Route, d.AlreadyDone, d.Before = done, true, nil
+	for _, r := range history {
+		if r.Generation+1 == done.Generation {
+			d.Before = r.Splits
+		}
+	}
+	if done.Generation == now.Generation {
+		return
+	}
+	d.Warnings = append(d.Warnings, fmt.Sprintf("that was generation %d; by generation %d (%s, by %s) the traffic is %s. To roll that back: specctl rollback %s",
+		done.Generation, now.Generation, now.Kind, now.By, routing.Describe(now.Splits), now.Spec))
 }
 
 // admit refuses what must not get weight.
@@ -226,9 +241,7 @@ func (c *Controller) admit(tx *store.Tx, d *draft, actor Actor, how How, now tim
 		if s.BasisPoints <= (routing.Route{Splits: d.Before}).Weight(s.Version) {
 			continue // it only loses
 		}
-		// An undo takes its own quarantine back, a named override is checked and recorded when the fence is lifted; both come after the question.
-		excused := d.Route.Kind == routing.KindUndo || how.DryRun && how.Override != "" && record.Standing == versions.Quarantined
-		if err := deployable(record); err != nil && !excused {
+		if err := permitted(d, record, how); err != nil {
 			return err
 		}
 		pool := c.fleet.Pool(c.store.View(), spec, s.Version)
@@ -242,6 +255,33 @@ func (c *Controller) admit(tx *store.Tx, d *draft, actor Actor, how How, now tim
 	}
 	if !rollback {
 		d.Warnings = append(d.Warnings, c.exitWarning(d)...)
+	}
+	return nil
+}
+
+// permitted refuses versions whose standing forbids new weight, unless an undo takes its own quarantine back or an override names it.
+func permitted(d *draft, record versions.Record, how How) error {
+	err := deployable(record)
+	if err == nil || record.Standing != versions.Quarantined {
+		return err
+	}
+	if d.Route.Kind == routing.KindUndo && record.PostMortem == how.undo {
+		return nil
+	}
+	return overridden(record, how)
+}
+
+// overridden says that the command names the open post-mortem of a quarantined version and gives a reason, or refuses.
+func overridden(record versions.Record, how How) error {
+	if how.Override == "" {
+		return deployable(record)
+	}
+	again := fmt.Sprintf("specctl deploy %s --override %s --reason \"why it must run now\"", record.Ref(), record.PostMortem)
+	if how.Override != record.PostMortem {
+		return refuse(again, "%s is quarantined by %s, not by %s: an override names the record that is open", record.Ref(), record.PostMortem, how.Override)
+	}
+	if strings.TrimSpace(how.OverrideReason) == "" {
+		return refuse(again, "an override of %s needs a reason: it is written into the record", record.PostMortem)
 	}
 	return nil
 }
@@ -260,21 +300,21 @@ func deployable(record versions.Record) error {
 	return refuse("specctl versions "+record.Spec, "%s has a standing this release does not know: %s", record.Ref(), record.Standing)
 }
 
-// refuseCold refuses a version without a ready instance and names a warm one where the change is a rollback.
+// refuseCold refuses a version without a ready instance and names the next good warm one where the change is a rollback.
 func (c *Controller) refuseCold(tx *store.Tx, d *draft, record versions.Record) error {
-	spec := record.Spec
-	verb := "deploy " + record.Ref().String()
+	next := fmt.Sprintf("start one: specproxy --spec %s …", record.Ref())
 	if d.Route.Kind == routing.KindRollback {
-		verb = "rollback " + spec + " --to " + record.Version
-	}
-	next := fmt.Sprintf("start one: specproxy --spec %s …   (or flip all the same: specctl %s --now)", record.Ref(), verb)
-	if len(d.Route.Abandoned) > 0 {
-		for _, r := range routing.Candidates(d.Route.Abandoned[0], d.records) {
-			if r.Version != record.Version && r.Standing == versions.Good && c.fleet.Pool(c.store.View(), spec, r.Version).Ready > 0 {
-				next = fmt.Sprintf("the next good version that is warm: specctl rollback %s --to %s   (or flip all the same: specctl %s --now)", spec, r.Version, verb)
+		abandoned := versionOf(d.Route.Abandoned[0], d.records)
+		for _, r := range routing.Candidates(abandoned.Version, d.records) {
+			earlier := r.FirstWeight != 0 && routing.Earlier(r, abandoned) < 0
+			if earlier && r.Version != record.Version && r.Standing == versions.Good && c.fleet.Pool(c.store.View(), r.Spec, r.Version).Ready > 0 {
+				next = fmt.Sprintf("the next good version that is warm: specctl rollback %s --to %s", r.Spec, r.Version)
 				break
 			}
 		}
+	}
+	if d.Route.Kind != routing.KindUndo {
+		next += "   (or go ahead all the same: repeat the command with --now)"
 	}
 	return refuse(next, "%s has no ready instance%s", record.Ref(), coldReason(tx, record))
 }
@@ -411,11 +451,8 @@ func lift(tx *store.Tx, w want, order drain.Drain, actor Actor, how How) error {
 		event, state, drainEvent = versions.EventCleared, drain.Cancelled, "its rollback was undone by "+actor.Name
 	}
 	if record.Standing == versions.Quarantined && w.kind != routing.KindUndo {
-		if how.Override != record.PostMortem {
-			return deployable(record)
-		}
-		if how.OverrideReason == "" {
-			return refuse(fmt.Sprintf("specctl deploy %s --override %s --reason \"why it must run now\"", record.Ref(), record.PostMortem), "an override of %s needs a reason", record.PostMortem)
+		if err := overridden(record, how); err != nil {
+			return err
 		}
 		pm, ok := tx.PostMortem(record.PostMortem)
 		if !ok {

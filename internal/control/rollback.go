@@ -8,8 +8,12 @@ import (
 	"strings"
 	"time"
 
+	"go.uber.org/zap"
+
+	"github.com/specproxy/specproxy/internal/postmortem"
 	"github.com/specproxy/specproxy/internal/routing"
 	"github.com/specproxy/specproxy/internal/store"
+	"github.com/specproxy/specproxy/internal/versions"
 )
 
 // undoWithin is how long a rollback can be taken back.
@@ -54,12 +58,9 @@ func resolveRollback(tx *store.Tx, before routing.Route, t RollbackTarget) (goal
 			return goal{}, err
 		}
 	}
-	if done, ok := doneBefore(tx, before, t); ok {
-		return goal{done: &done}, nil
-	}
-	from := t.From
-	if from == "" {
-		from = routing.Newest(before.Splits, records)
+	from, done := resolveFrom(tx, before, t)
+	if done != nil {
+		return goal{done: done}, nil
 	}
 	if before.Weight(from) == 0 {
 		return goal{}, refuse("specctl get "+t.Spec, "%s:%s has no traffic at generation %d (%s): there is nothing to abandon", t.Spec, from, before.Generation, routing.Describe(before.Splits))
@@ -80,42 +81,83 @@ func resolveRollback(tx *store.Tx, before routing.Route, t RollbackTarget) (goal
 	return goal{splits: splits, why: why}, nil
 }
 
-// doneBefore finds the rollback that has already done what is asked.
-func doneBefore(tx *store.Tx, before routing.Route, t RollbackTarget) (routing.Route, bool) {
-	if t.From == "" && t.To != "" && before.Weight(t.To) == routing.Full {
-		return before, true
-	}
-	for _, r := range slices.Backward(tx.History(t.Spec)) {
-		if r.Kind != routing.KindRollback {
-			if r.Generation == before.Generation && t.From == "" && t.Generation == 0 {
-				return routing.Route{}, false // something was changed since, so this is a new rollback
+// resolveFrom says which version is to be abandoned, or which rollback has already done what is asked. Who names a generation means what was
+// the newest version then, whatever is routed by now.
+func resolveFrom(tx *store.Tx, before routing.Route, t RollbackTarget) (from string, done *routing.Route) {
+	history, records := tx.History(t.Spec), tx.Versions(t.Spec)
+	from = t.From
+	if t.Generation != 0 && t.Generation < before.Generation {
+		for _, r := range history {
+			if from == "" && r.Generation == t.Generation {
+				from = routing.Newest(r.Splits, records)
 			}
-			continue
 		}
-		switch {
-		case t.Generation != 0 && r.Generation > t.Generation && (t.From == "" || slices.Contains(r.Abandoned, t.From)):
-			return r, true // what the caller saw at that generation has been abandoned since
-		case t.From != "" && before.Weight(t.From) == 0 && slices.Contains(r.Abandoned, t.From):
-			return r, true
-		case t.From == "" && r.Generation == before.Generation && (t.To == "" || t.To == r.Target):
-			return r, true // the same command again; a further rollback must name what it abandons
+		// The first one since then: a later one answers a later command.
+		for _, r := range history {
+			if r.Generation > t.Generation && abandons(r, from) {
+				return from, &r
+			}
 		}
 	}
-	return routing.Route{}, false
+	if t.From == "" && t.To != "" && before.Weight(t.To) == routing.Full {
+		return from, &before
+	}
+	if from == "" {
+		if before.Kind == routing.KindRollback && (t.To == "" || t.To == before.Target) {
+			return "", &before // the same command again; a further rollback must name what it abandons, or another target
+		}
+		return routing.Newest(before.Splits, records), nil
+	}
+	if before.Weight(from) == 0 {
+		for _, r := range slices.Backward(history) {
+			if abandons(r, from) {
+				return from, &r
+			}
+		}
+	}
+	return from, nil
 }
 
-// noExit lists what a person may name.
+func abandons(r routing.Route, version string) bool {
+	return r.Kind == routing.KindRollback && slices.Contains(r.Abandoned, version)
+}
+
+// noExit lists what a person may name, or says why there is nothing.
 func noExit(spec, from string, tx *store.Tx) error {
-	var names []string
-	for _, r := range routing.Candidates(from, tx.Versions(spec)) {
-		if r.FirstWeight != 0 {
+	abandoned, records := versionOf(from, tx.Versions(spec)), tx.Versions(spec)
+	var names, out []string
+	for _, r := range routing.Candidates(from, records) {
+		if r.FirstWeight != 0 && routing.Earlier(r, abandoned) < 0 {
 			names = append(names, fmt.Sprintf("%s (%s)", r.Version, r.Standing))
 		}
 	}
-	if len(names) == 0 {
-		return refuse("specctl versions "+spec, "%s has no earlier good version than %s, and no other version of it ever held traffic", spec, from)
+	if len(names) > 0 {
+		return refuse(fmt.Sprintf("specctl rollback %s --to VERSION", spec), "%s has no earlier good version than %s; candidates: %s", spec, from, strings.Join(names, ", "))
 	}
-	return refuse(fmt.Sprintf("specctl rollback %s --to VERSION", spec), "%s has no earlier good version than %s; candidates: %s", spec, from, strings.Join(names, ", "))
+	for _, r := range records {
+		if r.FirstWeight != 0 && routing.Earlier(r, abandoned) < 0 {
+			out = append(out, fmt.Sprintf("%s (%s)", r.Version, standing(r)))
+		}
+	}
+	if len(out) > 0 {
+		return refuse("specctl versions "+spec, "%s has no earlier good version than %s, and none that could be named: %s", spec, from, strings.Join(out, ", "))
+	}
+	return refuse("specctl versions "+spec+"   (and deploy one that fixes it)", "%s has no earlier good version than %s: none held traffic before it", spec, from)
+}
+
+func versionOf(version string, records []versions.Record) versions.Record {
+	if i := slices.IndexFunc(records, func(r versions.Record) bool { return r.Version == version }); i >= 0 {
+		return records[i]
+	}
+	return versions.Record{}
+}
+
+// standing is a version's standing with the record that explains it.
+func standing(r versions.Record) string {
+	if r.PostMortem == "" {
+		return string(r.Standing)
+	}
+	return string(r.Standing) + ", " + r.PostMortem
 }
 
 // Undo puts the split back that a rollback replaced, within an hour and only while nothing was changed since. The record stays open.
@@ -126,6 +168,9 @@ func (c *Controller) Undo(ctx context.Context, actor Actor, id string, how How) 
 	}
 	if age := time.Since(record.OpenedAt); age > undoWithin {
 		return nil, refuse("specctl deploy NAME:VERSION --override "+id+" --reason \"…\"", "%s is %s old: a rollback can be undone within %s", id, age.Round(time.Minute), undoWithin)
+	}
+	if record.Closing != nil && !record.Closing.Cause.Clears() {
+		return nil, refuse("specctl postmortem show "+id, "%s was closed by %s as %s: what it abandoned is retired and does not come back", id, record.Closing.Actor, record.Closing.Cause)
 	}
 	wants := make([]want, 0, len(record.Rollbacks))
 	for _, r := range record.Rollbacks {
@@ -147,22 +192,32 @@ func withUndo(how How, id string) How {
 	return how
 }
 
-// Unfreeze lets automation change a spec again.
+// Unfreeze lets automation change a spec again. Who did it is written into the record of the rollback that froze it.
 func (c *Controller) Unfreeze(ctx context.Context, actor Actor, spec string) error {
 	if actor.Automation {
 		return refuse("ask a person to run: specctl unfreeze "+spec, "only a person unfreezes %s", spec)
 	}
+	lifted := false
 	_, err := c.store.Update(ctx, func(tx *store.Tx) error {
+		lifted = false
 		route, ok := tx.Route(spec)
-		if !ok {
-			return &NotFound{Refused{Why: fmt.Sprintf("spec %s has no route", spec), Next: "specctl"}}
-		}
-		if route.Freeze == nil {
+		switch {
+		case !ok && len(tx.Versions(spec)) == 0:
+			return &NotFound{Refused{Why: fmt.Sprintf("spec %s does not exist", spec), Next: "specctl   (shows every spec)"}}
+		case !ok || route.Freeze == nil:
 			return nil
+		}
+		if record, ok := tx.PostMortem(route.Freeze.PostMortem); ok {
+			record.Unfrozen = append(slices.Clone(record.Unfrozen), postmortem.Unfrozen{At: time.Now().UTC(), Actor: actor.Name, Spec: spec})
+			tx.PutPostMortem(record)
 		}
 		route.Freeze = nil
 		tx.PutRoute(route)
+		lifted = true
 		return nil
 	})
+	if err == nil && lifted {
+		c.log.Info("freeze ended", zap.String("spec", spec), zap.String("by", actor.Name))
+	}
 	return err
 }

@@ -30,6 +30,9 @@ func Markdown(r Record) string {
 	if r.Undone != nil {
 		p("* **Undone:** %s by %s. %s", r.Undone.At.UTC().Format(clock), r.Undone.Actor, r.Undone.Reason)
 	}
+	for _, u := range r.Unfrozen {
+		p("* **Unfrozen:** %s, %s let automation change %s again", u.At.UTC().Format(clock), u.Actor, u.Spec)
+	}
 	for _, o := range r.Overrides {
 		p("* **OVERRIDDEN:** %s, %s deployed %s while this record was open: %s", o.At.UTC().Format(clock), o.Actor, o.Version, o.Reason)
 	}

@@ -27,7 +27,9 @@ type Record struct {
 
 	Overrides []Override `json:"overrides,omitempty"`
 	Undone    *Undone    `json:"undone,omitempty"`
-	Closing   *Closing   `json:"closing,omitempty"`
+	// Unfrozen says who let automation in again before the freeze's time was over, one entry a spec at most.
+	Unfrozen []Unfrozen `json:"unfrozen,omitempty"`
+	Closing  *Closing   `json:"closing,omitempty"`
 }
 
 // Rollback is what happened to one spec.
@@ -123,6 +125,13 @@ type Undone struct {
 	At     time.Time `json:"at"`
 	Actor  string    `json:"actor"`
 	Reason string    `json:"reason,omitempty"`
+}
+
+// Unfrozen says that a person ended one spec's freeze.
+type Unfrozen struct {
+	At    time.Time `json:"at"`
+	Actor string    `json:"actor"`
+	Spec  string    `json:"spec"`
 }
 
 // Closing is the answer.

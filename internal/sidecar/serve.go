@@ -85,19 +85,15 @@ func (s *sidecar) fallBack(ctx context.Context) {
 	if s.keeper.Current() != nil {
 		return
 	}
-	state, err := s.keeper.Stored()
-	if err != nil {
+	restored, err := s.keeper.Restore()
+	switch {
+	case err != nil:
 		s.Log.Error("the last known state cannot be used", zap.Error(err))
-		return
-	}
-	if state == nil {
+	case restored:
+		s.Log.Warn("the control plane is away; the last known state is in force", zap.Uint64("generation", s.keeper.Applied()))
+		s.moved()
+	case s.keeper.Current() == nil:
 		s.Log.Warn("the control plane is away and no state of it is known; not ready until it comes")
-		return
-	}
-	// If a State came meanwhile, this one is older and ignored, or the same.
-	if applied, err := s.apply(state); err == nil && applied {
-		s.Log.Warn("the control plane is away; the last known state is in force",
-			zap.Uint64("generation", state.GetGeneration()), zap.Bool("fenced", state.GetFence() != nil))
 	}
 }
 

@@ -300,19 +300,24 @@ func (s *sidecar) confirmed(id string) {
 	}
 }
 
-// apply puts a State in force and sees to the deadlines it brings.
+// apply puts a State in force.
 func (s *sidecar) apply(state *sidecarv1.State) (bool, error) {
 	applied, err := s.keeper.Apply(state)
 	if err != nil {
 		s.Log.Error("a state from the control plane could not be applied", zap.Uint64("generation", state.GetGeneration()), zap.Error(err))
 	}
+	s.moved()
+	return applied, err
+}
+
+// moved sees to what a new posture brings: deadlines, and a status to send.
+func (s *sidecar) moved() {
 	select {
 	case s.redo <- struct{}{}:
 	default:
 	}
 	s.group.Changed()
 	s.group.StatusChanged()
-	return applied, err
 }
 
 // deadlines applies what follows the deadlines of executions that an order let complete.

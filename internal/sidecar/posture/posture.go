@@ -100,6 +100,25 @@ func (k *Keeper) Stored() (*sidecarv1.State, error) {
 func (k *Keeper) Apply(state *sidecarv1.State) (bool, error) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
+	return k.apply(state)
+}
+
+// Restore puts the stored State in force, if there is one and no other has been applied.
+func (k *Keeper) Restore() (bool, error) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if k.state != nil {
+		return false, nil
+	}
+	state, err := k.Stored()
+	if state == nil || err != nil {
+		return false, err
+	}
+	return k.apply(state)
+}
+
+// apply is Apply with mu held.
+func (k *Keeper) apply(state *sidecarv1.State) (bool, error) {
 	anew := false
 	if k.state != nil {
 		anew = !bytes.Equal(k.state.GetExecutionKey(), state.GetExecutionKey())

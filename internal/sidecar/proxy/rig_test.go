@@ -236,7 +236,7 @@ var (
 	completes = drain.Contract{Effects: drain.Guarded, Default: drain.Action{OnRollback: drain.Complete}}
 	cancels   = drain.Contract{Effects: drain.Guarded, Default: drain.Action{OnRollback: drain.Cancel, RetryAfter: drain.Range{Min: time.Second, Max: 4 * time.Second}}}
 	handsOver = drain.Contract{Effects: drain.Guarded, Default: drain.Action{OnRollback: drain.Complete}, Rules: []drain.Rule{{
-		When: drain.Match{Effects: drain.EffectsNone}, Action: drain.Action{OnRollback: drain.Handover, Else: drain.Cancel},
+		When: drain.Match{Effects: drain.AnyOf{drain.EffectsNone}}, Action: drain.Action{OnRollback: drain.Handover, Else: drain.Cancel},
 	}}}
 )
 

@@ -39,13 +39,21 @@ type Damaged = versions.Damaged
 // ErrNotFound says that the archive has never held the version, as opposed to holding a damaged copy.
 var ErrNotFound = errors.New("not in the archive")
 
+// Unreachable says that the archive did not answer, so that nothing is known of what it holds.
+type Unreachable struct {
+	// Where is the archive's own name for itself, Why the reason in words.
+	Where, Why string
+}
+
+func (u *Unreachable) Error() string { return u.Where + " does not answer: " + u.Why }
+
 // maxImageSize bounds the OCI image manifest: 1,000 documents with paths of 1 KiB fit.
 const maxImageSize = 4 << 20
 
 // lockFile lies in the layout's directory; whoever writes holds it.
 const lockFile = "specproxy.lock"
 
-// Archive is one directory. It holds no state of its own but the directory's name and may be used from many goroutines.
+// Archive is one directory. It holds no state of its own but what it last read of the index, and may be used from many goroutines.
 //
 // Blobs are written by oras-go's Storage: a temporary file, then a rename. Its Store is not used: it rewrites index.json in place, so that a
 // crash can tear it, and does not open at all while a single image manifest is damaged.
@@ -54,6 +62,7 @@ type Archive struct {
 	storage *oci.Storage
 	lock    *lockedfile.Mutex
 	log     *zap.Logger
+	cache   tagCache
 }
 
 // Open opens the OCI image layout in dir, which it creates if there is none, and clears what interrupted writers left.

@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"sync"
 
 	"github.com/opencontainers/image-spec/specs-go"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
@@ -50,22 +51,55 @@ func (a *Archive) Resolve(ctx context.Context, ref versions.Ref) (string, error)
 	if err := ctx.Err(); err != nil {
 		return "", err
 	}
-	index, err := a.readIndex()
+	tags, err := a.tags()
 	if err != nil {
 		return "", fmt.Errorf("archive %s: %w", a.dir, err)
 	}
-	tag := Tag(ref)
-	for _, entry := range index.Manifests {
-		if entry.Annotations[ocispec.AnnotationRefName] == tag {
-			return entry.Digest.String(), nil
-		}
+	if digest, ok := tags[Tag(ref)]; ok {
+		return digest, nil
 	}
 	return "", fmt.Errorf("archive %s: version %s: %w", a.dir, ref, ErrNotFound)
+}
+
+// tagCache is the tags of index.json as it was last read, by tag. It is replaced whole, so that a reader may keep a map.
+type tagCache struct {
+	mu    sync.Mutex
+	state fs.FileInfo
+	tags  map[string]string
+}
+
+// tags of index.json by name. The file is read again only when it is another one: every writer renames a new one into place.
+func (a *Archive) tags() (map[string]string, error) {
+	state, err := os.Stat(filepath.Join(a.dir, ocispec.ImageIndexFile))
+	if err != nil {
+		return nil, err
+	}
+	c := &a.cache
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.state != nil && os.SameFile(c.state, state) && c.state.ModTime().Equal(state.ModTime()) && c.state.Size() == state.Size() {
+		return c.tags, nil
+	}
+	index, err := a.readIndex()
+	if err != nil {
+		return nil, err
+	}
+	c.state, c.tags = state, make(map[string]string, len(index.Manifests))
+	for _, entry := range index.Manifests {
+		tag := entry.Annotations[ocispec.AnnotationRefName]
+		if _, twice := c.tags[tag]; tag != "" && !twice {
+			c.tags[tag] = entry.Digest.String()
+		}
+	}
+	return c.tags, nil
 }
 
 // enter puts an image manifest into the index. Its tag goes to it if no other digest has the tag, or if move says to take it away from
 // that one. The lock is held.
 func (a *Archive) enter(image versions.Blob, tag string, move bool) error {
+	if tags, err := a.tags(); err == nil && tags[tag] == image.Digest {
+		return nil
+	}
 	index, err := a.readIndex()
 	if err != nil {
 		return err

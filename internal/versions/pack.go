@@ -233,6 +233,16 @@ func (p Packed) Verify() error {
 	return nil
 }
 
+// RefOfImage is what an OCI image manifest calls its version. Its documents, which alone can prove that, are not looked at.
+func RefOfImage(manifestBytes []byte) (Ref, error) {
+	image, err := parseImage(manifestBytes)
+	if err != nil {
+		return Ref{}, fmt.Errorf("%s is not a packed spec version: %w", DigestOf(manifestBytes), err)
+	}
+	ref := Ref{Spec: image.Annotations[annotationName], Version: image.Annotations[annotationVersion]}
+	return ref, ref.Check()
+}
+
 func parseImage(data []byte) (ocispec.Manifest, error) {
 	var image ocispec.Manifest
 	if err := json.Unmarshal(data, &image); err != nil {

@@ -117,10 +117,13 @@ func TestVersionsOfTheStory(t *testing.T) {
 }
 
 func TestLimitThatWouldBeRightIsRefused(t *testing.T) {
-	for _, limit := range []int{-1, 500, 501} {
-		if err := (options{limit: limit}).validate(); err == nil || !strings.Contains(err.Error(), "limit of the bad version") {
-			t.Errorf("limit %d: %v", limit, err)
+	for _, text := range []string{"-1", "0", "500", "501", "2.5", "much"} {
+		if _, err := parseLimit(text); err == nil {
+			t.Errorf("limit %s was taken", text)
 		}
+	}
+	if limit, err := parseLimit("250"); err != nil || limit != 250 {
+		t.Errorf("limit 250 became %d and %v", limit, err)
 	}
 }
 

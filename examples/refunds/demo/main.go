@@ -12,6 +12,7 @@ import (
 	"os"
 	"os/signal"
 	"path/filepath"
+	"strconv"
 	"syscall"
 	"time"
 
@@ -32,7 +33,10 @@ type options struct {
 func main() {
 	var o options
 	flag.Uint64Var(&o.seed, "seed", 1, "seed of the refunds")
-	flag.IntVar(&o.limit, "limit", 0, "replaces the refund limit of the bad version, in dollars")
+	flag.Func("limit", "replaces the refund limit of the bad version, in `dollars`", func(text string) (err error) {
+		o.limit, err = parseLimit(text)
+		return err
+	})
 	flag.IntVar(&o.rate, "rate", 100, "new refunds a second")
 	flag.StringVar(&o.bin, "bin", "bin", "folder of xds, specproxy and specctl")
 	flag.StringVar(&o.programs, "programs", "bin/refunds", "folder of agent, payments, traffic and check")
@@ -45,18 +49,24 @@ func main() {
 	err := run(ctx, o)
 	stop()
 	if err != nil {
-		fmt.Fprintf(os.Stderr, "demo: %v\nthe logs of the run are in %s\n", err, filepath.Join(o.results, "demo"))
+		fmt.Fprintln(os.Stderr, "demo:", err)
 		os.Exit(1)
 	}
 	fmt.Fprintf(os.Stdout, "\nIt all held, in %.0f s. Result: %s, plot: %s, logs: %s\n",
 		time.Since(began).Seconds(), filepath.Join(o.results, "demo.json"), filepath.Join(o.results, "demo.svg"), filepath.Join(o.results, "demo"))
 }
 
-func (o options) validate() error {
-	if o.limit < 0 || o.limit >= refund.TrueLimitCents/100 {
-		return fmt.Errorf("the limit of the bad version must be between $1 and $%d, got $%d: at $%d it would not be wrong",
-			refund.TrueLimitCents/100-1, o.limit, refund.TrueLimitCents/100)
+// parseLimit reads a limit that is wrong: below the true one.
+func parseLimit(text string) (int, error) {
+	const top = refund.TrueLimitCents / 100
+	limit, err := strconv.Atoi(text)
+	if err != nil || limit < 1 || limit >= top {
+		return 0, fmt.Errorf("the limit of the bad version must be a whole number of dollars from 1 to %d: at %d it would not be wrong", top-1, top)
 	}
+	return limit, nil
+}
+
+func (o options) validate() error {
 	for _, path := range []string{
 		filepath.Join(o.bin, "xds"), filepath.Join(o.bin, "specproxy"), filepath.Join(o.bin, "specctl"), o.envoy,
 		filepath.Join(o.programs, "agent"), filepath.Join(o.programs, "payments"), filepath.Join(o.programs, "traffic"), filepath.Join(o.programs, "check"),
@@ -77,7 +87,11 @@ func run(ctx context.Context, o options) (err error) {
 	if err != nil {
 		return err
 	}
-	defer func() { err = stage.close(err) }()
+	defer func() {
+		if err = stage.close(err); err != nil {
+			err = fmt.Errorf("%w\nthe logs of the run are in %s", err, stage.run)
+		}
+	}()
 	versions, err := stage.readVersions()
 	if err != nil {
 		return err

@@ -42,7 +42,7 @@ func start(logs, name string, env []string, fail func(error), program string, ar
 	}
 	p := &process{name: name, log: log, first: make(chan []byte, 1), done: make(chan struct{}), leaving: make(chan struct{})}
 	p.leave = sync.OnceFunc(func() { close(p.leaving) })
-	p.cmd = exec.Command(program, args...) //nolint:noctx // ended by stop, which is gentler than a context
+	p.cmd = exec.Command(program, args...) // ended by stop, which is gentler than a context
 	p.cmd.Env = append(os.Environ(), env...)
 	p.cmd.Stderr = log
 	p.cmd.SysProcAttr = bound()

@@ -234,21 +234,34 @@ func (w *world) ready(name, version string, n uint32) {
 // sidecar starts bin/specproxy in front of an agent that runs already.
 func (w *world) sidecar(ref, upstream string, more ...string) *process {
 	w.t.Helper()
-	args := []string{"--control", w.grpc, "--spec", ref, "--listen", "127.0.0.1:0", "--upstream", upstream, "--cache-dir", w.t.TempDir()}
+	return w.sidecarVia(w.grpc, ref, upstream, more...)
+}
+
+// sidecarVia reaches the control plane at another address, such as a relay's.
+func (w *world) sidecarVia(control, ref, upstream string, more ...string) *process {
+	w.t.Helper()
+	args := []string{"--control", control, "--spec", ref, "--listen", "127.0.0.1:0", "--upstream", upstream, "--cache-dir", w.t.TempDir()}
 	return start(w.t, nil, filepath.Join(binDir, "specproxy"), append(args, more...)...)
 }
 
 // envoy starts a stock Envoy with the generated bootstrap.
 func (w *world) envoy(node string) *envoytest.Envoy {
 	w.t.Helper()
-	return envoytest.Start(w.t, envoytest.Config{Node: node, Servers: []string{w.grpc}})
+	return w.envoyVia(w.grpc, node)
+}
+
+// envoyVia reaches the control plane at another address, such as a relay's.
+func (w *world) envoyVia(control, node string) *envoytest.Envoy {
+	w.t.Helper()
+	return envoytest.Start(w.t, envoytest.Config{Node: node, Servers: []string{control}})
 }
 
 // specctl runs the command line and returns what it printed and its exit code.
 func (w *world) specctl(args ...string) (output string, code int) {
 	w.t.Helper()
 	cmd := exec.CommandContext(w.t.Context(), filepath.Join(binDir, "specctl"), args...)
-	cmd.Env = append(os.Environ(), "SPECPROXY_SERVER=http://"+w.api, "SPECPROXY_DATA_DIR="+w.dataDir, "NO_COLOR=1")
+	// A program with the race detector sleeps for a second at its end unless told not to.
+	cmd.Env = append(os.Environ(), "SPECPROXY_SERVER=http://"+w.api, "SPECPROXY_DATA_DIR="+w.dataDir, "NO_COLOR=1", "GORACE=atexit_sleep_ms=0")
 	out, err := cmd.CombinedOutput()
 	if err != nil && cmd.ProcessState == nil {
 		w.t.Fatalf("specctl %v: %v", args, err)

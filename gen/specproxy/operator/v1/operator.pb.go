@@ -3965,6 +3965,1455 @@ func (x *ClosePostMortemResponse) GetPostmortem() *PostMortem {
 	return nil
 }
 
+type ResolveRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Empty only with a digest in `reference`.
+	Spec string `protobuf:"bytes,1,opt,name=spec,proto3" json:"spec,omitempty"`
+	// 2.0.3, latest-good, previous, 2, 2.0, sha256:<hex> or at least 12 digits of it.
+	Reference     string `protobuf:"bytes,2,opt,name=reference,proto3" json:"reference,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ResolveRequest) Reset() {
+	*x = ResolveRequest{}
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[53]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ResolveRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ResolveRequest) ProtoMessage() {}
+
+func (x *ResolveRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[53]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ResolveRequest.ProtoReflect.Descriptor instead.
+func (*ResolveRequest) Descriptor() ([]byte, []int) {
+	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{53}
+}
+
+func (x *ResolveRequest) GetSpec() string {
+	if x != nil {
+		return x.Spec
+	}
+	return ""
+}
+
+func (x *ResolveRequest) GetReference() string {
+	if x != nil {
+		return x.Reference
+	}
+	return ""
+}
+
+type ResolveResponse struct {
+	state   protoimpl.MessageState `protogen:"open.v1"`
+	Spec    string                 `protobuf:"bytes,1,opt,name=spec,proto3" json:"spec,omitempty"`
+	Version string                 `protobuf:"bytes,2,opt,name=version,proto3" json:"version,omitempty"`
+	Digest  string                 `protobuf:"bytes,3,opt,name=digest,proto3" json:"digest,omitempty"`
+	// Why it means this version, in words.
+	Reason        string `protobuf:"bytes,4,opt,name=reason,proto3" json:"reason,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ResolveResponse) Reset() {
+	*x = ResolveResponse{}
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[54]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ResolveResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ResolveResponse) ProtoMessage() {}
+
+func (x *ResolveResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[54]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ResolveResponse.ProtoReflect.Descriptor instead.
+func (*ResolveResponse) Descriptor() ([]byte, []int) {
+	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{54}
+}
+
+func (x *ResolveResponse) GetSpec() string {
+	if x != nil {
+		return x.Spec
+	}
+	return ""
+}
+
+func (x *ResolveResponse) GetVersion() string {
+	if x != nil {
+		return x.Version
+	}
+	return ""
+}
+
+func (x *ResolveResponse) GetDigest() string {
+	if x != nil {
+		return x.Digest
+	}
+	return ""
+}
+
+func (x *ResolveResponse) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
+type GetVersionRequest struct {
+	state   protoimpl.MessageState `protogen:"open.v1"`
+	Spec    string                 `protobuf:"bytes,1,opt,name=spec,proto3" json:"spec,omitempty"`
+	Version string                 `protobuf:"bytes,2,opt,name=version,proto3" json:"version,omitempty"`
+	// Return `image` and `files`.
+	Content bool `protobuf:"varint,3,opt,name=content,proto3" json:"content,omitempty"`
+	// Return the content of attachments too, not only what they are.
+	AttachmentContent bool `protobuf:"varint,4,opt,name=attachment_content,json=attachmentContent,proto3" json:"attachment_content,omitempty"`
+	unknownFields     protoimpl.UnknownFields
+	sizeCache         protoimpl.SizeCache
+}
+
+func (x *GetVersionRequest) Reset() {
+	*x = GetVersionRequest{}
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[55]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GetVersionRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GetVersionRequest) ProtoMessage() {}
+
+func (x *GetVersionRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[55]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GetVersionRequest.ProtoReflect.Descriptor instead.
+func (*GetVersionRequest) Descriptor() ([]byte, []int) {
+	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{55}
+}
+
+func (x *GetVersionRequest) GetSpec() string {
+	if x != nil {
+		return x.Spec
+	}
+	return ""
+}
+
+func (x *GetVersionRequest) GetVersion() string {
+	if x != nil {
+		return x.Version
+	}
+	return ""
+}
+
+func (x *GetVersionRequest) GetContent() bool {
+	if x != nil {
+		return x.Content
+	}
+	return false
+}
+
+func (x *GetVersionRequest) GetAttachmentContent() bool {
+	if x != nil {
+		return x.AttachmentContent
+	}
+	return false
+}
+
+type GetVersionResponse struct {
+	state   protoimpl.MessageState `protogen:"open.v1"`
+	Version *Version               `protobuf:"bytes,1,opt,name=version,proto3" json:"version,omitempty"`
+	// The OCI image manifest; its sha256 is the version's digest.
+	Image []byte `protobuf:"bytes,2,opt,name=image,proto3" json:"image,omitempty"`
+	// spec.yaml and the documents.
+	Files       []*File       `protobuf:"bytes,3,rep,name=files,proto3" json:"files,omitempty"`
+	Attachments []*Attachment `protobuf:"bytes,4,rep,name=attachments,proto3" json:"attachments,omitempty"`
+	Parents     []string      `protobuf:"bytes,5,rep,name=parents,proto3" json:"parents,omitempty"`
+	Fixes       string        `protobuf:"bytes,6,opt,name=fixes,proto3" json:"fixes,omitempty"`
+	Description string        `protobuf:"bytes,7,opt,name=description,proto3" json:"description,omitempty"`
+	// Route generation at which it first held traffic; 0: never.
+	FirstGeneration uint64 `protobuf:"varint,8,opt,name=first_generation,json=firstGeneration,proto3" json:"first_generation,omitempty"`
+	// The spec.yaml as it is understood, as JSON.
+	ManifestJson string `protobuf:"bytes,9,opt,name=manifest_json,json=manifestJson,proto3" json:"manifest_json,omitempty"`
+	// What the spec's policy says about deploying it now; empty: nothing in the way.
+	PolicyRefusal string `protobuf:"bytes,10,opt,name=policy_refusal,json=policyRefusal,proto3" json:"policy_refusal,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GetVersionResponse) Reset() {
+	*x = GetVersionResponse{}
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[56]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GetVersionResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GetVersionResponse) ProtoMessage() {}
+
+func (x *GetVersionResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[56]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GetVersionResponse.ProtoReflect.Descriptor instead.
+func (*GetVersionResponse) Descriptor() ([]byte, []int) {
+	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{56}
+}
+
+func (x *GetVersionResponse) GetVersion() *Version {
+	if x != nil {
+		return x.Version
+	}
+	return nil
+}
+
+func (x *GetVersionResponse) GetImage() []byte {
+	if x != nil {
+		return x.Image
+	}
+	return nil
+}
+
+func (x *GetVersionResponse) GetFiles() []*File {
+	if x != nil {
+		return x.Files
+	}
+	return nil
+}
+
+func (x *GetVersionResponse) GetAttachments() []*Attachment {
+	if x != nil {
+		return x.Attachments
+	}
+	return nil
+}
+
+func (x *GetVersionResponse) GetParents() []string {
+	if x != nil {
+		return x.Parents
+	}
+	return nil
+}
+
+func (x *GetVersionResponse) GetFixes() string {
+	if x != nil {
+		return x.Fixes
+	}
+	return ""
+}
+
+func (x *GetVersionResponse) GetDescription() string {
+	if x != nil {
+		return x.Description
+	}
+	return ""
+}
+
+func (x *GetVersionResponse) GetFirstGeneration() uint64 {
+	if x != nil {
+		return x.FirstGeneration
+	}
+	return 0
+}
+
+func (x *GetVersionResponse) GetManifestJson() string {
+	if x != nil {
+		return x.ManifestJson
+	}
+	return ""
+}
+
+func (x *GetVersionResponse) GetPolicyRefusal() string {
+	if x != nil {
+		return x.PolicyRefusal
+	}
+	return ""
+}
+
+// Attachment is an OCI artifact that refers to a version.
+type Attachment struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Digest of its own OCI image manifest.
+	Digest string `protobuf:"bytes,1,opt,name=digest,proto3" json:"digest,omitempty"`
+	// application/vnd.specproxy.signature.v1 or application/vnd.specproxy.conformance.v1.
+	ArtifactType string `protobuf:"bytes,2,opt,name=artifact_type,json=artifactType,proto3" json:"artifact_type,omitempty"`
+	MediaType    string `protobuf:"bytes,3,opt,name=media_type,json=mediaType,proto3" json:"media_type,omitempty"`
+	// The envelope or the report; only where asked for.
+	Content []byte `protobuf:"bytes,4,opt,name=content,proto3" json:"content,omitempty"`
+	// Who attached it and when, as this or another control plane saw it: the publisher's word, which only a signature proves.
+	AttachedBy string                 `protobuf:"bytes,5,opt,name=attached_by,json=attachedBy,proto3" json:"attached_by,omitempty"`
+	AttachedAt *timestamppb.Timestamp `protobuf:"bytes,6,opt,name=attached_at,json=attachedAt,proto3" json:"attached_at,omitempty"`
+	// Of a signature: the ids of the keys it names. Whether they signed shows only against a public key.
+	KeyIds      []string            `protobuf:"bytes,7,rep,name=key_ids,json=keyIds,proto3" json:"key_ids,omitempty"`
+	Conformance *ConformanceSummary `protobuf:"bytes,8,opt,name=conformance,proto3" json:"conformance,omitempty"`
+	Size        uint64              `protobuf:"varint,9,opt,name=size,proto3" json:"size,omitempty"`
+	// Its OCI image manifest; only where the content was asked for.
+	Image         []byte `protobuf:"bytes,10,opt,name=image,proto3" json:"image,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Attachment) Reset() {
+	*x = Attachment{}
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[57]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Attachment) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Attachment) ProtoMessage() {}
+
+func (x *Attachment) ProtoReflect() protoreflect.Message {
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[57]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Attachment.ProtoReflect.Descriptor instead.
+func (*Attachment) Descriptor() ([]byte, []int) {
+	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{57}
+}
+
+func (x *Attachment) GetDigest() string {
+	if x != nil {
+		return x.Digest
+	}
+	return ""
+}
+
+func (x *Attachment) GetArtifactType() string {
+	if x != nil {
+		return x.ArtifactType
+	}
+	return ""
+}
+
+func (x *Attachment) GetMediaType() string {
+	if x != nil {
+		return x.MediaType
+	}
+	return ""
+}
+
+func (x *Attachment) GetContent() []byte {
+	if x != nil {
+		return x.Content
+	}
+	return nil
+}
+
+func (x *Attachment) GetAttachedBy() string {
+	if x != nil {
+		return x.AttachedBy
+	}
+	return ""
+}
+
+func (x *Attachment) GetAttachedAt() *timestamppb.Timestamp {
+	if x != nil {
+		return x.AttachedAt
+	}
+	return nil
+}
+
+func (x *Attachment) GetKeyIds() []string {
+	if x != nil {
+		return x.KeyIds
+	}
+	return nil
+}
+
+func (x *Attachment) GetConformance() *ConformanceSummary {
+	if x != nil {
+		return x.Conformance
+	}
+	return nil
+}
+
+func (x *Attachment) GetSize() uint64 {
+	if x != nil {
+		return x.Size
+	}
+	return 0
+}
+
+func (x *Attachment) GetImage() []byte {
+	if x != nil {
+		return x.Image
+	}
+	return nil
+}
+
+type ConformanceSummary struct {
+	state    protoimpl.MessageState `protogen:"open.v1"`
+	Suite    string                 `protobuf:"bytes,1,opt,name=suite,proto3" json:"suite,omitempty"`
+	Passed   bool                   `protobuf:"varint,2,opt,name=passed,proto3" json:"passed,omitempty"`
+	Tests    uint32                 `protobuf:"varint,3,opt,name=tests,proto3" json:"tests,omitempty"`
+	Failures uint32                 `protobuf:"varint,4,opt,name=failures,proto3" json:"failures,omitempty"`
+	Skipped  uint32                 `protobuf:"varint,5,opt,name=skipped,proto3" json:"skipped,omitempty"`
+	// The first tests that failed.
+	Failed        []string `protobuf:"bytes,6,rep,name=failed,proto3" json:"failed,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ConformanceSummary) Reset() {
+	*x = ConformanceSummary{}
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[58]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ConformanceSummary) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ConformanceSummary) ProtoMessage() {}
+
+func (x *ConformanceSummary) ProtoReflect() protoreflect.Message {
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[58]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ConformanceSummary.ProtoReflect.Descriptor instead.
+func (*ConformanceSummary) Descriptor() ([]byte, []int) {
+	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{58}
+}
+
+func (x *ConformanceSummary) GetSuite() string {
+	if x != nil {
+		return x.Suite
+	}
+	return ""
+}
+
+func (x *ConformanceSummary) GetPassed() bool {
+	if x != nil {
+		return x.Passed
+	}
+	return false
+}
+
+func (x *ConformanceSummary) GetTests() uint32 {
+	if x != nil {
+		return x.Tests
+	}
+	return 0
+}
+
+func (x *ConformanceSummary) GetFailures() uint32 {
+	if x != nil {
+		return x.Failures
+	}
+	return 0
+}
+
+func (x *ConformanceSummary) GetSkipped() uint32 {
+	if x != nil {
+		return x.Skipped
+	}
+	return 0
+}
+
+func (x *ConformanceSummary) GetFailed() []string {
+	if x != nil {
+		return x.Failed
+	}
+	return nil
+}
+
+type ImportVersionRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The OCI image manifest.
+	Image []byte `protobuf:"bytes,1,opt,name=image,proto3" json:"image,omitempty"`
+	// Every file that it names.
+	Files []*File `protobuf:"bytes,2,rep,name=files,proto3" json:"files,omitempty"`
+	// Say what would happen, change nothing.
+	DryRun        bool `protobuf:"varint,3,opt,name=dry_run,json=dryRun,proto3" json:"dry_run,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ImportVersionRequest) Reset() {
+	*x = ImportVersionRequest{}
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[59]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ImportVersionRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ImportVersionRequest) ProtoMessage() {}
+
+func (x *ImportVersionRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[59]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ImportVersionRequest.ProtoReflect.Descriptor instead.
+func (*ImportVersionRequest) Descriptor() ([]byte, []int) {
+	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{59}
+}
+
+func (x *ImportVersionRequest) GetImage() []byte {
+	if x != nil {
+		return x.Image
+	}
+	return nil
+}
+
+func (x *ImportVersionRequest) GetFiles() []*File {
+	if x != nil {
+		return x.Files
+	}
+	return nil
+}
+
+func (x *ImportVersionRequest) GetDryRun() bool {
+	if x != nil {
+		return x.DryRun
+	}
+	return false
+}
+
+type ImportVersionResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Spec          string                 `protobuf:"bytes,1,opt,name=spec,proto3" json:"spec,omitempty"`
+	Version       string                 `protobuf:"bytes,2,opt,name=version,proto3" json:"version,omitempty"`
+	Digest        string                 `protobuf:"bytes,3,opt,name=digest,proto3" json:"digest,omitempty"`
+	Created       bool                   `protobuf:"varint,4,opt,name=created,proto3" json:"created,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ImportVersionResponse) Reset() {
+	*x = ImportVersionResponse{}
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[60]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ImportVersionResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ImportVersionResponse) ProtoMessage() {}
+
+func (x *ImportVersionResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[60]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ImportVersionResponse.ProtoReflect.Descriptor instead.
+func (*ImportVersionResponse) Descriptor() ([]byte, []int) {
+	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{60}
+}
+
+func (x *ImportVersionResponse) GetSpec() string {
+	if x != nil {
+		return x.Spec
+	}
+	return ""
+}
+
+func (x *ImportVersionResponse) GetVersion() string {
+	if x != nil {
+		return x.Version
+	}
+	return ""
+}
+
+func (x *ImportVersionResponse) GetDigest() string {
+	if x != nil {
+		return x.Digest
+	}
+	return ""
+}
+
+func (x *ImportVersionResponse) GetCreated() bool {
+	if x != nil {
+		return x.Created
+	}
+	return false
+}
+
+type AttachRequest struct {
+	state   protoimpl.MessageState `protogen:"open.v1"`
+	Spec    string                 `protobuf:"bytes,1,opt,name=spec,proto3" json:"spec,omitempty"`
+	Version string                 `protobuf:"bytes,2,opt,name=version,proto3" json:"version,omitempty"`
+	// Digest of the version as the caller saw it; refused if it is another. Optional.
+	VersionDigest string `protobuf:"bytes,3,opt,name=version_digest,json=versionDigest,proto3" json:"version_digest,omitempty"`
+	ArtifactType  string `protobuf:"bytes,4,opt,name=artifact_type,json=artifactType,proto3" json:"artifact_type,omitempty"`
+	MediaType     string `protobuf:"bytes,5,opt,name=media_type,json=mediaType,proto3" json:"media_type,omitempty"`
+	Content       []byte `protobuf:"bytes,6,opt,name=content,proto3" json:"content,omitempty"`
+	// Of a report: the suite's name, where the report does not give it.
+	Suite string `protobuf:"bytes,7,opt,name=suite,proto3" json:"suite,omitempty"`
+	// Instead of the fields above: the OCI image manifest under which another archive has the content.
+	Image         []byte `protobuf:"bytes,8,opt,name=image,proto3" json:"image,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *AttachRequest) Reset() {
+	*x = AttachRequest{}
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[61]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *AttachRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*AttachRequest) ProtoMessage() {}
+
+func (x *AttachRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[61]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use AttachRequest.ProtoReflect.Descriptor instead.
+func (*AttachRequest) Descriptor() ([]byte, []int) {
+	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{61}
+}
+
+func (x *AttachRequest) GetSpec() string {
+	if x != nil {
+		return x.Spec
+	}
+	return ""
+}
+
+func (x *AttachRequest) GetVersion() string {
+	if x != nil {
+		return x.Version
+	}
+	return ""
+}
+
+func (x *AttachRequest) GetVersionDigest() string {
+	if x != nil {
+		return x.VersionDigest
+	}
+	return ""
+}
+
+func (x *AttachRequest) GetArtifactType() string {
+	if x != nil {
+		return x.ArtifactType
+	}
+	return ""
+}
+
+func (x *AttachRequest) GetMediaType() string {
+	if x != nil {
+		return x.MediaType
+	}
+	return ""
+}
+
+func (x *AttachRequest) GetContent() []byte {
+	if x != nil {
+		return x.Content
+	}
+	return nil
+}
+
+func (x *AttachRequest) GetSuite() string {
+	if x != nil {
+		return x.Suite
+	}
+	return ""
+}
+
+func (x *AttachRequest) GetImage() []byte {
+	if x != nil {
+		return x.Image
+	}
+	return nil
+}
+
+type AttachResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Attachment    *Attachment            `protobuf:"bytes,1,opt,name=attachment,proto3" json:"attachment,omitempty"`
+	Created       bool                   `protobuf:"varint,2,opt,name=created,proto3" json:"created,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *AttachResponse) Reset() {
+	*x = AttachResponse{}
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[62]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *AttachResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*AttachResponse) ProtoMessage() {}
+
+func (x *AttachResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[62]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use AttachResponse.ProtoReflect.Descriptor instead.
+func (*AttachResponse) Descriptor() ([]byte, []int) {
+	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{62}
+}
+
+func (x *AttachResponse) GetAttachment() *Attachment {
+	if x != nil {
+		return x.Attachment
+	}
+	return nil
+}
+
+func (x *AttachResponse) GetCreated() bool {
+	if x != nil {
+		return x.Created
+	}
+	return false
+}
+
+type GetLineageRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Spec          string                 `protobuf:"bytes,1,opt,name=spec,proto3" json:"spec,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GetLineageRequest) Reset() {
+	*x = GetLineageRequest{}
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[63]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GetLineageRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GetLineageRequest) ProtoMessage() {}
+
+func (x *GetLineageRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[63]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GetLineageRequest.ProtoReflect.Descriptor instead.
+func (*GetLineageRequest) Descriptor() ([]byte, []int) {
+	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{63}
+}
+
+func (x *GetLineageRequest) GetSpec() string {
+	if x != nil {
+		return x.Spec
+	}
+	return ""
+}
+
+type GetLineageResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Oldest first.
+	Versions      []*LineageEntry `protobuf:"bytes,1,rep,name=versions,proto3" json:"versions,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GetLineageResponse) Reset() {
+	*x = GetLineageResponse{}
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[64]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GetLineageResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GetLineageResponse) ProtoMessage() {}
+
+func (x *GetLineageResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[64]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GetLineageResponse.ProtoReflect.Descriptor instead.
+func (*GetLineageResponse) Descriptor() ([]byte, []int) {
+	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{64}
+}
+
+func (x *GetLineageResponse) GetVersions() []*LineageEntry {
+	if x != nil {
+		return x.Versions
+	}
+	return nil
+}
+
+type LineageEntry struct {
+	state   protoimpl.MessageState `protogen:"open.v1"`
+	Version string                 `protobuf:"bytes,1,opt,name=version,proto3" json:"version,omitempty"`
+	Digest  string                 `protobuf:"bytes,2,opt,name=digest,proto3" json:"digest,omitempty"`
+	Parents []string               `protobuf:"bytes,3,rep,name=parents,proto3" json:"parents,omitempty"`
+	// Post-mortem that it answers.
+	Fixes          string                 `protobuf:"bytes,4,opt,name=fixes,proto3" json:"fixes,omitempty"`
+	Standing       string                 `protobuf:"bytes,5,opt,name=standing,proto3" json:"standing,omitempty"`
+	StandingReason string                 `protobuf:"bytes,6,opt,name=standing_reason,json=standingReason,proto3" json:"standing_reason,omitempty"`
+	PublishedAt    *timestamppb.Timestamp `protobuf:"bytes,7,opt,name=published_at,json=publishedAt,proto3" json:"published_at,omitempty"`
+	PublishedBy    string                 `protobuf:"bytes,8,opt,name=published_by,json=publishedBy,proto3" json:"published_by,omitempty"`
+	// What was done with its traffic, oldest first; only the newest 100.
+	Events        []*LineageEvent `protobuf:"bytes,9,rep,name=events,proto3" json:"events,omitempty"`
+	Postmortem    string          `protobuf:"bytes,10,opt,name=postmortem,proto3" json:"postmortem,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *LineageEntry) Reset() {
+	*x = LineageEntry{}
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[65]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *LineageEntry) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*LineageEntry) ProtoMessage() {}
+
+func (x *LineageEntry) ProtoReflect() protoreflect.Message {
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[65]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use LineageEntry.ProtoReflect.Descriptor instead.
+func (*LineageEntry) Descriptor() ([]byte, []int) {
+	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{65}
+}
+
+func (x *LineageEntry) GetVersion() string {
+	if x != nil {
+		return x.Version
+	}
+	return ""
+}
+
+func (x *LineageEntry) GetDigest() string {
+	if x != nil {
+		return x.Digest
+	}
+	return ""
+}
+
+func (x *LineageEntry) GetParents() []string {
+	if x != nil {
+		return x.Parents
+	}
+	return nil
+}
+
+func (x *LineageEntry) GetFixes() string {
+	if x != nil {
+		return x.Fixes
+	}
+	return ""
+}
+
+func (x *LineageEntry) GetStanding() string {
+	if x != nil {
+		return x.Standing
+	}
+	return ""
+}
+
+func (x *LineageEntry) GetStandingReason() string {
+	if x != nil {
+		return x.StandingReason
+	}
+	return ""
+}
+
+func (x *LineageEntry) GetPublishedAt() *timestamppb.Timestamp {
+	if x != nil {
+		return x.PublishedAt
+	}
+	return nil
+}
+
+func (x *LineageEntry) GetPublishedBy() string {
+	if x != nil {
+		return x.PublishedBy
+	}
+	return ""
+}
+
+func (x *LineageEntry) GetEvents() []*LineageEvent {
+	if x != nil {
+		return x.Events
+	}
+	return nil
+}
+
+func (x *LineageEntry) GetPostmortem() string {
+	if x != nil {
+		return x.Postmortem
+	}
+	return ""
+}
+
+type LineageEvent struct {
+	state      protoimpl.MessageState `protogen:"open.v1"`
+	Generation uint64                 `protobuf:"varint,1,opt,name=generation,proto3" json:"generation,omitempty"`
+	At         *timestamppb.Timestamp `protobuf:"bytes,2,opt,name=at,proto3" json:"at,omitempty"`
+	Actor      string                 `protobuf:"bytes,3,opt,name=actor,proto3" json:"actor,omitempty"`
+	// deploy, weights, rollback, undo.
+	Kind   string `protobuf:"bytes,4,opt,name=kind,proto3" json:"kind,omitempty"`
+	Before uint32 `protobuf:"varint,5,opt,name=before,proto3" json:"before,omitempty"`
+	// Its weight after, in basis points.
+	After uint32 `protobuf:"varint,6,opt,name=after,proto3" json:"after,omitempty"`
+	// The change abandoned it.
+	Abandoned     bool   `protobuf:"varint,7,opt,name=abandoned,proto3" json:"abandoned,omitempty"`
+	Postmortem    string `protobuf:"bytes,8,opt,name=postmortem,proto3" json:"postmortem,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *LineageEvent) Reset() {
+	*x = LineageEvent{}
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[66]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *LineageEvent) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*LineageEvent) ProtoMessage() {}
+
+func (x *LineageEvent) ProtoReflect() protoreflect.Message {
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[66]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use LineageEvent.ProtoReflect.Descriptor instead.
+func (*LineageEvent) Descriptor() ([]byte, []int) {
+	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{66}
+}
+
+func (x *LineageEvent) GetGeneration() uint64 {
+	if x != nil {
+		return x.Generation
+	}
+	return 0
+}
+
+func (x *LineageEvent) GetAt() *timestamppb.Timestamp {
+	if x != nil {
+		return x.At
+	}
+	return nil
+}
+
+func (x *LineageEvent) GetActor() string {
+	if x != nil {
+		return x.Actor
+	}
+	return ""
+}
+
+func (x *LineageEvent) GetKind() string {
+	if x != nil {
+		return x.Kind
+	}
+	return ""
+}
+
+func (x *LineageEvent) GetBefore() uint32 {
+	if x != nil {
+		return x.Before
+	}
+	return 0
+}
+
+func (x *LineageEvent) GetAfter() uint32 {
+	if x != nil {
+		return x.After
+	}
+	return 0
+}
+
+func (x *LineageEvent) GetAbandoned() bool {
+	if x != nil {
+		return x.Abandoned
+	}
+	return false
+}
+
+func (x *LineageEvent) GetPostmortem() string {
+	if x != nil {
+		return x.Postmortem
+	}
+	return ""
+}
+
+type Policy struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Spec  string                 `protobuf:"bytes,1,opt,name=spec,proto3" json:"spec,omitempty"`
+	// 0: no policy was ever set.
+	Revision uint64 `protobuf:"varint,2,opt,name=revision,proto3" json:"revision,omitempty"`
+	// PEM public keys (ed25519, ecdsa), one of which must have signed a version before it gets traffic; empty: none need.
+	SignedBy []string `protobuf:"bytes,3,rep,name=signed_by,json=signedBy,proto3" json:"signed_by,omitempty"`
+	// Ids of these keys, in the same order.
+	KeyIds []string `protobuf:"bytes,4,rep,name=key_ids,json=keyIds,proto3" json:"key_ids,omitempty"`
+	// A conformance report must be attached, and of every suite the newest must have passed.
+	Conformance   bool                   `protobuf:"varint,5,opt,name=conformance,proto3" json:"conformance,omitempty"`
+	Actor         string                 `protobuf:"bytes,6,opt,name=actor,proto3" json:"actor,omitempty"`
+	SetAt         *timestamppb.Timestamp `protobuf:"bytes,7,opt,name=set_at,json=setAt,proto3" json:"set_at,omitempty"`
+	Reason        string                 `protobuf:"bytes,8,opt,name=reason,proto3" json:"reason,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Policy) Reset() {
+	*x = Policy{}
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[67]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Policy) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Policy) ProtoMessage() {}
+
+func (x *Policy) ProtoReflect() protoreflect.Message {
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[67]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Policy.ProtoReflect.Descriptor instead.
+func (*Policy) Descriptor() ([]byte, []int) {
+	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{67}
+}
+
+func (x *Policy) GetSpec() string {
+	if x != nil {
+		return x.Spec
+	}
+	return ""
+}
+
+func (x *Policy) GetRevision() uint64 {
+	if x != nil {
+		return x.Revision
+	}
+	return 0
+}
+
+func (x *Policy) GetSignedBy() []string {
+	if x != nil {
+		return x.SignedBy
+	}
+	return nil
+}
+
+func (x *Policy) GetKeyIds() []string {
+	if x != nil {
+		return x.KeyIds
+	}
+	return nil
+}
+
+func (x *Policy) GetConformance() bool {
+	if x != nil {
+		return x.Conformance
+	}
+	return false
+}
+
+func (x *Policy) GetActor() string {
+	if x != nil {
+		return x.Actor
+	}
+	return ""
+}
+
+func (x *Policy) GetSetAt() *timestamppb.Timestamp {
+	if x != nil {
+		return x.SetAt
+	}
+	return nil
+}
+
+func (x *Policy) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
+type GetPolicyRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Spec          string                 `protobuf:"bytes,1,opt,name=spec,proto3" json:"spec,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GetPolicyRequest) Reset() {
+	*x = GetPolicyRequest{}
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[68]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GetPolicyRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GetPolicyRequest) ProtoMessage() {}
+
+func (x *GetPolicyRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[68]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GetPolicyRequest.ProtoReflect.Descriptor instead.
+func (*GetPolicyRequest) Descriptor() ([]byte, []int) {
+	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{68}
+}
+
+func (x *GetPolicyRequest) GetSpec() string {
+	if x != nil {
+		return x.Spec
+	}
+	return ""
+}
+
+type GetPolicyResponse struct {
+	state  protoimpl.MessageState `protogen:"open.v1"`
+	Policy *Policy                `protobuf:"bytes,1,opt,name=policy,proto3" json:"policy,omitempty"`
+	// Earlier ones, newest first; the newest 20.
+	History       []*Policy `protobuf:"bytes,2,rep,name=history,proto3" json:"history,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GetPolicyResponse) Reset() {
+	*x = GetPolicyResponse{}
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[69]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GetPolicyResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GetPolicyResponse) ProtoMessage() {}
+
+func (x *GetPolicyResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[69]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GetPolicyResponse.ProtoReflect.Descriptor instead.
+func (*GetPolicyResponse) Descriptor() ([]byte, []int) {
+	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{69}
+}
+
+func (x *GetPolicyResponse) GetPolicy() *Policy {
+	if x != nil {
+		return x.Policy
+	}
+	return nil
+}
+
+func (x *GetPolicyResponse) GetHistory() []*Policy {
+	if x != nil {
+		return x.History
+	}
+	return nil
+}
+
+type SetPolicyRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Spec          string                 `protobuf:"bytes,1,opt,name=spec,proto3" json:"spec,omitempty"`
+	SignedBy      []string               `protobuf:"bytes,2,rep,name=signed_by,json=signedBy,proto3" json:"signed_by,omitempty"`
+	Conformance   bool                   `protobuf:"varint,3,opt,name=conformance,proto3" json:"conformance,omitempty"`
+	Reason        string                 `protobuf:"bytes,4,opt,name=reason,proto3" json:"reason,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SetPolicyRequest) Reset() {
+	*x = SetPolicyRequest{}
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[70]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SetPolicyRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SetPolicyRequest) ProtoMessage() {}
+
+func (x *SetPolicyRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[70]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SetPolicyRequest.ProtoReflect.Descriptor instead.
+func (*SetPolicyRequest) Descriptor() ([]byte, []int) {
+	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{70}
+}
+
+func (x *SetPolicyRequest) GetSpec() string {
+	if x != nil {
+		return x.Spec
+	}
+	return ""
+}
+
+func (x *SetPolicyRequest) GetSignedBy() []string {
+	if x != nil {
+		return x.SignedBy
+	}
+	return nil
+}
+
+func (x *SetPolicyRequest) GetConformance() bool {
+	if x != nil {
+		return x.Conformance
+	}
+	return false
+}
+
+func (x *SetPolicyRequest) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
+type SetPolicyResponse struct {
+	state  protoimpl.MessageState `protogen:"open.v1"`
+	Policy *Policy                `protobuf:"bytes,1,opt,name=policy,proto3" json:"policy,omitempty"`
+	// It was so before.
+	AlreadyDone bool `protobuf:"varint,2,opt,name=already_done,json=alreadyDone,proto3" json:"already_done,omitempty"`
+	// Versions with traffic now that would not be allowed to get it, and why. They keep it.
+	Warnings      []string `protobuf:"bytes,3,rep,name=warnings,proto3" json:"warnings,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SetPolicyResponse) Reset() {
+	*x = SetPolicyResponse{}
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[71]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SetPolicyResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SetPolicyResponse) ProtoMessage() {}
+
+func (x *SetPolicyResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[71]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SetPolicyResponse.ProtoReflect.Descriptor instead.
+func (*SetPolicyResponse) Descriptor() ([]byte, []int) {
+	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{71}
+}
+
+func (x *SetPolicyResponse) GetPolicy() *Policy {
+	if x != nil {
+		return x.Policy
+	}
+	return nil
+}
+
+func (x *SetPolicyResponse) GetAlreadyDone() bool {
+	if x != nil {
+		return x.AlreadyDone
+	}
+	return false
+}
+
+func (x *SetPolicyResponse) GetWarnings() []string {
+	if x != nil {
+		return x.Warnings
+	}
+	return nil
+}
+
 var File_specproxy_operator_v1_operator_proto protoreflect.FileDescriptor
 
 const file_specproxy_operator_v1_operator_proto_rawDesc = "" +
@@ -4325,12 +5774,147 @@ const file_specproxy_operator_v1_operator_proto_rawDesc = "" +
 	"\x17ClosePostMortemResponse\x12A\n" +
 	"\n" +
 	"postmortem\x18\x01 \x01(\v2!.specproxy.operator.v1.PostMortemR\n" +
-	"postmortem2\xad\r\n" +
+	"postmortem\"B\n" +
+	"\x0eResolveRequest\x12\x12\n" +
+	"\x04spec\x18\x01 \x01(\tR\x04spec\x12\x1c\n" +
+	"\treference\x18\x02 \x01(\tR\treference\"o\n" +
+	"\x0fResolveResponse\x12\x12\n" +
+	"\x04spec\x18\x01 \x01(\tR\x04spec\x12\x18\n" +
+	"\aversion\x18\x02 \x01(\tR\aversion\x12\x16\n" +
+	"\x06digest\x18\x03 \x01(\tR\x06digest\x12\x16\n" +
+	"\x06reason\x18\x04 \x01(\tR\x06reason\"\x8a\x01\n" +
+	"\x11GetVersionRequest\x12\x12\n" +
+	"\x04spec\x18\x01 \x01(\tR\x04spec\x12\x18\n" +
+	"\aversion\x18\x02 \x01(\tR\aversion\x12\x18\n" +
+	"\acontent\x18\x03 \x01(\bR\acontent\x12-\n" +
+	"\x12attachment_content\x18\x04 \x01(\bR\x11attachmentContent\"\xa5\x03\n" +
+	"\x12GetVersionResponse\x128\n" +
+	"\aversion\x18\x01 \x01(\v2\x1e.specproxy.operator.v1.VersionR\aversion\x12\x14\n" +
+	"\x05image\x18\x02 \x01(\fR\x05image\x121\n" +
+	"\x05files\x18\x03 \x03(\v2\x1b.specproxy.operator.v1.FileR\x05files\x12C\n" +
+	"\vattachments\x18\x04 \x03(\v2!.specproxy.operator.v1.AttachmentR\vattachments\x12\x18\n" +
+	"\aparents\x18\x05 \x03(\tR\aparents\x12\x14\n" +
+	"\x05fixes\x18\x06 \x01(\tR\x05fixes\x12 \n" +
+	"\vdescription\x18\a \x01(\tR\vdescription\x12)\n" +
+	"\x10first_generation\x18\b \x01(\x04R\x0ffirstGeneration\x12#\n" +
+	"\rmanifest_json\x18\t \x01(\tR\fmanifestJson\x12%\n" +
+	"\x0epolicy_refusal\x18\n" +
+	" \x01(\tR\rpolicyRefusal\"\xf0\x02\n" +
+	"\n" +
+	"Attachment\x12\x16\n" +
+	"\x06digest\x18\x01 \x01(\tR\x06digest\x12#\n" +
+	"\rartifact_type\x18\x02 \x01(\tR\fartifactType\x12\x1d\n" +
+	"\n" +
+	"media_type\x18\x03 \x01(\tR\tmediaType\x12\x18\n" +
+	"\acontent\x18\x04 \x01(\fR\acontent\x12\x1f\n" +
+	"\vattached_by\x18\x05 \x01(\tR\n" +
+	"attachedBy\x12;\n" +
+	"\vattached_at\x18\x06 \x01(\v2\x1a.google.protobuf.TimestampR\n" +
+	"attachedAt\x12\x17\n" +
+	"\akey_ids\x18\a \x03(\tR\x06keyIds\x12K\n" +
+	"\vconformance\x18\b \x01(\v2).specproxy.operator.v1.ConformanceSummaryR\vconformance\x12\x12\n" +
+	"\x04size\x18\t \x01(\x04R\x04size\x12\x14\n" +
+	"\x05image\x18\n" +
+	" \x01(\fR\x05image\"\xa6\x01\n" +
+	"\x12ConformanceSummary\x12\x14\n" +
+	"\x05suite\x18\x01 \x01(\tR\x05suite\x12\x16\n" +
+	"\x06passed\x18\x02 \x01(\bR\x06passed\x12\x14\n" +
+	"\x05tests\x18\x03 \x01(\rR\x05tests\x12\x1a\n" +
+	"\bfailures\x18\x04 \x01(\rR\bfailures\x12\x18\n" +
+	"\askipped\x18\x05 \x01(\rR\askipped\x12\x16\n" +
+	"\x06failed\x18\x06 \x03(\tR\x06failed\"x\n" +
+	"\x14ImportVersionRequest\x12\x14\n" +
+	"\x05image\x18\x01 \x01(\fR\x05image\x121\n" +
+	"\x05files\x18\x02 \x03(\v2\x1b.specproxy.operator.v1.FileR\x05files\x12\x17\n" +
+	"\adry_run\x18\x03 \x01(\bR\x06dryRun\"w\n" +
+	"\x15ImportVersionResponse\x12\x12\n" +
+	"\x04spec\x18\x01 \x01(\tR\x04spec\x12\x18\n" +
+	"\aversion\x18\x02 \x01(\tR\aversion\x12\x16\n" +
+	"\x06digest\x18\x03 \x01(\tR\x06digest\x12\x18\n" +
+	"\acreated\x18\x04 \x01(\bR\acreated\"\xee\x01\n" +
+	"\rAttachRequest\x12\x12\n" +
+	"\x04spec\x18\x01 \x01(\tR\x04spec\x12\x18\n" +
+	"\aversion\x18\x02 \x01(\tR\aversion\x12%\n" +
+	"\x0eversion_digest\x18\x03 \x01(\tR\rversionDigest\x12#\n" +
+	"\rartifact_type\x18\x04 \x01(\tR\fartifactType\x12\x1d\n" +
+	"\n" +
+	"media_type\x18\x05 \x01(\tR\tmediaType\x12\x18\n" +
+	"\acontent\x18\x06 \x01(\fR\acontent\x12\x14\n" +
+	"\x05suite\x18\a \x01(\tR\x05suite\x12\x14\n" +
+	"\x05image\x18\b \x01(\fR\x05image\"m\n" +
+	"\x0eAttachResponse\x12A\n" +
+	"\n" +
+	"attachment\x18\x01 \x01(\v2!.specproxy.operator.v1.AttachmentR\n" +
+	"attachment\x12\x18\n" +
+	"\acreated\x18\x02 \x01(\bR\acreated\"'\n" +
+	"\x11GetLineageRequest\x12\x12\n" +
+	"\x04spec\x18\x01 \x01(\tR\x04spec\"U\n" +
+	"\x12GetLineageResponse\x12?\n" +
+	"\bversions\x18\x01 \x03(\v2#.specproxy.operator.v1.LineageEntryR\bversions\"\xf4\x02\n" +
+	"\fLineageEntry\x12\x18\n" +
+	"\aversion\x18\x01 \x01(\tR\aversion\x12\x16\n" +
+	"\x06digest\x18\x02 \x01(\tR\x06digest\x12\x18\n" +
+	"\aparents\x18\x03 \x03(\tR\aparents\x12\x14\n" +
+	"\x05fixes\x18\x04 \x01(\tR\x05fixes\x12\x1a\n" +
+	"\bstanding\x18\x05 \x01(\tR\bstanding\x12'\n" +
+	"\x0fstanding_reason\x18\x06 \x01(\tR\x0estandingReason\x12=\n" +
+	"\fpublished_at\x18\a \x01(\v2\x1a.google.protobuf.TimestampR\vpublishedAt\x12!\n" +
+	"\fpublished_by\x18\b \x01(\tR\vpublishedBy\x12;\n" +
+	"\x06events\x18\t \x03(\v2#.specproxy.operator.v1.LineageEventR\x06events\x12\x1e\n" +
+	"\n" +
+	"postmortem\x18\n" +
+	" \x01(\tR\n" +
+	"postmortem\"\xf0\x01\n" +
+	"\fLineageEvent\x12\x1e\n" +
+	"\n" +
+	"generation\x18\x01 \x01(\x04R\n" +
+	"generation\x12*\n" +
+	"\x02at\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\x02at\x12\x14\n" +
+	"\x05actor\x18\x03 \x01(\tR\x05actor\x12\x12\n" +
+	"\x04kind\x18\x04 \x01(\tR\x04kind\x12\x16\n" +
+	"\x06before\x18\x05 \x01(\rR\x06before\x12\x14\n" +
+	"\x05after\x18\x06 \x01(\rR\x05after\x12\x1c\n" +
+	"\tabandoned\x18\a \x01(\bR\tabandoned\x12\x1e\n" +
+	"\n" +
+	"postmortem\x18\b \x01(\tR\n" +
+	"postmortem\"\xf1\x01\n" +
+	"\x06Policy\x12\x12\n" +
+	"\x04spec\x18\x01 \x01(\tR\x04spec\x12\x1a\n" +
+	"\brevision\x18\x02 \x01(\x04R\brevision\x12\x1b\n" +
+	"\tsigned_by\x18\x03 \x03(\tR\bsignedBy\x12\x17\n" +
+	"\akey_ids\x18\x04 \x03(\tR\x06keyIds\x12 \n" +
+	"\vconformance\x18\x05 \x01(\bR\vconformance\x12\x14\n" +
+	"\x05actor\x18\x06 \x01(\tR\x05actor\x121\n" +
+	"\x06set_at\x18\a \x01(\v2\x1a.google.protobuf.TimestampR\x05setAt\x12\x16\n" +
+	"\x06reason\x18\b \x01(\tR\x06reason\"&\n" +
+	"\x10GetPolicyRequest\x12\x12\n" +
+	"\x04spec\x18\x01 \x01(\tR\x04spec\"\x83\x01\n" +
+	"\x11GetPolicyResponse\x125\n" +
+	"\x06policy\x18\x01 \x01(\v2\x1d.specproxy.operator.v1.PolicyR\x06policy\x127\n" +
+	"\ahistory\x18\x02 \x03(\v2\x1d.specproxy.operator.v1.PolicyR\ahistory\"}\n" +
+	"\x10SetPolicyRequest\x12\x12\n" +
+	"\x04spec\x18\x01 \x01(\tR\x04spec\x12\x1b\n" +
+	"\tsigned_by\x18\x02 \x03(\tR\bsignedBy\x12 \n" +
+	"\vconformance\x18\x03 \x01(\bR\vconformance\x12\x16\n" +
+	"\x06reason\x18\x04 \x01(\tR\x06reason\"\x89\x01\n" +
+	"\x11SetPolicyResponse\x125\n" +
+	"\x06policy\x18\x01 \x01(\v2\x1d.specproxy.operator.v1.PolicyR\x06policy\x12!\n" +
+	"\falready_done\x18\x02 \x01(\bR\valreadyDone\x12\x1a\n" +
+	"\bwarnings\x18\x03 \x03(\tR\bwarnings2\xd0\x12\n" +
 	"\x0fOperatorService\x12X\n" +
 	"\aPublish\x12%.specproxy.operator.v1.PublishRequest\x1a&.specproxy.operator.v1.PublishResponse\x12g\n" +
 	"\fListVersions\x12*.specproxy.operator.v1.ListVersionsRequest\x1a+.specproxy.operator.v1.ListVersionsResponse\x12j\n" +
 	"\rVerifyArchive\x12+.specproxy.operator.v1.VerifyArchiveRequest\x1a,.specproxy.operator.v1.VerifyArchiveResponse\x12j\n" +
-	"\rImportArchive\x12+.specproxy.operator.v1.ImportArchiveRequest\x1a,.specproxy.operator.v1.ImportArchiveResponse\x12U\n" +
+	"\rImportArchive\x12+.specproxy.operator.v1.ImportArchiveRequest\x1a,.specproxy.operator.v1.ImportArchiveResponse\x12X\n" +
+	"\aResolve\x12%.specproxy.operator.v1.ResolveRequest\x1a&.specproxy.operator.v1.ResolveResponse\x12a\n" +
+	"\n" +
+	"GetVersion\x12(.specproxy.operator.v1.GetVersionRequest\x1a).specproxy.operator.v1.GetVersionResponse\x12j\n" +
+	"\rImportVersion\x12+.specproxy.operator.v1.ImportVersionRequest\x1a,.specproxy.operator.v1.ImportVersionResponse\x12U\n" +
+	"\x06Attach\x12$.specproxy.operator.v1.AttachRequest\x1a%.specproxy.operator.v1.AttachResponse\x12a\n" +
+	"\n" +
+	"GetLineage\x12(.specproxy.operator.v1.GetLineageRequest\x1a).specproxy.operator.v1.GetLineageResponse\x12^\n" +
+	"\tGetPolicy\x12'.specproxy.operator.v1.GetPolicyRequest\x1a(.specproxy.operator.v1.GetPolicyResponse\x12^\n" +
+	"\tSetPolicy\x12'.specproxy.operator.v1.SetPolicyRequest\x1a(.specproxy.operator.v1.SetPolicyResponse\x12U\n" +
 	"\x06Deploy\x12$.specproxy.operator.v1.DeployRequest\x1a%.specproxy.operator.v1.DeployResponse\x12a\n" +
 	"\n" +
 	"SetWeights\x12(.specproxy.operator.v1.SetWeightsRequest\x1a).specproxy.operator.v1.SetWeightsResponse\x12[\n" +
@@ -4359,7 +5943,7 @@ func file_specproxy_operator_v1_operator_proto_rawDescGZIP() []byte {
 	return file_specproxy_operator_v1_operator_proto_rawDescData
 }
 
-var file_specproxy_operator_v1_operator_proto_msgTypes = make([]protoimpl.MessageInfo, 53)
+var file_specproxy_operator_v1_operator_proto_msgTypes = make([]protoimpl.MessageInfo, 72)
 var file_specproxy_operator_v1_operator_proto_goTypes = []any{
 	(*File)(nil),                    // 0: specproxy.operator.v1.File
 	(*PublishRequest)(nil),          // 1: specproxy.operator.v1.PublishRequest
@@ -4414,12 +5998,31 @@ var file_specproxy_operator_v1_operator_proto_goTypes = []any{
 	(*GetPostMortemResponse)(nil),   // 50: specproxy.operator.v1.GetPostMortemResponse
 	(*ClosePostMortemRequest)(nil),  // 51: specproxy.operator.v1.ClosePostMortemRequest
 	(*ClosePostMortemResponse)(nil), // 52: specproxy.operator.v1.ClosePostMortemResponse
-	(*timestamppb.Timestamp)(nil),   // 53: google.protobuf.Timestamp
-	(*durationpb.Duration)(nil),     // 54: google.protobuf.Duration
+	(*ResolveRequest)(nil),          // 53: specproxy.operator.v1.ResolveRequest
+	(*ResolveResponse)(nil),         // 54: specproxy.operator.v1.ResolveResponse
+	(*GetVersionRequest)(nil),       // 55: specproxy.operator.v1.GetVersionRequest
+	(*GetVersionResponse)(nil),      // 56: specproxy.operator.v1.GetVersionResponse
+	(*Attachment)(nil),              // 57: specproxy.operator.v1.Attachment
+	(*ConformanceSummary)(nil),      // 58: specproxy.operator.v1.ConformanceSummary
+	(*ImportVersionRequest)(nil),    // 59: specproxy.operator.v1.ImportVersionRequest
+	(*ImportVersionResponse)(nil),   // 60: specproxy.operator.v1.ImportVersionResponse
+	(*AttachRequest)(nil),           // 61: specproxy.operator.v1.AttachRequest
+	(*AttachResponse)(nil),          // 62: specproxy.operator.v1.AttachResponse
+	(*GetLineageRequest)(nil),       // 63: specproxy.operator.v1.GetLineageRequest
+	(*GetLineageResponse)(nil),      // 64: specproxy.operator.v1.GetLineageResponse
+	(*LineageEntry)(nil),            // 65: specproxy.operator.v1.LineageEntry
+	(*LineageEvent)(nil),            // 66: specproxy.operator.v1.LineageEvent
+	(*Policy)(nil),                  // 67: specproxy.operator.v1.Policy
+	(*GetPolicyRequest)(nil),        // 68: specproxy.operator.v1.GetPolicyRequest
+	(*GetPolicyResponse)(nil),       // 69: specproxy.operator.v1.GetPolicyResponse
+	(*SetPolicyRequest)(nil),        // 70: specproxy.operator.v1.SetPolicyRequest
+	(*SetPolicyResponse)(nil),       // 71: specproxy.operator.v1.SetPolicyResponse
+	(*timestamppb.Timestamp)(nil),   // 72: google.protobuf.Timestamp
+	(*durationpb.Duration)(nil),     // 73: google.protobuf.Duration
 }
 var file_specproxy_operator_v1_operator_proto_depIdxs = []int32{
 	0,  // 0: specproxy.operator.v1.PublishRequest.files:type_name -> specproxy.operator.v1.File
-	53, // 1: specproxy.operator.v1.Version.published_at:type_name -> google.protobuf.Timestamp
+	72, // 1: specproxy.operator.v1.Version.published_at:type_name -> google.protobuf.Timestamp
 	4,  // 2: specproxy.operator.v1.Version.pool:type_name -> specproxy.operator.v1.Pool
 	3,  // 3: specproxy.operator.v1.ListVersionsResponse.versions:type_name -> specproxy.operator.v1.Version
 	9,  // 4: specproxy.operator.v1.VerifyArchiveResponse.checks:type_name -> specproxy.operator.v1.VersionCheck
@@ -4435,78 +6038,107 @@ var file_specproxy_operator_v1_operator_proto_depIdxs = []int32{
 	27, // 14: specproxy.operator.v1.UndoResponse.changes:type_name -> specproxy.operator.v1.Change
 	17, // 15: specproxy.operator.v1.Change.before:type_name -> specproxy.operator.v1.Weight
 	17, // 16: specproxy.operator.v1.Change.after:type_name -> specproxy.operator.v1.Weight
-	53, // 17: specproxy.operator.v1.Change.committed_at:type_name -> google.protobuf.Timestamp
+	72, // 17: specproxy.operator.v1.Change.committed_at:type_name -> google.protobuf.Timestamp
 	28, // 18: specproxy.operator.v1.Change.capacity:type_name -> specproxy.operator.v1.Capacity
 	29, // 19: specproxy.operator.v1.Change.plans:type_name -> specproxy.operator.v1.Plan
-	54, // 20: specproxy.operator.v1.Plan.within:type_name -> google.protobuf.Duration
-	54, // 21: specproxy.operator.v1.GetEffectRequest.wait:type_name -> google.protobuf.Duration
-	53, // 22: specproxy.operator.v1.GetEffectResponse.committed_at:type_name -> google.protobuf.Timestamp
-	53, // 23: specproxy.operator.v1.GetEffectResponse.effective_at:type_name -> google.protobuf.Timestamp
-	53, // 24: specproxy.operator.v1.GetEffectResponse.last_admission_at:type_name -> google.protobuf.Timestamp
+	73, // 20: specproxy.operator.v1.Plan.within:type_name -> google.protobuf.Duration
+	73, // 21: specproxy.operator.v1.GetEffectRequest.wait:type_name -> google.protobuf.Duration
+	72, // 22: specproxy.operator.v1.GetEffectResponse.committed_at:type_name -> google.protobuf.Timestamp
+	72, // 23: specproxy.operator.v1.GetEffectResponse.effective_at:type_name -> google.protobuf.Timestamp
+	72, // 24: specproxy.operator.v1.GetEffectResponse.last_admission_at:type_name -> google.protobuf.Timestamp
 	34, // 25: specproxy.operator.v1.GetFleetResponse.specs:type_name -> specproxy.operator.v1.Spec
-	53, // 26: specproxy.operator.v1.Spec.changed_at:type_name -> google.protobuf.Timestamp
+	72, // 26: specproxy.operator.v1.Spec.changed_at:type_name -> google.protobuf.Timestamp
 	3,  // 27: specproxy.operator.v1.Spec.versions:type_name -> specproxy.operator.v1.Version
 	35, // 28: specproxy.operator.v1.Spec.freeze:type_name -> specproxy.operator.v1.Freeze
 	36, // 29: specproxy.operator.v1.Spec.drains:type_name -> specproxy.operator.v1.Drain
-	53, // 30: specproxy.operator.v1.Freeze.since:type_name -> google.protobuf.Timestamp
-	53, // 31: specproxy.operator.v1.Freeze.until:type_name -> google.protobuf.Timestamp
-	53, // 32: specproxy.operator.v1.Drain.ordered_at:type_name -> google.protobuf.Timestamp
-	53, // 33: specproxy.operator.v1.Drain.ended_at:type_name -> google.protobuf.Timestamp
-	54, // 34: specproxy.operator.v1.GetSpecRequest.wait:type_name -> google.protobuf.Duration
+	72, // 30: specproxy.operator.v1.Freeze.since:type_name -> google.protobuf.Timestamp
+	72, // 31: specproxy.operator.v1.Freeze.until:type_name -> google.protobuf.Timestamp
+	72, // 32: specproxy.operator.v1.Drain.ordered_at:type_name -> google.protobuf.Timestamp
+	72, // 33: specproxy.operator.v1.Drain.ended_at:type_name -> google.protobuf.Timestamp
+	73, // 34: specproxy.operator.v1.GetSpecRequest.wait:type_name -> google.protobuf.Duration
 	34, // 35: specproxy.operator.v1.GetSpecResponse.spec:type_name -> specproxy.operator.v1.Spec
 	27, // 36: specproxy.operator.v1.GetSpecResponse.history:type_name -> specproxy.operator.v1.Change
-	53, // 37: specproxy.operator.v1.Execution.started_at:type_name -> google.protobuf.Timestamp
-	53, // 38: specproxy.operator.v1.Execution.ended_at:type_name -> google.protobuf.Timestamp
+	72, // 37: specproxy.operator.v1.Execution.started_at:type_name -> google.protobuf.Timestamp
+	72, // 38: specproxy.operator.v1.Execution.ended_at:type_name -> google.protobuf.Timestamp
 	39, // 39: specproxy.operator.v1.ListExecutionsResponse.executions:type_name -> specproxy.operator.v1.Execution
 	44, // 40: specproxy.operator.v1.ListProxiesResponse.proxies:type_name -> specproxy.operator.v1.Proxy
-	53, // 41: specproxy.operator.v1.Proxy.last_seen:type_name -> google.protobuf.Timestamp
+	72, // 41: specproxy.operator.v1.Proxy.last_seen:type_name -> google.protobuf.Timestamp
 	45, // 42: specproxy.operator.v1.Proxy.specs:type_name -> specproxy.operator.v1.ProxySpec
-	53, // 43: specproxy.operator.v1.ProxySpec.acked_at:type_name -> google.protobuf.Timestamp
-	53, // 44: specproxy.operator.v1.PostMortem.opened_at:type_name -> google.protobuf.Timestamp
+	72, // 43: specproxy.operator.v1.ProxySpec.acked_at:type_name -> google.protobuf.Timestamp
+	72, // 44: specproxy.operator.v1.PostMortem.opened_at:type_name -> google.protobuf.Timestamp
 	27, // 45: specproxy.operator.v1.PostMortem.changes:type_name -> specproxy.operator.v1.Change
-	53, // 46: specproxy.operator.v1.PostMortem.closed_at:type_name -> google.protobuf.Timestamp
+	72, // 46: specproxy.operator.v1.PostMortem.closed_at:type_name -> google.protobuf.Timestamp
 	46, // 47: specproxy.operator.v1.ListPostMortemsResponse.postmortems:type_name -> specproxy.operator.v1.PostMortem
 	46, // 48: specproxy.operator.v1.GetPostMortemResponse.postmortem:type_name -> specproxy.operator.v1.PostMortem
 	46, // 49: specproxy.operator.v1.ClosePostMortemResponse.postmortem:type_name -> specproxy.operator.v1.PostMortem
-	1,  // 50: specproxy.operator.v1.OperatorService.Publish:input_type -> specproxy.operator.v1.PublishRequest
-	5,  // 51: specproxy.operator.v1.OperatorService.ListVersions:input_type -> specproxy.operator.v1.ListVersionsRequest
-	7,  // 52: specproxy.operator.v1.OperatorService.VerifyArchive:input_type -> specproxy.operator.v1.VerifyArchiveRequest
-	10, // 53: specproxy.operator.v1.OperatorService.ImportArchive:input_type -> specproxy.operator.v1.ImportArchiveRequest
-	15, // 54: specproxy.operator.v1.OperatorService.Deploy:input_type -> specproxy.operator.v1.DeployRequest
-	18, // 55: specproxy.operator.v1.OperatorService.SetWeights:input_type -> specproxy.operator.v1.SetWeightsRequest
-	21, // 56: specproxy.operator.v1.OperatorService.Rollback:input_type -> specproxy.operator.v1.RollbackRequest
-	23, // 57: specproxy.operator.v1.OperatorService.Undo:input_type -> specproxy.operator.v1.UndoRequest
-	25, // 58: specproxy.operator.v1.OperatorService.Unfreeze:input_type -> specproxy.operator.v1.UnfreezeRequest
-	30, // 59: specproxy.operator.v1.OperatorService.GetEffect:input_type -> specproxy.operator.v1.GetEffectRequest
-	32, // 60: specproxy.operator.v1.OperatorService.GetFleet:input_type -> specproxy.operator.v1.GetFleetRequest
-	37, // 61: specproxy.operator.v1.OperatorService.GetSpec:input_type -> specproxy.operator.v1.GetSpecRequest
-	40, // 62: specproxy.operator.v1.OperatorService.ListExecutions:input_type -> specproxy.operator.v1.ListExecutionsRequest
-	42, // 63: specproxy.operator.v1.OperatorService.ListProxies:input_type -> specproxy.operator.v1.ListProxiesRequest
-	47, // 64: specproxy.operator.v1.OperatorService.ListPostMortems:input_type -> specproxy.operator.v1.ListPostMortemsRequest
-	49, // 65: specproxy.operator.v1.OperatorService.GetPostMortem:input_type -> specproxy.operator.v1.GetPostMortemRequest
-	51, // 66: specproxy.operator.v1.OperatorService.ClosePostMortem:input_type -> specproxy.operator.v1.ClosePostMortemRequest
-	2,  // 67: specproxy.operator.v1.OperatorService.Publish:output_type -> specproxy.operator.v1.PublishResponse
-	6,  // 68: specproxy.operator.v1.OperatorService.ListVersions:output_type -> specproxy.operator.v1.ListVersionsResponse
-	8,  // 69: specproxy.operator.v1.OperatorService.VerifyArchive:output_type -> specproxy.operator.v1.VerifyArchiveResponse
-	11, // 70: specproxy.operator.v1.OperatorService.ImportArchive:output_type -> specproxy.operator.v1.ImportArchiveResponse
-	16, // 71: specproxy.operator.v1.OperatorService.Deploy:output_type -> specproxy.operator.v1.DeployResponse
-	19, // 72: specproxy.operator.v1.OperatorService.SetWeights:output_type -> specproxy.operator.v1.SetWeightsResponse
-	22, // 73: specproxy.operator.v1.OperatorService.Rollback:output_type -> specproxy.operator.v1.RollbackResponse
-	24, // 74: specproxy.operator.v1.OperatorService.Undo:output_type -> specproxy.operator.v1.UndoResponse
-	26, // 75: specproxy.operator.v1.OperatorService.Unfreeze:output_type -> specproxy.operator.v1.UnfreezeResponse
-	31, // 76: specproxy.operator.v1.OperatorService.GetEffect:output_type -> specproxy.operator.v1.GetEffectResponse
-	33, // 77: specproxy.operator.v1.OperatorService.GetFleet:output_type -> specproxy.operator.v1.GetFleetResponse
-	38, // 78: specproxy.operator.v1.OperatorService.GetSpec:output_type -> specproxy.operator.v1.GetSpecResponse
-	41, // 79: specproxy.operator.v1.OperatorService.ListExecutions:output_type -> specproxy.operator.v1.ListExecutionsResponse
-	43, // 80: specproxy.operator.v1.OperatorService.ListProxies:output_type -> specproxy.operator.v1.ListProxiesResponse
-	48, // 81: specproxy.operator.v1.OperatorService.ListPostMortems:output_type -> specproxy.operator.v1.ListPostMortemsResponse
-	50, // 82: specproxy.operator.v1.OperatorService.GetPostMortem:output_type -> specproxy.operator.v1.GetPostMortemResponse
-	52, // 83: specproxy.operator.v1.OperatorService.ClosePostMortem:output_type -> specproxy.operator.v1.ClosePostMortemResponse
-	67, // [67:84] is the sub-list for method output_type
-	50, // [50:67] is the sub-list for method input_type
-	50, // [50:50] is the sub-list for extension type_name
-	50, // [50:50] is the sub-list for extension extendee
-	0,  // [0:50] is the sub-list for field type_name
+	3,  // 50: specproxy.operator.v1.GetVersionResponse.version:type_name -> specproxy.operator.v1.Version
+	0,  // 51: specproxy.operator.v1.GetVersionResponse.files:type_name -> specproxy.operator.v1.File
+	57, // 52: specproxy.operator.v1.GetVersionResponse.attachments:type_name -> specproxy.operator.v1.Attachment
+	72, // 53: specproxy.operator.v1.Attachment.attached_at:type_name -> google.protobuf.Timestamp
+	58, // 54: specproxy.operator.v1.Attachment.conformance:type_name -> specproxy.operator.v1.ConformanceSummary
+	0,  // 55: specproxy.operator.v1.ImportVersionRequest.files:type_name -> specproxy.operator.v1.File
+	57, // 56: specproxy.operator.v1.AttachResponse.attachment:type_name -> specproxy.operator.v1.Attachment
+	65, // 57: specproxy.operator.v1.GetLineageResponse.versions:type_name -> specproxy.operator.v1.LineageEntry
+	72, // 58: specproxy.operator.v1.LineageEntry.published_at:type_name -> google.protobuf.Timestamp
+	66, // 59: specproxy.operator.v1.LineageEntry.events:type_name -> specproxy.operator.v1.LineageEvent
+	72, // 60: specproxy.operator.v1.LineageEvent.at:type_name -> google.protobuf.Timestamp
+	72, // 61: specproxy.operator.v1.Policy.set_at:type_name -> google.protobuf.Timestamp
+	67, // 62: specproxy.operator.v1.GetPolicyResponse.policy:type_name -> specproxy.operator.v1.Policy
+	67, // 63: specproxy.operator.v1.GetPolicyResponse.history:type_name -> specproxy.operator.v1.Policy
+	67, // 64: specproxy.operator.v1.SetPolicyResponse.policy:type_name -> specproxy.operator.v1.Policy
+	1,  // 65: specproxy.operator.v1.OperatorService.Publish:input_type -> specproxy.operator.v1.PublishRequest
+	5,  // 66: specproxy.operator.v1.OperatorService.ListVersions:input_type -> specproxy.operator.v1.ListVersionsRequest
+	7,  // 67: specproxy.operator.v1.OperatorService.VerifyArchive:input_type -> specproxy.operator.v1.VerifyArchiveRequest
+	10, // 68: specproxy.operator.v1.OperatorService.ImportArchive:input_type -> specproxy.operator.v1.ImportArchiveRequest
+	53, // 69: specproxy.operator.v1.OperatorService.Resolve:input_type -> specproxy.operator.v1.ResolveRequest
+	55, // 70: specproxy.operator.v1.OperatorService.GetVersion:input_type -> specproxy.operator.v1.GetVersionRequest
+	59, // 71: specproxy.operator.v1.OperatorService.ImportVersion:input_type -> specproxy.operator.v1.ImportVersionRequest
+	61, // 72: specproxy.operator.v1.OperatorService.Attach:input_type -> specproxy.operator.v1.AttachRequest
+	63, // 73: specproxy.operator.v1.OperatorService.GetLineage:input_type -> specproxy.operator.v1.GetLineageRequest
+	68, // 74: specproxy.operator.v1.OperatorService.GetPolicy:input_type -> specproxy.operator.v1.GetPolicyRequest
+	70, // 75: specproxy.operator.v1.OperatorService.SetPolicy:input_type -> specproxy.operator.v1.SetPolicyRequest
+	15, // 76: specproxy.operator.v1.OperatorService.Deploy:input_type -> specproxy.operator.v1.DeployRequest
+	18, // 77: specproxy.operator.v1.OperatorService.SetWeights:input_type -> specproxy.operator.v1.SetWeightsRequest
+	21, // 78: specproxy.operator.v1.OperatorService.Rollback:input_type -> specproxy.operator.v1.RollbackRequest
+	23, // 79: specproxy.operator.v1.OperatorService.Undo:input_type -> specproxy.operator.v1.UndoRequest
+	25, // 80: specproxy.operator.v1.OperatorService.Unfreeze:input_type -> specproxy.operator.v1.UnfreezeRequest
+	30, // 81: specproxy.operator.v1.OperatorService.GetEffect:input_type -> specproxy.operator.v1.GetEffectRequest
+	32, // 82: specproxy.operator.v1.OperatorService.GetFleet:input_type -> specproxy.operator.v1.GetFleetRequest
+	37, // 83: specproxy.operator.v1.OperatorService.GetSpec:input_type -> specproxy.operator.v1.GetSpecRequest
+	40, // 84: specproxy.operator.v1.OperatorService.ListExecutions:input_type -> specproxy.operator.v1.ListExecutionsRequest
+	42, // 85: specproxy.operator.v1.OperatorService.ListProxies:input_type -> specproxy.operator.v1.ListProxiesRequest
+	47, // 86: specproxy.operator.v1.OperatorService.ListPostMortems:input_type -> specproxy.operator.v1.ListPostMortemsRequest
+	49, // 87: specproxy.operator.v1.OperatorService.GetPostMortem:input_type -> specproxy.operator.v1.GetPostMortemRequest
+	51, // 88: specproxy.operator.v1.OperatorService.ClosePostMortem:input_type -> specproxy.operator.v1.ClosePostMortemRequest
+	2,  // 89: specproxy.operator.v1.OperatorService.Publish:output_type -> specproxy.operator.v1.PublishResponse
+	6,  // 90: specproxy.operator.v1.OperatorService.ListVersions:output_type -> specproxy.operator.v1.ListVersionsResponse
+	8,  // 91: specproxy.operator.v1.OperatorService.VerifyArchive:output_type -> specproxy.operator.v1.VerifyArchiveResponse
+	11, // 92: specproxy.operator.v1.OperatorService.ImportArchive:output_type -> specproxy.operator.v1.ImportArchiveResponse
+	54, // 93: specproxy.operator.v1.OperatorService.Resolve:output_type -> specproxy.operator.v1.ResolveResponse
+	56, // 94: specproxy.operator.v1.OperatorService.GetVersion:output_type -> specproxy.operator.v1.GetVersionResponse
+	60, // 95: specproxy.operator.v1.OperatorService.ImportVersion:output_type -> specproxy.operator.v1.ImportVersionResponse
+	62, // 96: specproxy.operator.v1.OperatorService.Attach:output_type -> specproxy.operator.v1.AttachResponse
+	64, // 97: specproxy.operator.v1.OperatorService.GetLineage:output_type -> specproxy.operator.v1.GetLineageResponse
+	69, // 98: specproxy.operator.v1.OperatorService.GetPolicy:output_type -> specproxy.operator.v1.GetPolicyResponse
+	71, // 99: specproxy.operator.v1.OperatorService.SetPolicy:output_type -> specproxy.operator.v1.SetPolicyResponse
+	16, // 100: specproxy.operator.v1.OperatorService.Deploy:output_type -> specproxy.operator.v1.DeployResponse
+	19, // 101: specproxy.operator.v1.OperatorService.SetWeights:output_type -> specproxy.operator.v1.SetWeightsResponse
+	22, // 102: specproxy.operator.v1.OperatorService.Rollback:output_type -> specproxy.operator.v1.RollbackResponse
+	24, // 103: specproxy.operator.v1.OperatorService.Undo:output_type -> specproxy.operator.v1.UndoResponse
+	26, // 104: specproxy.operator.v1.OperatorService.Unfreeze:output_type -> specproxy.operator.v1.UnfreezeResponse
+	31, // 105: specproxy.operator.v1.OperatorService.GetEffect:output_type -> specproxy.operator.v1.GetEffectResponse
+	33, // 106: specproxy.operator.v1.OperatorService.GetFleet:output_type -> specproxy.operator.v1.GetFleetResponse
+	38, // 107: specproxy.operator.v1.OperatorService.GetSpec:output_type -> specproxy.operator.v1.GetSpecResponse
+	41, // 108: specproxy.operator.v1.OperatorService.ListExecutions:output_type -> specproxy.operator.v1.ListExecutionsResponse
+	43, // 109: specproxy.operator.v1.OperatorService.ListProxies:output_type -> specproxy.operator.v1.ListProxiesResponse
+	48, // 110: specproxy.operator.v1.OperatorService.ListPostMortems:output_type -> specproxy.operator.v1.ListPostMortemsResponse
+	50, // 111: specproxy.operator.v1.OperatorService.GetPostMortem:output_type -> specproxy.operator.v1.GetPostMortemResponse
+	52, // 112: specproxy.operator.v1.OperatorService.ClosePostMortem:output_type -> specproxy.operator.v1.ClosePostMortemResponse
+	89, // [89:113] is the sub-list for method output_type
+	65, // [65:89] is the sub-list for method input_type
+	65, // [65:65] is the sub-list for extension type_name
+	65, // [65:65] is the sub-list for extension extendee
+	0,  // [0:65] is the sub-list for field type_name
 }
 
 func init() { file_specproxy_operator_v1_operator_proto_init() }
@@ -4520,7 +6152,7 @@ func file_specproxy_operator_v1_operator_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_specproxy_operator_v1_operator_proto_rawDesc), len(file_specproxy_operator_v1_operator_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   53,
+			NumMessages:   72,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

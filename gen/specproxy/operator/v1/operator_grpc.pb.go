@@ -25,6 +25,13 @@ const (
 	OperatorService_ListVersions_FullMethodName    = "/specproxy.operator.v1.OperatorService/ListVersions"
 	OperatorService_VerifyArchive_FullMethodName   = "/specproxy.operator.v1.OperatorService/VerifyArchive"
 	OperatorService_ImportArchive_FullMethodName   = "/specproxy.operator.v1.OperatorService/ImportArchive"
+	OperatorService_Resolve_FullMethodName         = "/specproxy.operator.v1.OperatorService/Resolve"
+	OperatorService_GetVersion_FullMethodName      = "/specproxy.operator.v1.OperatorService/GetVersion"
+	OperatorService_ImportVersion_FullMethodName   = "/specproxy.operator.v1.OperatorService/ImportVersion"
+	OperatorService_Attach_FullMethodName          = "/specproxy.operator.v1.OperatorService/Attach"
+	OperatorService_GetLineage_FullMethodName      = "/specproxy.operator.v1.OperatorService/GetLineage"
+	OperatorService_GetPolicy_FullMethodName       = "/specproxy.operator.v1.OperatorService/GetPolicy"
+	OperatorService_SetPolicy_FullMethodName       = "/specproxy.operator.v1.OperatorService/SetPolicy"
 	OperatorService_Deploy_FullMethodName          = "/specproxy.operator.v1.OperatorService/Deploy"
 	OperatorService_SetWeights_FullMethodName      = "/specproxy.operator.v1.OperatorService/SetWeights"
 	OperatorService_Rollback_FullMethodName        = "/specproxy.operator.v1.OperatorService/Rollback"
@@ -54,6 +61,20 @@ type OperatorServiceClient interface {
 	VerifyArchive(ctx context.Context, in *VerifyArchiveRequest, opts ...grpc.CallOption) (*VerifyArchiveResponse, error)
 	// ImportArchive makes records of what the archive holds and no record names. Paged; names with several contents are shown, not chosen from.
 	ImportArchive(ctx context.Context, in *ImportArchiveRequest, opts ...grpc.CallOption) (*ImportArchiveResponse, error)
+	// Resolve says which version a reference means, and why: 2.0.3, latest-good, previous, 2.0 (its highest patch that was ever good), @sha256:….
+	Resolve(ctx context.Context, in *ResolveRequest, opts ...grpc.CallOption) (*ResolveResponse, error)
+	// GetVersion returns one version's record, and what it is made of and what is attached to it as far as asked.
+	GetVersion(ctx context.Context, in *GetVersionRequest, opts ...grpc.CallOption) (*GetVersionResponse, error)
+	// ImportVersion stores a version in the form in which it travels between archives, as strictly as Publish does.
+	ImportVersion(ctx context.Context, in *ImportVersionRequest, opts ...grpc.CallOption) (*ImportVersionResponse, error)
+	// Attach stores a signature or a test report beside a version. The same bytes again: created=false.
+	Attach(ctx context.Context, in *AttachRequest, opts ...grpc.CallOption) (*AttachResponse, error)
+	// GetLineage tells where a spec's versions came from and what became of them.
+	GetLineage(ctx context.Context, in *GetLineageRequest, opts ...grpc.CallOption) (*GetLineageResponse, error)
+	// GetPolicy returns what a spec demands of a version before it gets traffic.
+	GetPolicy(ctx context.Context, in *GetPolicyRequest, opts ...grpc.CallOption) (*GetPolicyResponse, error)
+	// SetPolicy replaces that.
+	SetPolicy(ctx context.Context, in *SetPolicyRequest, opts ...grpc.CallOption) (*SetPolicyResponse, error)
 	// Deploy gives each named version all of its spec's traffic, in one transaction.
 	Deploy(ctx context.Context, in *DeployRequest, opts ...grpc.CallOption) (*DeployResponse, error)
 	// SetWeights replaces one spec's split.
@@ -118,6 +139,76 @@ func (c *operatorServiceClient) ImportArchive(ctx context.Context, in *ImportArc
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	out := new(ImportArchiveResponse)
 	err := c.cc.Invoke(ctx, OperatorService_ImportArchive_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *operatorServiceClient) Resolve(ctx context.Context, in *ResolveRequest, opts ...grpc.CallOption) (*ResolveResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(ResolveResponse)
+	err := c.cc.Invoke(ctx, OperatorService_Resolve_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *operatorServiceClient) GetVersion(ctx context.Context, in *GetVersionRequest, opts ...grpc.CallOption) (*GetVersionResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(GetVersionResponse)
+	err := c.cc.Invoke(ctx, OperatorService_GetVersion_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *operatorServiceClient) ImportVersion(ctx context.Context, in *ImportVersionRequest, opts ...grpc.CallOption) (*ImportVersionResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(ImportVersionResponse)
+	err := c.cc.Invoke(ctx, OperatorService_ImportVersion_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *operatorServiceClient) Attach(ctx context.Context, in *AttachRequest, opts ...grpc.CallOption) (*AttachResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(AttachResponse)
+	err := c.cc.Invoke(ctx, OperatorService_Attach_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *operatorServiceClient) GetLineage(ctx context.Context, in *GetLineageRequest, opts ...grpc.CallOption) (*GetLineageResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(GetLineageResponse)
+	err := c.cc.Invoke(ctx, OperatorService_GetLineage_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *operatorServiceClient) GetPolicy(ctx context.Context, in *GetPolicyRequest, opts ...grpc.CallOption) (*GetPolicyResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(GetPolicyResponse)
+	err := c.cc.Invoke(ctx, OperatorService_GetPolicy_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *operatorServiceClient) SetPolicy(ctx context.Context, in *SetPolicyRequest, opts ...grpc.CallOption) (*SetPolicyResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(SetPolicyResponse)
+	err := c.cc.Invoke(ctx, OperatorService_SetPolicy_FullMethodName, in, out, cOpts...)
 	if err != nil {
 		return nil, err
 	}
@@ -268,6 +359,20 @@ type OperatorServiceServer interface {
 	VerifyArchive(context.Context, *VerifyArchiveRequest) (*VerifyArchiveResponse, error)
 	// ImportArchive makes records of what the archive holds and no record names. Paged; names with several contents are shown, not chosen from.
 	ImportArchive(context.Context, *ImportArchiveRequest) (*ImportArchiveResponse, error)
+	// Resolve says which version a reference means, and why: 2.0.3, latest-good, previous, 2.0 (its highest patch that was ever good), @sha256:….
+	Resolve(context.Context, *ResolveRequest) (*ResolveResponse, error)
+	// GetVersion returns one version's record, and what it is made of and what is attached to it as far as asked.
+	GetVersion(context.Context, *GetVersionRequest) (*GetVersionResponse, error)
+	// ImportVersion stores a version in the form in which it travels between archives, as strictly as Publish does.
+	ImportVersion(context.Context, *ImportVersionRequest) (*ImportVersionResponse, error)
+	// Attach stores a signature or a test report beside a version. The same bytes again: created=false.
+	Attach(context.Context, *AttachRequest) (*AttachResponse, error)
+	// GetLineage tells where a spec's versions came from and what became of them.
+	GetLineage(context.Context, *GetLineageRequest) (*GetLineageResponse, error)
+	// GetPolicy returns what a spec demands of a version before it gets traffic.
+	GetPolicy(context.Context, *GetPolicyRequest) (*GetPolicyResponse, error)
+	// SetPolicy replaces that.
+	SetPolicy(context.Context, *SetPolicyRequest) (*SetPolicyResponse, error)
 	// Deploy gives each named version all of its spec's traffic, in one transaction.
 	Deploy(context.Context, *DeployRequest) (*DeployResponse, error)
 	// SetWeights replaces one spec's split.
@@ -309,6 +414,27 @@ func (UnimplementedOperatorServiceServer) VerifyArchive(context.Context, *Verify
 }
 func (UnimplementedOperatorServiceServer) ImportArchive(context.Context, *ImportArchiveRequest) (*ImportArchiveResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method ImportArchive not implemented")
+}
+func (UnimplementedOperatorServiceServer) Resolve(context.Context, *ResolveRequest) (*ResolveResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method Resolve not implemented")
+}
+func (UnimplementedOperatorServiceServer) GetVersion(context.Context, *GetVersionRequest) (*GetVersionResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method GetVersion not implemented")
+}
+func (UnimplementedOperatorServiceServer) ImportVersion(context.Context, *ImportVersionRequest) (*ImportVersionResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method ImportVersion not implemented")
+}
+func (UnimplementedOperatorServiceServer) Attach(context.Context, *AttachRequest) (*AttachResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method Attach not implemented")
+}
+func (UnimplementedOperatorServiceServer) GetLineage(context.Context, *GetLineageRequest) (*GetLineageResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method GetLineage not implemented")
+}
+func (UnimplementedOperatorServiceServer) GetPolicy(context.Context, *GetPolicyRequest) (*GetPolicyResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method GetPolicy not implemented")
+}
+func (UnimplementedOperatorServiceServer) SetPolicy(context.Context, *SetPolicyRequest) (*SetPolicyResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method SetPolicy not implemented")
 }
 func (UnimplementedOperatorServiceServer) Deploy(context.Context, *DeployRequest) (*DeployResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method Deploy not implemented")
@@ -438,6 +564,132 @@ func _OperatorService_ImportArchive_Handler(srv interface{}, ctx context.Context
 	}
 	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
 		return srv.(OperatorServiceServer).ImportArchive(ctx, req.(*ImportArchiveRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _OperatorService_Resolve_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(ResolveRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(OperatorServiceServer).Resolve(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: OperatorService_Resolve_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(OperatorServiceServer).Resolve(ctx, req.(*ResolveRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _OperatorService_GetVersion_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(GetVersionRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(OperatorServiceServer).GetVersion(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: OperatorService_GetVersion_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(OperatorServiceServer).GetVersion(ctx, req.(*GetVersionRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _OperatorService_ImportVersion_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(ImportVersionRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(OperatorServiceServer).ImportVersion(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: OperatorService_ImportVersion_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(OperatorServiceServer).ImportVersion(ctx, req.(*ImportVersionRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _OperatorService_Attach_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(AttachRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(OperatorServiceServer).Attach(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: OperatorService_Attach_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(OperatorServiceServer).Attach(ctx, req.(*AttachRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _OperatorService_GetLineage_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(GetLineageRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(OperatorServiceServer).GetLineage(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: OperatorService_GetLineage_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(OperatorServiceServer).GetLineage(ctx, req.(*GetLineageRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _OperatorService_GetPolicy_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(GetPolicyRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(OperatorServiceServer).GetPolicy(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: OperatorService_GetPolicy_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(OperatorServiceServer).GetPolicy(ctx, req.(*GetPolicyRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _OperatorService_SetPolicy_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(SetPolicyRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(OperatorServiceServer).SetPolicy(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: OperatorService_SetPolicy_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(OperatorServiceServer).SetPolicy(ctx, req.(*SetPolicyRequest))
 	}
 	return interceptor(ctx, in, info, handler)
 }
@@ -698,6 +950,34 @@ var OperatorService_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "ImportArchive",
 			Handler:    _OperatorService_ImportArchive_Handler,
+		},
+		{
+			MethodName: "Resolve",
+			Handler:    _OperatorService_Resolve_Handler,
+		},
+		{
+			MethodName: "GetVersion",
+			Handler:    _OperatorService_GetVersion_Handler,
+		},
+		{
+			MethodName: "ImportVersion",
+			Handler:    _OperatorService_ImportVersion_Handler,
+		},
+		{
+			MethodName: "Attach",
+			Handler:    _OperatorService_Attach_Handler,
+		},
+		{
+			MethodName: "GetLineage",
+			Handler:    _OperatorService_GetLineage_Handler,
+		},
+		{
+			MethodName: "GetPolicy",
+			Handler:    _OperatorService_GetPolicy_Handler,
+		},
+		{
+			MethodName: "SetPolicy",
+			Handler:    _OperatorService_SetPolicy_Handler,
 		},
 		{
 			MethodName: "Deploy",

@@ -965,7 +965,9 @@ type State struct {
 	// Key of the MAC in the execution ids that this version's sidecars mint.
 	ExecutionKey []byte `protobuf:"bytes,3,opt,name=execution_key,json=executionKey,proto3" json:"execution_key,omitempty"`
 	// Unset: the version takes new work.
-	Fence         *Fence `protobuf:"bytes,4,opt,name=fence,proto3" json:"fence,omitempty"`
+	Fence *Fence `protobuf:"bytes,4,opt,name=fence,proto3" json:"fence,omitempty"`
+	// PEM public keys one of which must have signed the version, or the instance is not ready; empty: none need.
+	RequiredKeys  []string `protobuf:"bytes,5,rep,name=required_keys,json=requiredKeys,proto3" json:"required_keys,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1024,6 +1026,13 @@ func (x *State) GetExecutionKey() []byte {
 func (x *State) GetFence() *Fence {
 	if x != nil {
 		return x.Fence
+	}
+	return nil
+}
+
+func (x *State) GetRequiredKeys() []string {
+	if x != nil {
+		return x.RequiredKeys
 	}
 	return nil
 }
@@ -1164,10 +1173,12 @@ type PullRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	Spec  string                 `protobuf:"bytes,1,opt,name=spec,proto3" json:"spec,omitempty"`
 	// A version, or empty with digest.
-	Version       string `protobuf:"bytes,2,opt,name=version,proto3" json:"version,omitempty"`
-	Digest        string `protobuf:"bytes,3,opt,name=digest,proto3" json:"digest,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	Version string `protobuf:"bytes,2,opt,name=version,proto3" json:"version,omitempty"`
+	Digest  string `protobuf:"bytes,3,opt,name=digest,proto3" json:"digest,omitempty"`
+	// Only the image manifest and the signatures.
+	SignaturesOnly bool `protobuf:"varint,4,opt,name=signatures_only,json=signaturesOnly,proto3" json:"signatures_only,omitempty"`
+	unknownFields  protoimpl.UnknownFields
+	sizeCache      protoimpl.SizeCache
 }
 
 func (x *PullRequest) Reset() {
@@ -1221,6 +1232,13 @@ func (x *PullRequest) GetDigest() string {
 	return ""
 }
 
+func (x *PullRequest) GetSignaturesOnly() bool {
+	if x != nil {
+		return x.SignaturesOnly
+	}
+	return false
+}
+
 // PullResponse is one chunk. A blob's chunks come in order, one blob after the other.
 type PullResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -1230,7 +1248,9 @@ type PullResponse struct {
 	Path string `protobuf:"bytes,2,opt,name=path,proto3" json:"path,omitempty"`
 	Data []byte `protobuf:"bytes,3,opt,name=data,proto3" json:"data,omitempty"`
 	// Last chunk of this blob.
-	Last          bool `protobuf:"varint,4,opt,name=last,proto3" json:"last,omitempty"`
+	Last bool `protobuf:"varint,4,opt,name=last,proto3" json:"last,omitempty"`
+	// The blob is a signature of the version, a DSSE envelope. Signatures come after the image manifest and before the documents.
+	Signature     bool `protobuf:"varint,5,opt,name=signature,proto3" json:"signature,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1289,6 +1309,13 @@ func (x *PullResponse) GetData() []byte {
 func (x *PullResponse) GetLast() bool {
 	if x != nil {
 		return x.Last
+	}
+	return false
+}
+
+func (x *PullResponse) GetSignature() bool {
+	if x != nil {
+		return x.Signature
 	}
 	return false
 }
@@ -1386,14 +1413,15 @@ const file_specproxy_sidecar_v1_sidecar_proto_rawDesc = "" +
 	"\x04held\x18\t \x01(\x04R\x04held\x12\x18\n" +
 	"\aarrived\x18\n" +
 	" \x01(\x04R\aarrived\x12\x1b\n" +
-	"\tpassed_on\x18\v \x01(\x04R\bpassedOn\"\x91\x01\n" +
+	"\tpassed_on\x18\v \x01(\x04R\bpassedOn\"\xb6\x01\n" +
 	"\x05State\x12\x1e\n" +
 	"\n" +
 	"generation\x18\x01 \x01(\x04R\n" +
 	"generation\x12\x10\n" +
 	"\x03pin\x18\x02 \x01(\tR\x03pin\x12#\n" +
 	"\rexecution_key\x18\x03 \x01(\fR\fexecutionKey\x121\n" +
-	"\x05fence\x18\x04 \x01(\v2\x1b.specproxy.sidecar.v1.FenceR\x05fence\"\xb1\x02\n" +
+	"\x05fence\x18\x04 \x01(\v2\x1b.specproxy.sidecar.v1.FenceR\x05fence\x12#\n" +
+	"\rrequired_keys\x18\x05 \x03(\tR\frequiredKeys\"\xb1\x02\n" +
 	"\x05Fence\x12\x1e\n" +
 	"\n" +
 	"generation\x18\x01 \x01(\x04R\n" +
@@ -1408,16 +1436,18 @@ const file_specproxy_sidecar_v1_sidecar_proto_rawDesc = "" +
 	"\n" +
 	"ordered_at\x18\x06 \x01(\v2\x1a.google.protobuf.TimestampR\torderedAt\x12<\n" +
 	"\fretry_spread\x18\a \x01(\v2\x19.google.protobuf.DurationR\vretrySpread\"\x06\n" +
-	"\x04Left\"S\n" +
+	"\x04Left\"|\n" +
 	"\vPullRequest\x12\x12\n" +
 	"\x04spec\x18\x01 \x01(\tR\x04spec\x12\x18\n" +
 	"\aversion\x18\x02 \x01(\tR\aversion\x12\x16\n" +
-	"\x06digest\x18\x03 \x01(\tR\x06digest\"b\n" +
+	"\x06digest\x18\x03 \x01(\tR\x06digest\x12'\n" +
+	"\x0fsignatures_only\x18\x04 \x01(\bR\x0esignaturesOnly\"\x80\x01\n" +
 	"\fPullResponse\x12\x16\n" +
 	"\x06digest\x18\x01 \x01(\tR\x06digest\x12\x12\n" +
 	"\x04path\x18\x02 \x01(\tR\x04path\x12\x12\n" +
 	"\x04data\x18\x03 \x01(\fR\x04data\x12\x12\n" +
-	"\x04last\x18\x04 \x01(\bR\x04last2\xbd\x01\n" +
+	"\x04last\x18\x04 \x01(\bR\x04last\x12\x1c\n" +
+	"\tsignature\x18\x05 \x01(\bR\tsignature2\xbd\x01\n" +
 	"\x0eSidecarService\x12Z\n" +
 	"\aSession\x12$.specproxy.sidecar.v1.SessionRequest\x1a%.specproxy.sidecar.v1.SessionResponse(\x010\x01\x12O\n" +
 	"\x04Pull\x12!.specproxy.sidecar.v1.PullRequest\x1a\".specproxy.sidecar.v1.PullResponse0\x01B\xdd\x01\n" +

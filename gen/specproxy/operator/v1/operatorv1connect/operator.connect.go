@@ -46,6 +46,25 @@ const (
 	// OperatorServiceImportArchiveProcedure is the fully-qualified name of the OperatorService's
 	// ImportArchive RPC.
 	OperatorServiceImportArchiveProcedure = "/specproxy.operator.v1.OperatorService/ImportArchive"
+	// OperatorServiceResolveProcedure is the fully-qualified name of the OperatorService's Resolve RPC.
+	OperatorServiceResolveProcedure = "/specproxy.operator.v1.OperatorService/Resolve"
+	// OperatorServiceGetVersionProcedure is the fully-qualified name of the OperatorService's
+	// GetVersion RPC.
+	OperatorServiceGetVersionProcedure = "/specproxy.operator.v1.OperatorService/GetVersion"
+	// OperatorServiceImportVersionProcedure is the fully-qualified name of the OperatorService's
+	// ImportVersion RPC.
+	OperatorServiceImportVersionProcedure = "/specproxy.operator.v1.OperatorService/ImportVersion"
+	// OperatorServiceAttachProcedure is the fully-qualified name of the OperatorService's Attach RPC.
+	OperatorServiceAttachProcedure = "/specproxy.operator.v1.OperatorService/Attach"
+	// OperatorServiceGetLineageProcedure is the fully-qualified name of the OperatorService's
+	// GetLineage RPC.
+	OperatorServiceGetLineageProcedure = "/specproxy.operator.v1.OperatorService/GetLineage"
+	// OperatorServiceGetPolicyProcedure is the fully-qualified name of the OperatorService's GetPolicy
+	// RPC.
+	OperatorServiceGetPolicyProcedure = "/specproxy.operator.v1.OperatorService/GetPolicy"
+	// OperatorServiceSetPolicyProcedure is the fully-qualified name of the OperatorService's SetPolicy
+	// RPC.
+	OperatorServiceSetPolicyProcedure = "/specproxy.operator.v1.OperatorService/SetPolicy"
 	// OperatorServiceDeployProcedure is the fully-qualified name of the OperatorService's Deploy RPC.
 	OperatorServiceDeployProcedure = "/specproxy.operator.v1.OperatorService/Deploy"
 	// OperatorServiceSetWeightsProcedure is the fully-qualified name of the OperatorService's
@@ -93,6 +112,20 @@ type OperatorServiceClient interface {
 	VerifyArchive(context.Context, *connect.Request[v1.VerifyArchiveRequest]) (*connect.Response[v1.VerifyArchiveResponse], error)
 	// ImportArchive makes records of what the archive holds and no record names. Paged; names with several contents are shown, not chosen from.
 	ImportArchive(context.Context, *connect.Request[v1.ImportArchiveRequest]) (*connect.Response[v1.ImportArchiveResponse], error)
+	// Resolve says which version a reference means, and why: 2.0.3, latest-good, previous, 2.0 (its highest patch that was ever good), @sha256:….
+	Resolve(context.Context, *connect.Request[v1.ResolveRequest]) (*connect.Response[v1.ResolveResponse], error)
+	// GetVersion returns one version's record, and what it is made of and what is attached to it as far as asked.
+	GetVersion(context.Context, *connect.Request[v1.GetVersionRequest]) (*connect.Response[v1.GetVersionResponse], error)
+	// ImportVersion stores a version in the form in which it travels between archives, as strictly as Publish does.
+	ImportVersion(context.Context, *connect.Request[v1.ImportVersionRequest]) (*connect.Response[v1.ImportVersionResponse], error)
+	// Attach stores a signature or a test report beside a version. The same bytes again: created=false.
+	Attach(context.Context, *connect.Request[v1.AttachRequest]) (*connect.Response[v1.AttachResponse], error)
+	// GetLineage tells where a spec's versions came from and what became of them.
+	GetLineage(context.Context, *connect.Request[v1.GetLineageRequest]) (*connect.Response[v1.GetLineageResponse], error)
+	// GetPolicy returns what a spec demands of a version before it gets traffic.
+	GetPolicy(context.Context, *connect.Request[v1.GetPolicyRequest]) (*connect.Response[v1.GetPolicyResponse], error)
+	// SetPolicy replaces that.
+	SetPolicy(context.Context, *connect.Request[v1.SetPolicyRequest]) (*connect.Response[v1.SetPolicyResponse], error)
 	// Deploy gives each named version all of its spec's traffic, in one transaction.
 	Deploy(context.Context, *connect.Request[v1.DeployRequest]) (*connect.Response[v1.DeployResponse], error)
 	// SetWeights replaces one spec's split.
@@ -148,6 +181,48 @@ func NewOperatorServiceClient(httpClient connect.HTTPClient, baseURL string, opt
 			httpClient,
 			baseURL+OperatorServiceImportArchiveProcedure,
 			connect.WithSchema(operatorServiceMethods.ByName("ImportArchive")),
+			connect.WithClientOptions(opts...),
+		),
+		resolve: connect.NewClient[v1.ResolveRequest, v1.ResolveResponse](
+			httpClient,
+			baseURL+OperatorServiceResolveProcedure,
+			connect.WithSchema(operatorServiceMethods.ByName("Resolve")),
+			connect.WithClientOptions(opts...),
+		),
+		getVersion: connect.NewClient[v1.GetVersionRequest, v1.GetVersionResponse](
+			httpClient,
+			baseURL+OperatorServiceGetVersionProcedure,
+			connect.WithSchema(operatorServiceMethods.ByName("GetVersion")),
+			connect.WithClientOptions(opts...),
+		),
+		importVersion: connect.NewClient[v1.ImportVersionRequest, v1.ImportVersionResponse](
+			httpClient,
+			baseURL+OperatorServiceImportVersionProcedure,
+			connect.WithSchema(operatorServiceMethods.ByName("ImportVersion")),
+			connect.WithClientOptions(opts...),
+		),
+		attach: connect.NewClient[v1.AttachRequest, v1.AttachResponse](
+			httpClient,
+			baseURL+OperatorServiceAttachProcedure,
+			connect.WithSchema(operatorServiceMethods.ByName("Attach")),
+			connect.WithClientOptions(opts...),
+		),
+		getLineage: connect.NewClient[v1.GetLineageRequest, v1.GetLineageResponse](
+			httpClient,
+			baseURL+OperatorServiceGetLineageProcedure,
+			connect.WithSchema(operatorServiceMethods.ByName("GetLineage")),
+			connect.WithClientOptions(opts...),
+		),
+		getPolicy: connect.NewClient[v1.GetPolicyRequest, v1.GetPolicyResponse](
+			httpClient,
+			baseURL+OperatorServiceGetPolicyProcedure,
+			connect.WithSchema(operatorServiceMethods.ByName("GetPolicy")),
+			connect.WithClientOptions(opts...),
+		),
+		setPolicy: connect.NewClient[v1.SetPolicyRequest, v1.SetPolicyResponse](
+			httpClient,
+			baseURL+OperatorServiceSetPolicyProcedure,
+			connect.WithSchema(operatorServiceMethods.ByName("SetPolicy")),
 			connect.WithClientOptions(opts...),
 		),
 		deploy: connect.NewClient[v1.DeployRequest, v1.DeployResponse](
@@ -237,6 +312,13 @@ type operatorServiceClient struct {
 	listVersions    *connect.Client[v1.ListVersionsRequest, v1.ListVersionsResponse]
 	verifyArchive   *connect.Client[v1.VerifyArchiveRequest, v1.VerifyArchiveResponse]
 	importArchive   *connect.Client[v1.ImportArchiveRequest, v1.ImportArchiveResponse]
+	resolve         *connect.Client[v1.ResolveRequest, v1.ResolveResponse]
+	getVersion      *connect.Client[v1.GetVersionRequest, v1.GetVersionResponse]
+	importVersion   *connect.Client[v1.ImportVersionRequest, v1.ImportVersionResponse]
+	attach          *connect.Client[v1.AttachRequest, v1.AttachResponse]
+	getLineage      *connect.Client[v1.GetLineageRequest, v1.GetLineageResponse]
+	getPolicy       *connect.Client[v1.GetPolicyRequest, v1.GetPolicyResponse]
+	setPolicy       *connect.Client[v1.SetPolicyRequest, v1.SetPolicyResponse]
 	deploy          *connect.Client[v1.DeployRequest, v1.DeployResponse]
 	setWeights      *connect.Client[v1.SetWeightsRequest, v1.SetWeightsResponse]
 	rollback        *connect.Client[v1.RollbackRequest, v1.RollbackResponse]
@@ -270,6 +352,41 @@ func (c *operatorServiceClient) VerifyArchive(ctx context.Context, req *connect.
 // ImportArchive calls specproxy.operator.v1.OperatorService.ImportArchive.
 func (c *operatorServiceClient) ImportArchive(ctx context.Context, req *connect.Request[v1.ImportArchiveRequest]) (*connect.Response[v1.ImportArchiveResponse], error) {
 	return c.importArchive.CallUnary(ctx, req)
+}
+
+// Resolve calls specproxy.operator.v1.OperatorService.Resolve.
+func (c *operatorServiceClient) Resolve(ctx context.Context, req *connect.Request[v1.ResolveRequest]) (*connect.Response[v1.ResolveResponse], error) {
+	return c.resolve.CallUnary(ctx, req)
+}
+
+// GetVersion calls specproxy.operator.v1.OperatorService.GetVersion.
+func (c *operatorServiceClient) GetVersion(ctx context.Context, req *connect.Request[v1.GetVersionRequest]) (*connect.Response[v1.GetVersionResponse], error) {
+	return c.getVersion.CallUnary(ctx, req)
+}
+
+// ImportVersion calls specproxy.operator.v1.OperatorService.ImportVersion.
+func (c *operatorServiceClient) ImportVersion(ctx context.Context, req *connect.Request[v1.ImportVersionRequest]) (*connect.Response[v1.ImportVersionResponse], error) {
+	return c.importVersion.CallUnary(ctx, req)
+}
+
+// Attach calls specproxy.operator.v1.OperatorService.Attach.
+func (c *operatorServiceClient) Attach(ctx context.Context, req *connect.Request[v1.AttachRequest]) (*connect.Response[v1.AttachResponse], error) {
+	return c.attach.CallUnary(ctx, req)
+}
+
+// GetLineage calls specproxy.operator.v1.OperatorService.GetLineage.
+func (c *operatorServiceClient) GetLineage(ctx context.Context, req *connect.Request[v1.GetLineageRequest]) (*connect.Response[v1.GetLineageResponse], error) {
+	return c.getLineage.CallUnary(ctx, req)
+}
+
+// GetPolicy calls specproxy.operator.v1.OperatorService.GetPolicy.
+func (c *operatorServiceClient) GetPolicy(ctx context.Context, req *connect.Request[v1.GetPolicyRequest]) (*connect.Response[v1.GetPolicyResponse], error) {
+	return c.getPolicy.CallUnary(ctx, req)
+}
+
+// SetPolicy calls specproxy.operator.v1.OperatorService.SetPolicy.
+func (c *operatorServiceClient) SetPolicy(ctx context.Context, req *connect.Request[v1.SetPolicyRequest]) (*connect.Response[v1.SetPolicyResponse], error) {
+	return c.setPolicy.CallUnary(ctx, req)
 }
 
 // Deploy calls specproxy.operator.v1.OperatorService.Deploy.
@@ -346,6 +463,20 @@ type OperatorServiceHandler interface {
 	VerifyArchive(context.Context, *connect.Request[v1.VerifyArchiveRequest]) (*connect.Response[v1.VerifyArchiveResponse], error)
 	// ImportArchive makes records of what the archive holds and no record names. Paged; names with several contents are shown, not chosen from.
 	ImportArchive(context.Context, *connect.Request[v1.ImportArchiveRequest]) (*connect.Response[v1.ImportArchiveResponse], error)
+	// Resolve says which version a reference means, and why: 2.0.3, latest-good, previous, 2.0 (its highest patch that was ever good), @sha256:….
+	Resolve(context.Context, *connect.Request[v1.ResolveRequest]) (*connect.Response[v1.ResolveResponse], error)
+	// GetVersion returns one version's record, and what it is made of and what is attached to it as far as asked.
+	GetVersion(context.Context, *connect.Request[v1.GetVersionRequest]) (*connect.Response[v1.GetVersionResponse], error)
+	// ImportVersion stores a version in the form in which it travels between archives, as strictly as Publish does.
+	ImportVersion(context.Context, *connect.Request[v1.ImportVersionRequest]) (*connect.Response[v1.ImportVersionResponse], error)
+	// Attach stores a signature or a test report beside a version. The same bytes again: created=false.
+	Attach(context.Context, *connect.Request[v1.AttachRequest]) (*connect.Response[v1.AttachResponse], error)
+	// GetLineage tells where a spec's versions came from and what became of them.
+	GetLineage(context.Context, *connect.Request[v1.GetLineageRequest]) (*connect.Response[v1.GetLineageResponse], error)
+	// GetPolicy returns what a spec demands of a version before it gets traffic.
+	GetPolicy(context.Context, *connect.Request[v1.GetPolicyRequest]) (*connect.Response[v1.GetPolicyResponse], error)
+	// SetPolicy replaces that.
+	SetPolicy(context.Context, *connect.Request[v1.SetPolicyRequest]) (*connect.Response[v1.SetPolicyResponse], error)
 	// Deploy gives each named version all of its spec's traffic, in one transaction.
 	Deploy(context.Context, *connect.Request[v1.DeployRequest]) (*connect.Response[v1.DeployResponse], error)
 	// SetWeights replaces one spec's split.
@@ -397,6 +528,48 @@ func NewOperatorServiceHandler(svc OperatorServiceHandler, opts ...connect.Handl
 		OperatorServiceImportArchiveProcedure,
 		svc.ImportArchive,
 		connect.WithSchema(operatorServiceMethods.ByName("ImportArchive")),
+		connect.WithHandlerOptions(opts...),
+	)
+	operatorServiceResolveHandler := connect.NewUnaryHandler(
+		OperatorServiceResolveProcedure,
+		svc.Resolve,
+		connect.WithSchema(operatorServiceMethods.ByName("Resolve")),
+		connect.WithHandlerOptions(opts...),
+	)
+	operatorServiceGetVersionHandler := connect.NewUnaryHandler(
+		OperatorServiceGetVersionProcedure,
+		svc.GetVersion,
+		connect.WithSchema(operatorServiceMethods.ByName("GetVersion")),
+		connect.WithHandlerOptions(opts...),
+	)
+	operatorServiceImportVersionHandler := connect.NewUnaryHandler(
+		OperatorServiceImportVersionProcedure,
+		svc.ImportVersion,
+		connect.WithSchema(operatorServiceMethods.ByName("ImportVersion")),
+		connect.WithHandlerOptions(opts...),
+	)
+	operatorServiceAttachHandler := connect.NewUnaryHandler(
+		OperatorServiceAttachProcedure,
+		svc.Attach,
+		connect.WithSchema(operatorServiceMethods.ByName("Attach")),
+		connect.WithHandlerOptions(opts...),
+	)
+	operatorServiceGetLineageHandler := connect.NewUnaryHandler(
+		OperatorServiceGetLineageProcedure,
+		svc.GetLineage,
+		connect.WithSchema(operatorServiceMethods.ByName("GetLineage")),
+		connect.WithHandlerOptions(opts...),
+	)
+	operatorServiceGetPolicyHandler := connect.NewUnaryHandler(
+		OperatorServiceGetPolicyProcedure,
+		svc.GetPolicy,
+		connect.WithSchema(operatorServiceMethods.ByName("GetPolicy")),
+		connect.WithHandlerOptions(opts...),
+	)
+	operatorServiceSetPolicyHandler := connect.NewUnaryHandler(
+		OperatorServiceSetPolicyProcedure,
+		svc.SetPolicy,
+		connect.WithSchema(operatorServiceMethods.ByName("SetPolicy")),
 		connect.WithHandlerOptions(opts...),
 	)
 	operatorServiceDeployHandler := connect.NewUnaryHandler(
@@ -487,6 +660,20 @@ func NewOperatorServiceHandler(svc OperatorServiceHandler, opts ...connect.Handl
 			operatorServiceVerifyArchiveHandler.ServeHTTP(w, r)
 		case OperatorServiceImportArchiveProcedure:
 			operatorServiceImportArchiveHandler.ServeHTTP(w, r)
+		case OperatorServiceResolveProcedure:
+			operatorServiceResolveHandler.ServeHTTP(w, r)
+		case OperatorServiceGetVersionProcedure:
+			operatorServiceGetVersionHandler.ServeHTTP(w, r)
+		case OperatorServiceImportVersionProcedure:
+			operatorServiceImportVersionHandler.ServeHTTP(w, r)
+		case OperatorServiceAttachProcedure:
+			operatorServiceAttachHandler.ServeHTTP(w, r)
+		case OperatorServiceGetLineageProcedure:
+			operatorServiceGetLineageHandler.ServeHTTP(w, r)
+		case OperatorServiceGetPolicyProcedure:
+			operatorServiceGetPolicyHandler.ServeHTTP(w, r)
+		case OperatorServiceSetPolicyProcedure:
+			operatorServiceSetPolicyHandler.ServeHTTP(w, r)
 		case OperatorServiceDeployProcedure:
 			operatorServiceDeployHandler.ServeHTTP(w, r)
 		case OperatorServiceSetWeightsProcedure:
@@ -536,6 +723,34 @@ func (UnimplementedOperatorServiceHandler) VerifyArchive(context.Context, *conne
 
 func (UnimplementedOperatorServiceHandler) ImportArchive(context.Context, *connect.Request[v1.ImportArchiveRequest]) (*connect.Response[v1.ImportArchiveResponse], error) {
 	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("specproxy.operator.v1.OperatorService.ImportArchive is not implemented"))
+}
+
+func (UnimplementedOperatorServiceHandler) Resolve(context.Context, *connect.Request[v1.ResolveRequest]) (*connect.Response[v1.ResolveResponse], error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("specproxy.operator.v1.OperatorService.Resolve is not implemented"))
+}
+
+func (UnimplementedOperatorServiceHandler) GetVersion(context.Context, *connect.Request[v1.GetVersionRequest]) (*connect.Response[v1.GetVersionResponse], error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("specproxy.operator.v1.OperatorService.GetVersion is not implemented"))
+}
+
+func (UnimplementedOperatorServiceHandler) ImportVersion(context.Context, *connect.Request[v1.ImportVersionRequest]) (*connect.Response[v1.ImportVersionResponse], error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("specproxy.operator.v1.OperatorService.ImportVersion is not implemented"))
+}
+
+func (UnimplementedOperatorServiceHandler) Attach(context.Context, *connect.Request[v1.AttachRequest]) (*connect.Response[v1.AttachResponse], error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("specproxy.operator.v1.OperatorService.Attach is not implemented"))
+}
+
+func (UnimplementedOperatorServiceHandler) GetLineage(context.Context, *connect.Request[v1.GetLineageRequest]) (*connect.Response[v1.GetLineageResponse], error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("specproxy.operator.v1.OperatorService.GetLineage is not implemented"))
+}
+
+func (UnimplementedOperatorServiceHandler) GetPolicy(context.Context, *connect.Request[v1.GetPolicyRequest]) (*connect.Response[v1.GetPolicyResponse], error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("specproxy.operator.v1.OperatorService.GetPolicy is not implemented"))
+}
+
+func (UnimplementedOperatorServiceHandler) SetPolicy(context.Context, *connect.Request[v1.SetPolicyRequest]) (*connect.Response[v1.SetPolicyResponse], error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("specproxy.operator.v1.OperatorService.SetPolicy is not implemented"))
 }
 
 func (UnimplementedOperatorServiceHandler) Deploy(context.Context, *connect.Request[v1.DeployRequest]) (*connect.Response[v1.DeployResponse], error) {

@@ -28,7 +28,8 @@ var arrows = []struct {
 	{"cmd/specctl", []string{"internal/cli"}},
 
 	{"internal/controlplane", []string{
-		"internal/api", "internal/auth", "internal/control", "internal/discovery", "internal/fleet", "internal/archive", "internal/store", "gen/sidecar",
+		"internal/api", "internal/auth", "internal/control", "internal/discovery", "internal/fleet", "internal/archive", "internal/archive/registry",
+		"internal/store", "gen/sidecar",
 	}},
 	{"internal/api", []string{
 		"internal/auth", "internal/control", "internal/discovery", "internal/fleet", "internal/store",
@@ -60,6 +61,7 @@ var arrows = []struct {
 	{"internal/sidecar/execid", nil},
 	{"internal/sidecar/agent", nil},
 
+	{"internal/archive/registry", []string{"internal/archive", "internal/versions"}},
 	{"internal/archive", []string{"internal/versions"}},
 
 	// Tests of the whole, and their support: they run the built commands and a real Envoy.

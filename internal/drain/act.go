@@ -15,7 +15,12 @@ type Act struct {
 	// Compensation names what would undo it.
 	Compensation string    `json:"compensation,omitempty"`
 	At           time.Time `json:"at"`
+	// Source says how the act is known; set by the ledger.
+	Source Source `json:"source,omitempty"`
 }
+
+// Touches says that the act may have changed the world.
+func (a Act) Touches() bool { return a.Class.rank() > EffectsReadonly.rank() }
 
 // Classes lists the effects classes, harmless first. Unknown stands before irreversible: a known irreversible effect is never forgotten over
 // an unknown one.

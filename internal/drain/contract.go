@@ -6,7 +6,8 @@
 //     lock, so nothing is granted after a cut;
 //   - silence about effects is Unknown, never None, unless the agent asks before it acts (Guarded);
 //   - only a declared or reported irreversible effect overrides the contract: such an execution is never cut;
-//   - an execution that has ended is counted exactly once.
+//   - an execution that has ended is counted exactly once;
+//   - the contract of the version that is abandoned governs, never the target's: it was declared for these executions, before they began.
 //
 // The package is pure: it reads no clock, does no I/O and starts no goroutine; `now` comes in as a value.
 package drain
@@ -57,6 +58,11 @@ type Contract struct {
 	Default Action    `json:"default" yaml:"default"`
 	// Rules are tried in order; the first match wins.
 	Rules []Rule `json:"rules,omitempty" yaml:"rules,omitempty"`
+	// CompatibleWith is the range of versions of this spec that can take over this one's executions, such as ">=2.0.0 <3"; empty: all. A
+	// hand-over to another version is impossible, and a deploy whose exit would be one is refused.
+	CompatibleWith string `json:"compatibleWith,omitempty" yaml:"compatibleWith,omitempty"`
+	// Declared says what routes, tools and skills are known to do to the world. Of those that match a request the worst counts.
+	Declared []Declaration `json:"declared,omitempty" yaml:"declared,omitempty"`
 }
 
 // Action is a disposition with all that goes with it.
@@ -81,11 +87,37 @@ type Rule struct {
 
 // Match is a conjunction; an empty field matches all.
 type Match struct {
-	Effects Effects `json:"effects,omitempty" yaml:"effects,omitempty"`
+	// Effects is one class or several.
+	Effects AnyOf `json:"effects,omitempty" yaml:"effects,omitempty"`
 	// Method is an HTTP method, upper case.
 	Method string `json:"method,omitempty" yaml:"method,omitempty"`
 	// Path matches the whole path; a trailing * matches any rest.
 	Path string `json:"path,omitempty" yaml:"path,omitempty"`
-	// OlderThan matches executions that have run longer than this when the order comes.
-	OlderThan Duration `json:"olderThan,omitempty" yaml:"olderThan,omitempty"`
+	// GRPC is a gRPC method, "package.Service/Method"; "package.Service/*" are all of the service.
+	GRPC string `json:"grpc,omitempty" yaml:"grpc,omitempty"`
+	// Tool is the name of a tool that the execution has used: called over MCP through the sidecar, granted or reported. A trailing * matches
+	// any rest.
+	Tool string `json:"tool,omitempty" yaml:"tool,omitempty"`
+	// Skill is the id of an A2A skill that the request asks for. A trailing * matches any rest.
+	Skill string `json:"skill,omitempty" yaml:"skill,omitempty"`
+	// OlderThan matches executions that have run longer than this when the order comes, YoungerThan those that have run shorter.
+	OlderThan   Duration `json:"olderThan,omitempty" yaml:"olderThan,omitempty"`
+	YoungerThan Duration `json:"youngerThan,omitempty" yaml:"youngerThan,omitempty"`
+	// Header matches the values of request headers by their names. A trailing * matches any rest, * alone any value. Of a header that comes
+	// several times the first counts.
+	Header map[string]string `json:"header,omitempty" yaml:"header,omitempty"`
+}
+
+// Declaration gives the class of effects of a route, a tool or a skill. What is declared of a route or a skill holds from the execution's
+// first moment; what is declared of a tool holds once the tool is used.
+type Declaration struct {
+	// Method, Path, GRPC, Tool and Skill are as in Match.
+	Method string  `json:"method,omitempty" yaml:"method,omitempty"`
+	Path   string  `json:"path,omitempty" yaml:"path,omitempty"`
+	GRPC   string  `json:"grpc,omitempty" yaml:"grpc,omitempty"`
+	Tool   string  `json:"tool,omitempty" yaml:"tool,omitempty"`
+	Skill  string  `json:"skill,omitempty" yaml:"skill,omitempty"`
+	Class  Effects `json:"class" yaml:"class"`
+	// Compensation names what would undo an act of the tool, where the agent names nothing.
+	Compensation string `json:"compensation,omitempty" yaml:"compensation,omitempty"`
 }

@@ -11,7 +11,14 @@ type View struct {
 	Started      time.Time
 	// Deadline is the request's own, zero if it has none.
 	Deadline time.Time
-	// Effects is the worst class that was declared, granted or reported; empty: silence.
+	// GRPC: it is a gRPC call, and Path names its method.
+	GRPC bool
+	// Headers are those request headers that rules look at, by lower-case name.
+	Headers map[string]string
+	// Tools that it has used, and the A2A skill that it asks for.
+	Tools []string
+	Skill string
+	// Effects is the worst class that was declared, observed, granted or reported; empty: silence.
 	Effects Effects
 	// Responded: a response byte has been sent to the client.
 	Responded bool
@@ -66,7 +73,7 @@ func newPlan(c Contract) *plan {
 // decide takes the range that retry signals are spread over where the contract gives none.
 func (p *plan) decide(x View, target string, retry Range, now time.Time) Decision {
 	effects := p.effective(x.Effects)
-	rule := p.match(x, effects, now)
+	rule := p.match(&x, effects, now)
 	action, label := p.Default, p.labels[len(p.Rules)]
 	if rule >= 0 {
 		action, label = p.Rules[rule].Action, p.labels[rule]
@@ -76,7 +83,7 @@ func (p *plan) decide(x View, target string, retry Range, now time.Time) Decisio
 	}
 	d := Decision{Disposition: action.OnRollback, Rule: rule, Effects: effects, Why: label}
 	if d.Disposition == Handover {
-		if obstacle := p.obstacle(x, rule, effects); obstacle != "" {
+		if obstacle := p.obstacle(x, target, rule, effects); obstacle != "" {
 			d.Disposition = action.Else
 			d.Why += "handover is impossible (" + obstacle + "), so "
 		}
@@ -106,8 +113,8 @@ const neverCut = "an irreversible effect is never cut"
 
 // obstacle says why the execution cannot be handed over, or "". What it did is done again by the target, so an effect worse than reading
 // needs a rule that names its class, and an irreversible one is never repeated.
-func (p *plan) obstacle(x View, rule int, effects Effects) string {
-	named := rule >= 0 && p.Rules[rule].When.Effects == effects
+func (p *plan) obstacle(x View, target string, rule int, effects Effects) string {
+	named := rule >= 0 && p.Rules[rule].When.Effects.Has(effects)
 	switch {
 	case x.HandedOver:
 		return "it was handed over before"
@@ -119,6 +126,8 @@ func (p *plan) obstacle(x View, rule int, effects Effects) string {
 		return "effects are irreversible"
 	case effects != EffectsNone && effects != EffectsReadonly && !named:
 		return "effects are " + string(effects) + " and the rule does not name them"
+	case !p.Compatible(target):
+		return target + " is not in compatibleWith " + p.CompatibleWith
 	}
 	return ""
 }

@@ -126,6 +126,14 @@ func readView(t *testing.T, text string) drain.View {
 			v.Responded = true
 		case word == "handed-over":
 			v.HandedOver = true
+		case word == "grpc":
+			v.GRPC = true
+		case key == "tool":
+			v.Tools = append(v.Tools, value)
+		case key == "skill":
+			v.Skill = value
+		case strings.HasPrefix(key, "header:"):
+			v.Headers = map[string]string{strings.TrimPrefix(key, "header:"): value}
 		case key == "age":
 			v.Started = noon.Add(-mustDuration(t, value))
 		case key == "deadline":

@@ -2,6 +2,7 @@ package drain_test
 
 import (
 	"encoding/json"
+	"reflect"
 	"strings"
 	"testing"
 	"time"
@@ -67,7 +68,7 @@ func TestContractSurvivesWritingAndReading(t *testing.T) {
 			Effects: drain.Guarded,
 			Default: drain.Action{OnRollback: drain.Complete, Within: drain.Duration(span("within")), Then: drain.Hold},
 			Rules: []drain.Rule{{
-				When:   drain.Match{Effects: drain.EffectsNone, OlderThan: drain.Duration(span("olderThan"))},
+				When:   drain.Match{Effects: drain.AnyOf{drain.EffectsNone}, OlderThan: drain.Duration(span("olderThan"))},
 				Action: drain.Action{OnRollback: drain.Cancel, RetryAfter: drain.Range{Min: low, Max: low + span("width")}},
 			}},
 		}
@@ -90,7 +91,7 @@ func TestContractSurvivesWritingAndReading(t *testing.T) {
 }
 
 func equal(a, b drain.Contract) bool {
-	return a.Effects == b.Effects && a.Default == b.Default && len(a.Rules) == 1 && len(b.Rules) == 1 && a.Rules[0] == b.Rules[0]
+	return a.Effects == b.Effects && a.Default == b.Default && len(a.Rules) == 1 && len(b.Rules) == 1 && reflect.DeepEqual(a.Rules[0], b.Rules[0])
 }
 
 func TestZeroDurationsAreLeftOut(t *testing.T) {

@@ -7,7 +7,8 @@ import (
 	"time"
 )
 
-// maxActs bounds the acts that are kept of one execution. The worst class is never lost: it is kept apart, and its act takes the last place.
+// maxActs bounds the acts that are kept of one execution. The worst class is never lost: it is kept apart, and its act takes the place of a
+// harmless one.
 const maxActs = 64
 
 // entry is one execution. Its lock is the one that decision, grant and response share.
@@ -20,6 +21,9 @@ type entry struct {
 	mu sync.Mutex
 
 	id, key, method, path string
+	grpc                  bool
+	headers               map[string]string
+	skill                 string
 	from                  string
 	generation            uint64
 	started, deadline     time.Time
@@ -38,6 +42,10 @@ type entry struct {
 	source  Source
 	acts    []Act
 	pending []*Act
+	// omitted counts the acts that touched the world and found no room.
+	omitted uint64
+	// called are tools that a request names, whether or not they are declared.
+	called []string
 
 	responded, replayable bool
 
@@ -58,20 +66,16 @@ type entry struct {
 func newEntry(l *Ledger, s *shard, b Begin) *entry {
 	e := &entry{
 		ledger: l, shard: s,
-		id: b.ID, key: b.Key, method: b.Method, path: b.Path, from: b.HandedOverFrom, generation: b.RouteGeneration,
+		id: b.ID, key: b.Key, method: b.Method, path: b.Path, grpc: b.GRPC, headers: b.Headers, from: b.HandedOverFrom, generation: b.RouteGeneration,
 		started: b.Started, deadline: b.Deadline, declared: l.declared(b), open: 1,
 	}
 	e.first = Execution{entry: e, cut: b.Cut, open: true}
 	return e
 }
 
-// declared reads "none" as readonly where the agent is not guarded: none counts only with the guard, but a class that was declared holds for
-// the whole of the execution and is no silence.
+// declared is what is known of an exchange beforehand.
 func (l *Ledger) declared(b Begin) Effects {
-	if b.Declared == EffectsNone && l.plan.reporting() != Guarded {
-		return EffectsReadonly
-	}
-	return b.Declared.known()
+	return l.plan.declared(b.Declared).Worse(l.plan.declaredRoute(b.Method, b.Path, b.GRPC))
 }
 
 // admit lets another exchange join. joined is false if the execution has ended meanwhile.
@@ -145,19 +149,61 @@ func (e *entry) done(a Act, source Source) {
 	if worse {
 		e.seen, e.source = a.Class, source
 	}
+	a.Source = source
+	if source != SourceObserved {
+		// The agent knows more of a call than was seen of it.
+		for i, o := range e.acts {
+			if o.Source == SourceObserved && o.Tool == a.Tool {
+				a.Class = a.Class.Worse(o.Class)
+				e.acts[i] = a
+				return
+			}
+		}
+	}
 	if len(e.acts) < maxActs {
 		e.acts = append(e.acts, a)
-	} else if worse {
-		e.acts[maxActs-1] = a
+		return
+	}
+	// What touched the world goes before what only read, and the worst is always there.
+	i := slices.IndexFunc(e.acts, func(o Act) bool { return !o.Touches() })
+	if i < 0 && worse {
+		i = maxActs - 1
+	}
+	dropped := a
+	if i >= 0 && (a.Touches() || worse) {
+		dropped, e.acts[i] = e.acts[i], a
+	}
+	if dropped.Touches() {
+		e.omitted++
 	}
 }
 
 func (e *entry) view() View {
 	worst, _ := e.worst()
 	return View{
-		Method: e.method, Path: e.path, Started: e.started, Deadline: e.deadline, Effects: worst,
+		Method: e.method, Path: e.path, GRPC: e.grpc, Headers: e.headers, Tools: e.tools(), Skill: e.skill, Started: e.started, Deadline: e.deadline, Effects: worst,
 		Responded: e.responded, Replayable: e.replayable && !e.joined, HandedOver: e.from != "",
 	}
+}
+
+// tools are those it has used, each once.
+func (e *entry) tools() []string {
+	if len(e.called) == 0 && len(e.acts) == 0 && len(e.pending) == 0 {
+		return nil
+	}
+	tools := slices.Clone(e.called)
+	add := func(tool string) {
+		if tool != "" && !slices.Contains(tools, tool) {
+			tools = append(tools, tool)
+		}
+	}
+	for i := range e.acts {
+		add(e.acts[i].Tool)
+	}
+	for _, a := range e.pending {
+		add(a.Tool)
+	}
+	return tools
 }
 
 // row copies the entry; false if it has ended and is not kept.
@@ -170,8 +216,8 @@ func (e *entry) row() (Row, bool) {
 func (e *entry) copy() Row {
 	worst, source := e.worst()
 	row := Row{
-		ID: e.id, Key: e.key, Method: e.method, Path: e.path, StartedAt: e.started, EndedAt: e.ended, RouteGeneration: e.generation,
-		Effects: e.ledger.plan.effective(worst), EffectsSource: source, Acts: slices.Clone(e.acts),
+		ID: e.id, Key: e.key, Method: e.method, Path: e.path, GRPC: e.grpc, Headers: e.headers, Tools: e.tools(), Skill: e.skill, StartedAt: e.started, EndedAt: e.ended, RouteGeneration: e.generation,
+		Effects: e.ledger.plan.effective(worst), EffectsSource: source, Acts: slices.Clone(e.acts), ActsOmitted: e.omitted,
 		Responded: e.responded, Replayable: e.replayable && !e.joined, Outcome: e.outcome, OutcomeReason: e.reason, Status: e.status,
 		HandedOverFrom: e.from, Deadline: e.deadline,
 	}
@@ -193,7 +239,7 @@ func (e *entry) end(now time.Time) {
 	if e.outcome == "" && e.status >= 500 && !e.cut() {
 		e.outcome, e.reason = Failure, fmt.Sprintf("status %d", e.status)
 	}
-	e.keeps = e.outcome == Failure || e.decision != nil
+	e.keeps = e.outcome == Failure || e.decision != nil || slices.ContainsFunc(e.acts, Act.Touches)
 	e.uncount()
 	if e.keeps {
 		e.ledger.keep(e)

@@ -59,14 +59,15 @@ func (x *Execution) RequestEnded(replayable bool) {
 }
 
 // Grant asks for an act before it happens. It returns ErrRefused once a hand-over or cancel was decided, ErrEnded, or journal's error; only
-// nil lets the agent act. A class that is not one counts as unknown.
+// nil lets the agent act. A class that is not one counts as unknown, and what is declared of the tool is filled in.
 //
 // journal runs outside the entry's lock, so that an order never waits for a disk. Until it returns, the act counts as done: a decision that
 // falls meanwhile takes it into account, and if it cuts all the same, the grant is refused afterwards. So nothing is granted after a cut, and
 // no cut overlooks a grant. The journal may then hold an act that was refused, which errs on the safe side.
 func (x *Execution) Grant(a Act, journal func() error) error {
 	e := x.entry
-	a.Class = classOf(a)
+	a = e.ledger.plan.complete(a)
+	a.Source = SourceGuarded
 	mark := &a
 	if err := e.mark(mark); err != nil {
 		return err
@@ -121,17 +122,45 @@ func (x *Execution) Report(a Act) {
 	e := x.entry
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	a.Class = classOf(a)
+	a = e.ledger.plan.complete(a)
 	e.done(a, SourceReported)
+	if !e.ended.IsZero() && a.Touches() {
+		e.keeps = true
+	}
 	e.touch()
 }
 
-// classOf never returns silence: an act without a class is of an unknown one.
-func classOf(a Act) Effects {
-	if a.Class == "" {
-		return EffectsUnknown
+// maxCalled bounds the tools that are remembered of one execution beside its acts.
+const maxCalled = 32
+
+// Observe tells what a request was seen to ask for as it passed: tools that it calls over MCP, and an A2A skill. A declared tool of an agent
+// that is not guarded counts as used from here on: nobody asks again before it acts. The call of a guarded agent's tool counts when that agent
+// asks.
+func (x *Execution) Observe(tools []string, skill string, now time.Time) {
+	e := x.entry
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if !e.ended.IsZero() {
+		return
 	}
-	return a.Class.known()
+	if skill != "" {
+		e.skill = skill
+		if class := e.ledger.plan.declaredSkill(skill); class != "" {
+			e.declared = e.declared.Worse(class)
+		}
+	}
+	for _, tool := range tools {
+		if tool == "" || len(e.called) >= maxCalled {
+			continue
+		}
+		if !slices.Contains(e.called, tool) {
+			e.called = append(e.called, tool)
+		}
+		if d, ok := e.ledger.plan.DeclaredTool(tool); ok && e.ledger.plan.reporting() != Guarded {
+			e.done(Act{Tool: tool, Class: d.Class, Compensation: d.Compensation, At: now}, SourceObserved)
+		}
+	}
+	e.touch()
 }
 
 // Respond comes before the first response byte. ErrRefused: a hand-over or cancel was decided, so the agent's response must not go out. After

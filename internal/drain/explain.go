@@ -4,15 +4,37 @@ package drain
 // whatever the rules say.
 func Explain(c Contract) []string {
 	lines := []string{"effects are " + string(c.reporting()) + ": " + reportingWords(c.reporting())}
+	for _, d := range c.Declared {
+		lines = append(lines, "declared: "+d.words(c.reporting()))
+	}
 	for i, r := range c.Rules {
 		line := RuleLabel(c, i) + ": " + r.words()
-		if r.When.Effects == EffectsIrreversible && !c.namesUnknown() {
+		if r.When.Effects.Has(EffectsIrreversible) && !c.namesUnknown() {
 			line += "; also where effects are unknown"
 		}
 		lines = append(lines, line)
 	}
 	lines = append(lines, "default: "+c.Default.words())
+	if c.CompatibleWith != "" {
+		lines = append(lines, "hand-over: only to a version in "+c.CompatibleWith)
+	}
 	return append(lines, "always: an execution with a known irreversible effect is never cut: it completes, and past its deadline it is held for a person")
+}
+
+func (d Declaration) words(r Reporting) string {
+	words := d.String() + " is " + string(d.Class)
+	switch {
+	case d.Tool != "" && r == Guarded:
+		words += " once the agent was granted it"
+	case d.Tool != "":
+		words += " once it is called through the sidecar or reported"
+	default:
+		words += " from the first moment of an execution"
+	}
+	if d.Compensation != "" {
+		words += "; " + d.Compensation + " undoes it"
+	}
+	return words
 }
 
 func reportingWords(r Reporting) string {

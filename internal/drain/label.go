@@ -2,6 +2,8 @@ package drain
 
 import (
 	"fmt"
+	"maps"
+	"slices"
 	"strings"
 )
 
@@ -17,21 +19,43 @@ func RuleLabel(c Contract, i int) string {
 // ruleName counts from 1, as people do.
 func ruleName(i int) string { return fmt.Sprintf("rule %d", i+1) }
 
-// String lists the conditions: "effects=none, method=GET, path=/v1/*, olderThan=2s", or "everything".
+// String lists the conditions: "effects=none|readonly, method=GET, path=/v1/*, olderThan=2s", or "everything".
 func (m Match) String() string {
-	var parts []string
-	for _, part := range []struct{ key, value string }{
-		{"effects", string(m.Effects)}, {"method", m.Method}, {"path", m.Path},
-	} {
-		if part.value != "" {
-			parts = append(parts, part.key+"="+part.value)
-		}
+	parts := m.route().parts(nil)
+	if len(m.Effects) > 0 {
+		parts = append([]string{"effects=" + m.Effects.String()}, parts...)
 	}
+	parts = part(parts, "tool", m.Tool)
+	parts = part(parts, "skill", m.Skill)
 	if m.OlderThan != 0 {
 		parts = append(parts, "olderThan="+m.OlderThan.String())
+	}
+	if m.YoungerThan != 0 {
+		parts = append(parts, "youngerThan="+m.YoungerThan.String())
+	}
+	for _, name := range slices.Sorted(maps.Keys(m.Header)) {
+		parts = append(parts, "header "+name+"="+m.Header[name])
 	}
 	if len(parts) == 0 {
 		return "everything"
 	}
 	return strings.Join(parts, ", ")
+}
+
+func (r route) parts(to []string) []string {
+	to = part(to, "method", r.method)
+	to = part(to, "path", r.path)
+	return part(to, "grpc", r.grpc)
+}
+
+func part(to []string, key, value string) []string {
+	if value == "" {
+		return to
+	}
+	return append(to, key+"="+value)
+}
+
+// String names what is declared: "tool=refund.issue", "method=GET, path=/v1/*".
+func (d Declaration) String() string {
+	return strings.Join(part(part(d.route().parts(nil), "tool", d.Tool), "skill", d.Skill), ", ")
 }

@@ -57,7 +57,7 @@ type shard struct {
 // keptRows bounds the ended executions that are kept for readers. Beyond it the oldest go; Totals still count them.
 const keptRows = 10_000
 
-// kept holds ended executions that failed or that an order decided over. Several readers follow the ledger, each at its own pace, so nothing
+// kept holds ended executions that failed, that an order decided over or that did more than read. Several readers follow the ledger, each at its own pace, so nothing
 // is dropped on reading.
 type kept struct {
 	mu    sync.Mutex
@@ -80,6 +80,9 @@ type Begin struct {
 	// Key is the client's own id or idempotency key.
 	Key          string
 	Method, Path string
+	// GRPC and Headers are as in View.
+	GRPC    bool
+	Headers map[string]string
 	// RouteGeneration assigned it; 0 if it was pinned, handed over or came past the proxy.
 	RouteGeneration uint64
 	Started         time.Time
@@ -87,7 +90,7 @@ type Begin struct {
 	Deadline time.Time
 	// HandedOverFrom is the execution id under which another instance had begun this work.
 	HandedOverFrom string
-	// Declared is the class that the manifest or the tool's description gives; empty: none.
+	// Declared is a class that is known beforehand, beside what the contract declares for the route; empty: none.
 	Declared Effects
 	// Cut is called at most once, outside every lock, when the execution must end by hand-over or cancel: by the order, or at its deadline.
 	// It may come while the exchange ends, or just after.
@@ -181,7 +184,7 @@ func (l *Ledger) Totals() Totals {
 }
 
 // Changed returns the executions that changed after since, oldest change first, and the number to ask with next: running ones, and ended ones
-// that failed or that an order decided over. Those are kept, the last 10,000 of them, for any number of readers. Any other execution that
+// that failed, that an order decided over or that did more than read. Those are kept, the last 10,000 of them, for any number of readers. Any other execution that
 // ended is just gone: Running tells. A change may be reported twice, never lost.
 func (l *Ledger) Changed(since uint64) (rows []Row, seq uint64) {
 	seq = l.seq.Load()

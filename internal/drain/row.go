@@ -1,15 +1,19 @@
 package drain
 
-import "time"
+import (
+	"slices"
+	"time"
+)
 
 // Source says where the knowledge of an execution's effects comes from.
 type Source string
 
-// Silent: nothing was said. Declared: by the manifest or the tool. Reported: told after the act. Guarded: asked for beforehand, or silence
-// of an agent that asks.
+// Silent: nothing was said. Declared: by the manifest. Observed: a declared tool was called through the sidecar. Reported: told after the act.
+// Guarded: asked for beforehand, or silence of an agent that asks.
 const (
 	SourceSilent   Source = "silent"
 	SourceDeclared Source = "declared"
+	SourceObserved Source = "observed"
 	SourceReported Source = "reported"
 	SourceGuarded  Source = "guarded"
 )
@@ -29,7 +33,12 @@ type Row struct {
 	// Key is the client's own id or idempotency key, if it sent one.
 	Key          string
 	Method, Path string
-	StartedAt    time.Time
+	// GRPC, Headers, Tools and Skill are as in View.
+	GRPC      bool
+	Headers   map[string]string
+	Tools     []string
+	Skill     string
+	StartedAt time.Time
 	// EndedAt is zero while it runs.
 	EndedAt time.Time
 	// RouteGeneration assigned it; 0 if it was pinned, handed over or came past the proxy.
@@ -38,6 +47,8 @@ type Row struct {
 	Effects       Effects
 	EffectsSource Source
 	Acts          []Act
+	// ActsOmitted counts further acts that touched the world: of each execution 64 acts are kept.
+	ActsOmitted   uint64
 	Responded     bool
 	Replayable    bool
 	Outcome       Outcome
@@ -56,10 +67,13 @@ type Row struct {
 // View is the row as Decide sees it.
 func (r Row) View() View {
 	return View{
-		Method: r.Method, Path: r.Path, Started: r.StartedAt, Deadline: r.Deadline, Effects: r.Effects,
+		Method: r.Method, Path: r.Path, GRPC: r.GRPC, Headers: r.Headers, Tools: r.Tools, Skill: r.Skill, Started: r.StartedAt, Deadline: r.Deadline, Effects: r.Effects,
 		Responded: r.Responded, Replayable: r.Replayable, HandedOver: r.HandedOverFrom != "",
 	}
 }
+
+// Touched says that it is known to have done more than read: some act of it is of a class worse than readonly.
+func (r Row) Touched() bool { return slices.ContainsFunc(r.Acts, Act.Touches) }
 
 // Totals count since the ledger was made. All but InFlight and Held only grow; Started = Succeeded + Failed + Unknown + InFlight.
 type Totals struct {

@@ -82,8 +82,31 @@ func TestActsAreBounded(t *testing.T) {
 		x.Report(act(drain.EffectsReadonly))
 	}
 	row := x.Row()
-	if len(row.Acts) != 64 || !slices.Contains(row.Acts, worst) || row.Effects != drain.EffectsIrreversible {
+	if len(row.Acts) != 64 || !slices.Contains(row.Acts, known(worst, drain.SourceReported)) || row.Effects != drain.EffectsIrreversible {
 		t.Errorf("%d acts, effects %s", len(row.Acts), row.Effects)
+	}
+}
+
+// Acts that touched the world push out those that did not, and what finds no room is counted.
+func TestActsThatTouchedTheWorldGoFirst(t *testing.T) {
+	b := newBench(t, guardedContract)
+	x := b.admit("x")
+	for range 100 {
+		x.Report(act(drain.EffectsReadonly))
+	}
+	for range 70 {
+		x.Report(act(drain.EffectsCompensable))
+	}
+	x.Report(act(drain.EffectsReadonly))
+	row := x.Row()
+	touched := 0
+	for _, a := range row.Acts {
+		if a.Touches() {
+			touched++
+		}
+	}
+	if touched != 64 || row.ActsOmitted != 6 {
+		t.Errorf("%d acts that touched the world are kept, %d omitted; want 64 and 6", touched, row.ActsOmitted)
 	}
 }
 

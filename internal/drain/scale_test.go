@@ -59,8 +59,8 @@ func BenchmarkOrder(b *testing.B) {
 	c.Effects = drain.Guarded
 	c.Default = drain.Action{OnRollback: drain.Complete, Within: drain.Duration(2 * time.Minute), Then: drain.Cancel}
 	c.Rules = []drain.Rule{
-		{When: drain.Match{Effects: drain.EffectsNone, OlderThan: drain.Duration(2 * time.Second)}, Action: drain.Action{OnRollback: drain.Cancel}},
-		{When: drain.Match{Effects: drain.EffectsNone}, Action: drain.Action{OnRollback: drain.Handover, Else: drain.Cancel}},
+		{When: drain.Match{Effects: drain.AnyOf{drain.EffectsNone}, OlderThan: drain.Duration(2 * time.Second)}, Action: drain.Action{OnRollback: drain.Cancel}},
+		{When: drain.Match{Effects: drain.AnyOf{drain.EffectsNone}}, Action: drain.Action{OnRollback: drain.Handover, Else: drain.Cancel}},
 	}
 	cuts := 0
 	for b.Loop() {

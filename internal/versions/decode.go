@@ -161,6 +161,11 @@ func (d *decoder) decodeStruct(n *yaml.Node, v reflect.Value, path string) {
 }
 
 func (d *decoder) decodeSlice(n *yaml.Node, v reflect.Value, path string) {
+	if _, ok := v.Interface().(interface{ OneOrMore() }); ok && n.Kind == yaml.ScalarNode {
+		v.Set(reflect.MakeSlice(v.Type(), 1, 1))
+		d.decode(n, v.Index(0), path)
+		return
+	}
 	if n.Kind != yaml.SequenceNode {
 		d.problem(n, path, "want a list, not %s", kindOf(n))
 		return

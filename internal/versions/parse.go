@@ -182,6 +182,10 @@ func (c *checker) checkContract(m Manifest) {
 			"nobody has the time to decide that during a rollback. The smallest valid section is\n%s", strings.TrimSuffix(SmallestInFlight, "\n"))
 		return
 	}
+	if n := len(m.InFlight.Declared); n > MaxRules {
+		c.problem("inFlight.declared", "lists %d declarations: at most %d", n, MaxRules)
+		return
+	}
 	if n := len(m.InFlight.Rules); n > MaxRules {
 		c.problem("inFlight.rules", "lists %d rules: at most %d", n, MaxRules)
 		return

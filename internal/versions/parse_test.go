@@ -77,11 +77,11 @@ func TestParseEveryField(t *testing.T) {
 			},
 			Rules: []drain.Rule{
 				{
-					When:   drain.Match{Effects: drain.EffectsNone, OlderThan: 2 * second},
+					When:   drain.Match{Effects: drain.AnyOf{drain.EffectsNone}, OlderThan: 2 * second},
 					Action: drain.Action{OnRollback: drain.Cancel, RetryAfter: drain.Range{Min: time.Second / 2, Max: 2 * time.Second}},
 				},
 				{
-					When:   drain.Match{Effects: drain.EffectsNone},
+					When:   drain.Match{Effects: drain.AnyOf{drain.EffectsNone}},
 					Action: drain.Action{OnRollback: drain.Handover, Else: drain.Complete, Within: 60 * second, Then: drain.Hold},
 				},
 				{When: drain.Match{Method: "GET", Path: "/v1/invoices/*"}, Action: drain.Action{OnRollback: drain.Cancel}},

@@ -66,32 +66,45 @@ type tagCache struct {
 	mu    sync.Mutex
 	state fs.FileInfo
 	tags  map[string]string
+	// attached are the entries of attachments by the digest of what they refer to; by "" where an entry does not say.
+	attached map[string][]ocispec.Descriptor
 }
 
-// tags of index.json by name. The file is read again only when it is another one: every writer renames a new one into place.
+// tags of index.json by name.
 func (a *Archive) tags() (map[string]string, error) {
+	tags, _, err := a.entries()
+	return tags, err
+}
+
+// entries of index.json: tags by name, and attachments by subject. The file is read again only when it is another one: every writer renames a
+// new one into place.
+func (a *Archive) entries() (tags map[string]string, attached map[string][]ocispec.Descriptor, err error) {
 	state, err := os.Stat(filepath.Join(a.dir, ocispec.ImageIndexFile))
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	c := &a.cache
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.state != nil && os.SameFile(c.state, state) && c.state.ModTime().Equal(state.ModTime()) && c.state.Size() == state.Size() {
-		return c.tags, nil
+		return c.tags, c.attached, nil
 	}
 	index, err := a.readIndex()
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
-	c.state, c.tags = state, make(map[string]string, len(index.Manifests))
+	c.state, c.tags, c.attached = state, make(map[string]string, len(index.Manifests)), map[string][]ocispec.Descriptor{}
 	for _, entry := range index.Manifests {
+		if entry.ArtifactType == versions.TypeSignature || entry.ArtifactType == versions.TypeConformance {
+			subject := entry.Annotations[annotationSubject]
+			c.attached[subject] = append(c.attached[subject], entry)
+		}
 		tag := entry.Annotations[ocispec.AnnotationRefName]
 		if _, twice := c.tags[tag]; tag != "" && !twice {
 			c.tags[tag] = entry.Digest.String()
 		}
 	}
-	return c.tags, nil
+	return c.tags, c.attached, nil
 }
 
 // enter puts an image manifest into the index. Its tag goes to it if no other digest has the tag, or if move says to take it away from

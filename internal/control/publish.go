@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"time"
 
 	"go.uber.org/zap"
@@ -33,20 +34,49 @@ func (c *Controller) Publish(ctx context.Context, actor Actor, files map[string]
 	if claimed != "" && claimed != packed.Digest {
 		return Published{}, refuse("publish again", "the folder arrived as %s, but the caller had computed %s; it was changed on the way", packed.Digest, claimed)
 	}
+	out, err := c.publishPacked(ctx, actor, packed, false)
+	if err != nil {
+		return Published{}, err
+	}
+	for _, path := range packed.Ignored {
+		out.Warnings = append(out.Warnings, fmt.Sprintf("%s is not named under documents in spec.yaml: it is not part of %s", path, packed.Ref()))
+	}
+	return out, nil
+}
+
+// ImportVersion stores a version in the form in which it travels: as strictly as Publish does, under the digest that it had where it came from.
+func (c *Controller) ImportVersion(ctx context.Context, actor Actor, image []byte, files map[string][]byte, dryRun bool) (Published, error) {
+	byDigest := make(map[string][]byte, len(files))
+	for _, data := range files {
+		byDigest[versions.DigestOf(data)] = data
+	}
+	packed, err := versions.Unpack(image, func(digest string) ([]byte, error) {
+		if data, ok := byDigest[digest]; ok {
+			return data, nil
+		}
+		return nil, fs.ErrNotExist
+	})
+	if err != nil {
+		return Published{}, &Refused{Why: err.Error(), Next: "export it again where it came from: specctl export NAME:VERSION -f FILE"}
+	}
+	return c.publishPacked(ctx, actor, packed, dryRun)
+}
+
+// publishPacked stores the documents, then the record; a dry run only says what would become of that.
+func (c *Controller) publishPacked(ctx context.Context, actor Actor, packed versions.Packed, dryRun bool) (Published, error) {
 	ref := packed.Ref()
 	out := Published{}
-	for _, path := range packed.Ignored {
-		out.Warnings = append(out.Warnings, fmt.Sprintf("%s is not named under documents in spec.yaml: it is not part of %s", path, ref))
+	if !dryRun {
+		if err := c.archive.Put(ctx, packed); err != nil {
+			return Published{}, fmt.Errorf("archive %s: %w", ref, err)
+		}
 	}
-	if err := c.archive.Put(ctx, packed); err != nil {
-		return Published{}, fmt.Errorf("archive %s: %w", ref, err)
-	}
-	_, err = c.store.Update(ctx, func(tx *store.Tx) error {
+	_, err := c.store.Update(ctx, func(tx *store.Tx) error {
 		if old, ok := tx.Version(ref.Spec, ref.Version); ok {
 			out.Record, out.Created = old, false
 			if old.Digest != packed.Digest {
 				return &Conflict{Refused{
-					Why:  fmt.Sprintf("%s exists already with other content: published %s, this folder is %s; a version is immutable", ref, old.Digest, packed.Digest),
+					Why:  fmt.Sprintf("%s exists already with other content: published %s, this is %s; a version is immutable", ref, old.Digest, packed.Digest),
 					Next: "raise `version` in spec.yaml and publish again",
 				}}
 			}
@@ -63,9 +93,15 @@ func (c *Controller) Publish(ctx context.Context, actor Actor, files map[string]
 			Spec: ref.Spec, Version: ref.Version, Digest: packed.Digest, PublishedAt: time.Now().UTC(), PublishedBy: actor.Name,
 			Manifest: packed.Manifest, Standing: versions.Published,
 		}
+		if dryRun {
+			return errDryRun
+		}
 		tx.PutVersion(out.Record)
 		return nil
 	})
+	if dryRun && (err == nil || errors.Is(err, errDryRun)) {
+		return out, nil
+	}
 	if err != nil {
 		return Published{}, err
 	}

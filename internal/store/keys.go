@@ -67,3 +67,7 @@ func poolMarks(prefix string) string { return root + "pools/" + prefix }
 func failuresMark(spec, version string) string {
 	return root + failures.name + "/" + within(spec, version) + batches + "/"
 }
+
+// exitMark is written when a version of the spec comes to be, or ceases to be, where a rollback may go: who looked for the newest one
+// before another compares the mark, and not every version there ever was.
+func exitMark(spec string) string { return root + "exits/" + within(spec) }

@@ -18,6 +18,8 @@ type kind struct {
 	specs func(any) []string
 	// pool is the path of the record's pool; nil for kinds that are not indexed by pool.
 	pool func(any) string
+	// indexes are further orders of the records, by name. A record whose text is empty is not in that one; no two have the same text.
+	indexes map[string]func(any) string
 }
 
 // FailureBatch is one sidecar's report of failed executions. Batches are only ever added, and deleted together.
@@ -97,7 +99,11 @@ var (
 	counters       = newKind("counters", func(counter) []string { return nil })
 	secrets        = newKind("secrets", func(secret) []string { return nil })
 
-	kinds = byName(versionRecords, routes, history, instances, drains, postMortems, proxies, failures, hosts, counters, secrets)
+	kinds = byName(
+		versionRecords.indexed(inOrder, orderOf).indexed(byStanding, standingOf).indexed(asExit, exitOf),
+		drains.indexed(unfinished, unfinishedDrain), postMortems.indexed(unfinished, openPostMortem),
+		routes, history, instances, proxies, failures, hosts, counters, secrets,
+	)
 )
 
 func newKind[T any](name string, specs func(T) []string) *kind {
@@ -122,6 +128,15 @@ func newPooled[T any](name string, pool func(T) (spec, version string), id func(
 		spec, version := pool(v.(T))
 		return path(spec, version, id(v.(T)))
 	}
+	return k
+}
+
+// indexed gives the kind one more order.
+func (k *kind) indexed(name string, text func(any) string) *kind {
+	if k.indexes == nil {
+		k.indexes = map[string]func(any) string{}
+	}
+	k.indexes[name] = text
 	return k
 }
 

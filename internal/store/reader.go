@@ -23,12 +23,18 @@ type Reader interface {
 	Versions(spec string) []versions.Record
 	// Specs that have a version, sorted.
 	Specs() []string
+	// Known says that the spec has a version.
+	Known(spec string) bool
+	// Relevant versions for a decision about the named ones: see there.
+	Relevant(spec string, named []string) []versions.Record
 	// Route in force.
 	Route(spec string) (routing.Route, bool)
 	// Routes in force, by spec.
 	Routes() []routing.Route
 	// History of the spec's routes, oldest first, the one in force last.
 	History(spec string) []routing.Route
+	// Generation of the spec's route.
+	Generation(spec string, generation uint64) (routing.Route, bool)
 	Instance(id string) (routing.Instance, bool)
 	// Instances of the spec, by version and id.
 	Instances(spec string) []routing.Instance
@@ -58,6 +64,8 @@ type source interface {
 	get(k *kind, path string) (*row, bool)
 	list(k *kind, prefix string) []*row
 	members(k *kind, prefix string) []*row
+	// walk reads a span; mark is the prefix of the keys of which one is written whenever what is in the span changes.
+	walk(k *kind, s span, mark string) []*row
 }
 
 // reader answers with typed records.
@@ -87,17 +95,24 @@ func (r reader) Versions(spec string) []versions.Record {
 	return all
 }
 
-// Specs returns the names of all specs that have a version, sorted.
+// Specs returns the names of all specs that have a version, sorted. It reads one record of each.
 func (r reader) Specs() []string {
 	var names []string
-	for _, v := range r.list(versionRecords, "") {
-		// The path holds the name: the records themselves, of all versions there ever were, need not be copied for it.
-		if name := firstElement(v.path); len(names) == 0 || names[len(names)-1] != name {
-			names = append(names, name)
+	for at := ""; ; {
+		rows := r.walk(versionRecords, span{index: byPath, from: at, limit: 1}, fullKey(versionRecords, ""))
+		if len(rows) == 0 {
+			slices.Sort(names)
+			return names
 		}
+		name := firstElement(rows[0].path)
+		names = append(names, name)
+		at = afterAll(within(name))
 	}
-	slices.Sort(names)
-	return names
+}
+
+// Known says that the spec has a version.
+func (r reader) Known(spec string) bool {
+	return len(r.walk(versionRecords, span{index: byPath, prefix: within(spec), limit: 1}, fullKey(versionRecords, within(spec)))) > 0
 }
 
 // Route returns the spec's route in force.
@@ -111,6 +126,11 @@ func (r reader) Routes() []routing.Route { return values[routing.Route](r.list(r
 // History returns all generations of the spec's route, oldest first.
 func (r reader) History(spec string) []routing.Route {
 	return values[routing.Route](r.list(history, within(spec)))
+}
+
+// Generation returns one generation of the spec's route.
+func (r reader) Generation(spec string, generation uint64) (routing.Route, bool) {
+	return one[routing.Route](r, history, path(spec, numbered(generation)))
 }
 
 // Instance returns one instance.

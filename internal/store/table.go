@@ -2,6 +2,7 @@ package store
 
 import (
 	"fmt"
+	"strings"
 
 	"github.com/hashicorp/go-memdb"
 )
@@ -38,6 +39,14 @@ func newTables() (*memdb.MemDB, error) {
 		}}
 		if k.pool != nil {
 			t.Indexes[byPool] = &memdb.IndexSchema{Name: byPool, Unique: true, AllowMissing: true, Indexer: textIndex(func(r *row) string { return r.pool })}
+		}
+		for index, text := range k.indexes {
+			t.Indexes[index] = &memdb.IndexSchema{Name: index, Unique: true, AllowMissing: true, Indexer: textIndex(func(r *row) string {
+				if r.value == nil {
+					return ""
+				}
+				return text(r.value)
+			})}
 		}
 		schema.Tables[name] = t
 	}
@@ -88,6 +97,62 @@ func scan(txn *memdb.Txn, k *kind, index, prefix string) []*row {
 		rows = append(rows, raw.(*row))
 	}
 	return rows
+}
+
+// span is a part of one index: the rows whose text begins with the prefix and comes after (backward: before) the text from, if that is set.
+type span struct {
+	index, prefix, from string
+	backward            bool
+	// limit is the most rows to return; 0: all.
+	limit int
+}
+
+// walk returns the rows of a span in the order of its walk. It costs the rows it returns, and finding the first.
+func walk(txn *memdb.Txn, k *kind, s span) []*row {
+	var rows []*row
+	each(txn, k, s, func(r *row) bool {
+		rows = append(rows, r)
+		return len(rows) != s.limit
+	})
+	return rows
+}
+
+// each calls fn for the rows of a span until it returns false.
+func each(txn *memdb.Txn, k *kind, s span, fn func(*row) bool) {
+	text := textOf(k, s.index)
+	seek, begin := txn.LowerBound, max(s.prefix, s.from)
+	if s.backward {
+		seek, begin = txn.ReverseLowerBound, s.prefix+"\xff"
+		if s.from != "" {
+			begin = min(begin, s.from)
+		}
+	}
+	it, err := seek(k.name, s.index, begin)
+	if err != nil {
+		panic(fmt.Sprintf("store: table %s: %v", k.name, err)) // The schema is ours: only a wrong index name gets here.
+	}
+	for raw := it.Next(); raw != nil; raw = it.Next() {
+		r := raw.(*row)
+		at := text(r)
+		if at == s.from && s.from != "" {
+			continue
+		}
+		if !strings.HasPrefix(at, s.prefix) || !fn(r) {
+			return
+		}
+	}
+}
+
+// textOf is what the named index orders by.
+func textOf(k *kind, index string) func(*row) string {
+	switch index {
+	case byPath:
+		return func(r *row) string { return r.path }
+	case byPool:
+		return func(r *row) string { return r.pool }
+	}
+	text := k.indexes[index]
+	return func(r *row) string { return text(r.value) }
 }
 
 // insert puts a row in place of the one with the same path.

@@ -74,6 +74,11 @@ func (t *Tx) members(k *kind, prefix string) []*row {
 	return t.checked(scan(t.txn, k, byPool, prefix))
 }
 
+func (t *Tx) walk(k *kind, s span, mark string) []*row {
+	t.ranges[mark] = struct{}{}
+	return t.checked(walk(t.txn, k, s))
+}
+
 func (t *Tx) checked(rows []*row) []*row {
 	for _, r := range rows {
 		t.check(r)
@@ -96,8 +101,12 @@ func (t *Tx) fail(err error) {
 
 // PutVersion writes a version's record. A digest that was written once can never change.
 func (t *Tx) PutVersion(r versions.Record) {
-	if old, ok := t.Version(r.Spec, r.Version); ok && old.Digest != r.Digest {
+	old, ok := t.Version(r.Spec, r.Version)
+	if ok && old.Digest != r.Digest {
 		t.fail(fmt.Errorf("version %s:%s is %s and cannot become %s: publish the change under another version number", r.Spec, r.Version, old.Digest, r.Digest))
+	}
+	if exitOf(old) != exitOf(r) {
+		t.writes[exitMark(r.Spec)] = markValue
 	}
 	t.put(versionRecords, path(r.Spec, r.Version), r)
 }

@@ -27,3 +27,5 @@ func (v *View) list(k *kind, prefix string) []*row { return scan(v.db.Txn(false)
 func (v *View) members(k *kind, prefix string) []*row {
 	return scan(v.db.Txn(false), k, byPool, prefix)
 }
+
+func (v *View) walk(k *kind, s span, _ string) []*row { return walk(v.db.Txn(false), k, s) }

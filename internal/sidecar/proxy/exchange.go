@@ -3,9 +3,11 @@ package proxy
 import (
 	"context"
 	"errors"
+	"io"
 	"net/http"
 	"net/http/httputil"
 	"net/url"
+	"strings"
 	"sync"
 
 	"go.uber.org/zap"
@@ -153,11 +155,37 @@ func (p *Proxy) rewriteForAgent(pr *httputil.ProxyRequest) {
 	h.Set(headerVersion, p.Ref.String())
 	h.Set(headerDigest, p.Digest)
 	h.Set(headerExecution, x.id)
+	once(pr.Out)
 	if x.arrival.kind == grpcCall && !x.arrival.deadline.IsZero() {
 		// Envoy sends the original timeout again after a hand-over, though some of it is used up.
 		h.Set("Grpc-Timeout", formatGRPCTimeout(x.arrival.deadline.Sub(p.Now())))
 	}
 }
+
+// once keeps http.Transport from sending a request again when the connection breaks after it was sent: it does so for methods that are
+// idempotent by RFC 9110, if there is no body, and for an Idempotency-Key. An agent may have begun, and its ledger knows of one beginning.
+func once(out *http.Request) {
+	if out.Body != nil {
+		return
+	}
+	switch out.Method {
+	case http.MethodGet, http.MethodHead, http.MethodOptions, http.MethodTrace:
+		out.Body = emptyBody{}
+	default:
+		for _, name := range []string{"Idempotency-Key", "X-Idempotency-Key"} {
+			if values, ok := out.Header[name]; ok { // header names have no case; http.Transport looks for this spelling
+				delete(out.Header, name)
+				out.Header[strings.ToLower(name)] = values
+			}
+		}
+	}
+}
+
+// emptyBody is no body, but not one that http.Transport knows to be none: it is asked, and nothing is sent.
+type emptyBody struct{}
+
+func (emptyBody) Read([]byte) (int, error) { return 0, io.EOF }
+func (emptyBody) Close() error             { return nil }
 
 // agentURL is the request's own URL, byte for byte, below the agent's path.
 func agentURL(in *url.URL, path string) *url.URL {

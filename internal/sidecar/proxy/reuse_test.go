@@ -49,3 +49,30 @@ func TestConnectionIsKeptAfterWholeRequests(t *testing.T) {
 		}
 	}
 }
+
+// net/http would send it again over a new connection, and the agent would do it twice.
+func TestNoRequestReachesTheAgentTwice(t *testing.T) {
+	for _, c := range []struct{ method, body, key string }{
+		{"GET", "", ""}, {"HEAD", "", ""}, {"POST", "", "once"}, {"POST", "body", "once"}, {"DELETE", "", ""},
+	} {
+		hits := make(chan *http.Request, 10)
+		r := newRig(t, completes, http.HandlerFunc(func(_ http.ResponseWriter, req *http.Request) {
+			if req.URL.Path == "/fine" {
+				return
+			}
+			hits <- req
+			panic(http.ErrAbortHandler)
+		}))
+		if res := r.do(r.request("GET", "/fine", "")); res.StatusCode != 200 { // leaves a connection for reuse
+			t.Fatalf("got %d", res.StatusCode)
+		}
+		res := r.do(r.request(c.method, "/breaks", c.body, "Idempotency-Key", c.key))
+		if res.StatusCode != http.StatusBadGateway || len(hits) != 1 {
+			t.Errorf("%+v: status %d after %d attempts", c, res.StatusCode, len(hits))
+		}
+		got := <-hits
+		if got.Header.Get("Idempotency-Key") != c.key || len(got.TransferEncoding) > 0 || got.ContentLength != int64(len(c.body)) {
+			t.Errorf("%+v: the agent got %v, length %d, %v", c, got.Header, got.ContentLength, got.TransferEncoding)
+		}
+	}
+}

@@ -152,9 +152,10 @@ func proxyOf(p discovery.ProxyState) *operatorv1.Proxy {
 // ListPostMortems, newest first.
 func (s *Server) ListPostMortems(_ context.Context, req *connect.Request[operatorv1.ListPostMortemsRequest]) (*connect.Response[operatorv1.ListPostMortemsResponse], error) {
 	out := &operatorv1.ListPostMortemsResponse{}
-	for _, r := range s.Store.View().PostMortems() {
+	view := s.Store.View()
+	for _, r := range view.PostMortems() {
 		if want := req.Msg.GetSpec(); want == "" || slices.Contains(r.Specs, want) {
-			out.Postmortems = append(out.Postmortems, postMortemOf(r))
+			out.Postmortems = append(out.Postmortems, postMortemOf(control.Counted(view, r)))
 		}
 	}
 	return connect.NewResponse(out), nil
@@ -162,9 +163,10 @@ func (s *Server) ListPostMortems(_ context.Context, req *connect.Request[operato
 
 // GetPostMortem shows one record.
 func (s *Server) GetPostMortem(_ context.Context, req *connect.Request[operatorv1.GetPostMortemRequest]) (*connect.Response[operatorv1.GetPostMortemResponse], error) {
-	record, ok := s.Store.View().PostMortem(req.Msg.GetId())
+	view := s.Store.View()
+	record, ok := view.PostMortem(req.Msg.GetId())
 	if !ok {
 		return nil, &control.NotFound{Refused: control.Refused{Why: "post-mortem " + req.Msg.GetId() + " does not exist", Next: "specctl postmortem list"}}
 	}
-	return connect.NewResponse(&operatorv1.GetPostMortemResponse{Postmortem: postMortemOf(record)}), nil
+	return connect.NewResponse(&operatorv1.GetPostMortemResponse{Postmortem: postMortemOf(control.Counted(view, record))}), nil
 }

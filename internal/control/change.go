@@ -376,6 +376,9 @@ func (c *Controller) plans(route routing.Route, now time.Time) []Plan {
 		for _, x := range c.fleet.Running(route.Spec, version) {
 			d := drain.Decide(contract, fleet.ViewOf(x.Execution), route.Target, now)
 			key := Plan{Version: version, Rule: drain.RuleLabel(contract, d.Rule), Disposition: d.Disposition, Then: d.Then}
+			if !d.Deadline.IsZero() {
+				key.Within = within(contract, d.Rule)
+			}
 			count[key]++
 		}
 		unseen := int(c.fleet.Pool(c.store.View(), route.Spec, version).InFlight) - len(c.fleet.Running(route.Spec, version))
@@ -392,6 +395,14 @@ func (c *Controller) plans(route routing.Route, now time.Time) []Plan {
 		}
 	}
 	return out
+}
+
+// within is the time that a rule's executions get to complete: its own, else the default's. Decide lends the latter to what it may not cut.
+func within(c drain.Contract, rule int) time.Duration {
+	if rule >= 0 && c.Rules[rule].Within > 0 {
+		return time.Duration(c.Rules[rule].Within)
+	}
+	return time.Duration(c.Default.Within)
 }
 
 // liftFences takes down the fences of versions that are to get weight again, and waits until their sidecars confirm it (also where a closed

@@ -58,7 +58,6 @@ func (c *Controller) moveDrain(ctx context.Context, order drain.Drain, pool flee
 	if state == order.State {
 		return
 	}
-	failed := len(Failed(c.store.View().Failures(order.Spec, order.Version)))
 	moved := false
 	_, err := c.store.Update(ctx, func(tx *store.Tx) error {
 		moved = false
@@ -69,7 +68,7 @@ func (c *Controller) moveDrain(ctx context.Context, order drain.Drain, pool flee
 		now.State, now.Counts = state, pool.Drained.Minus(now.Base)
 		if state == drain.Drained || state == drain.Held {
 			now.EndedAt = time.Now().UTC()
-			settle(tx, now, failed)
+			settle(tx, now)
 		}
 		tx.PutDrain(now)
 		moved = true
@@ -84,8 +83,8 @@ func (c *Controller) moveDrain(ctx context.Context, order drain.Drain, pool flee
 	}
 }
 
-// settle writes what became of the executions into the record, if it is still open.
-func settle(tx *store.Tx, order drain.Drain, failed int) {
+// settle writes what became of the executions into the record, if it is still open. Counted adds what failed.
+func settle(tx *store.Tx, order drain.Drain) {
 	record, ok := tx.PostMortem(order.PostMortem)
 	if !ok || record.Closing != nil {
 		return
@@ -93,7 +92,7 @@ func settle(tx *store.Tx, order drain.Drain, failed int) {
 	tx.PutPostMortem(record.WithRollback(order.Spec, func(r *postmortem.Rollback) {
 		for i := range r.Abandoned {
 			if r.Abandoned[i].Version == order.Version {
-				r.Abandoned[i].Settled = &postmortem.Settled{At: order.EndedAt, State: order.State, Counts: order.Counts, Failed: failed}
+				r.Abandoned[i].Settled = &postmortem.Settled{At: order.EndedAt, State: order.State, Counts: order.Counts}
 			}
 		}
 	}))

@@ -5,6 +5,7 @@ import (
 	"slices"
 
 	"github.com/specproxy/specproxy/internal/drain"
+	"github.com/specproxy/specproxy/internal/postmortem"
 	"github.com/specproxy/specproxy/internal/store"
 )
 
@@ -32,4 +33,29 @@ func Failed(batches []store.FailureBatch) []store.Failure {
 		return cmp.Compare(a.ID, b.ID)
 	})
 	return out
+}
+
+// Counted returns the record with the number of executions to do again, as far as they are known: sidecars tell of an execution's failure
+// after they have counted its end. A closed record keeps the number that was known then.
+func Counted(r store.Reader, record postmortem.Record) postmortem.Record {
+	if record.Closing != nil {
+		return record
+	}
+	for _, rb := range record.Rollbacks {
+		record = record.WithRollback(rb.Spec, func(b *postmortem.Rollback) {
+			for i, a := range b.Abandoned {
+				if a.Settled == nil {
+					continue
+				}
+				batches := r.Failures(b.Spec, a.Version)
+				settled := *a.Settled
+				settled.Failed = len(Failed(batches))
+				for _, batch := range batches {
+					settled.Failed += int(batch.Omitted)
+				}
+				b.Abandoned[i].Settled = &settled
+			}
+		})
+	}
+	return record
 }

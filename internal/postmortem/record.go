@@ -60,6 +60,16 @@ type Abandoned struct {
 	Digest  string `json:"digest"`
 	// Settled is what became of its executions; nil while its drain goes on.
 	Settled *Settled `json:"settled,omitempty"`
+	// Touched is what its executions are known to have done to the world, worst class first; TouchedOmitted how much more of it there was.
+	Touched        []Touched `json:"touched,omitempty"`
+	TouchedOmitted uint64    `json:"touchedOmitted,omitempty"`
+}
+
+// Touched counts acts of one class, and the executions that did them.
+type Touched struct {
+	Class      drain.Effects `json:"class"`
+	Acts       int           `json:"acts"`
+	Executions int           `json:"executions"`
 }
 
 // Settled is the end of one drain.
@@ -67,7 +77,8 @@ type Settled struct {
 	At     time.Time    `json:"at"`
 	State  drain.State  `json:"state"`
 	Counts drain.Counts `json:"counts"`
-	// Failed executions kept in the record's redo list.
+	// Failed is how many executions are to be done again: failed under the version, or cancelled by the order. It is counted whenever an open
+	// record is read, and fixed when the record is closed.
 	Failed int `json:"failed"`
 }
 

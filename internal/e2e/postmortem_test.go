@@ -1,0 +1,322 @@
+package e2e
+
+import (
+	"encoding/csv"
+	"encoding/json"
+	"fmt"
+	"net/http"
+	"slices"
+	"strings"
+	"testing"
+
+	"connectrpc.com/connect"
+
+	operatorv1 "github.com/specproxy/specproxy/gen/specproxy/operator/v1"
+	"github.com/specproxy/specproxy/internal/drain"
+	"github.com/specproxy/specproxy/internal/postmortem"
+)
+
+func TestQuarantinedVersionIsRefusedByEveryCommand(t *testing.T) {
+	w := startPlane(t, nil)
+	w.staged("shop", "2.0.0", "2.1.0")
+	w.rollback("shop")
+	w.publish("shop", "2.2.0", completeContract)
+	w.member("shop:2.2.0", "shop-2-2-0")
+	w.ready("shop", "2.2.0", 1)
+	w.deploy("shop", "2.2.0")
+	before := w.revision("shop")
+	for _, args := range [][]string{
+		{"deploy", "shop:2.1.0"},
+		{"deploy", "shop:2.1.0", "--now"},
+		{"weights", "shop", "2.1.0=10", "2.2.0=90"},
+		{"rollback", "shop", "--to", "2.1.0"},
+		{"deploy", "shop:2.1.0", "--dry-run"},
+	} {
+		w.ctl(1, []string{"shop:2.1.0 is quarantined by PM-1", "specctl postmortem show PM-1", "--override PM-1"}, args...)
+	}
+	w.ctl(1, []string{"quarantined by PM-1, not by PM-2"}, "deploy", "shop:2.1.0", "--override", "PM-2", "--reason", "x")
+	w.ctl(1, []string{"needs a reason"}, "deploy", "shop:2.1.0", "--override", "PM-1")
+	w.ctl(1, []string{"needs a reason"}, "deploy", "shop:2.1.0", "--override", "PM-1", "--reason", "  ")
+	if got := w.weights("shop"); got != "2.2.0=10000" || w.revision("shop") != before {
+		t.Errorf("refused commands left %s; revision %d, was %d", got, w.revision("shop"), before)
+	}
+}
+
+func TestClosingSettlesTheStanding(t *testing.T) {
+	for cause, standing := range map[string]string{
+		"spec-error": "retired", "correct-but-miscommunicated": "retired", "implementation": "retired",
+		"environment": "candidate", "false-alarm": "candidate",
+	} {
+		t.Run(cause, func(t *testing.T) {
+			w := startPlane(t, nil)
+			members := w.staged("shop", "2.0.0", "2.1.0")
+			w.rollback("shop")
+			members["2.1.0"].awaitFence("2.0.0")
+			w.ctl(0, []string{"PM-1 closed", cause}, "postmortem", "close", "PM-1", "--cause", cause, "--note", "seen by ada")
+			v := w.version("shop:2.1.0")
+			if v.GetStanding() != standing || !strings.Contains(v.GetStandingReason(), "PM-1 closed as "+cause) {
+				t.Errorf("2.1.0 is %s (%s), want %s", v.GetStanding(), v.GetStandingReason(), standing)
+			}
+			r := w.record("PM-1")
+			if r.Closing == nil || string(r.Closing.Cause) != cause || r.Closing.Note != "seen by ada" || !strings.HasPrefix(r.Closing.Actor, "admin (") {
+				t.Errorf("closing %+v", r.Closing)
+			}
+			contains(t, w.ctl(0, nil, "postmortem", "show", "PM-1"), "closed, "+cause, "seen by ada")
+			// The same again is done before; another cause is not taken.
+			w.ctl(0, nil, "postmortem", "close", "PM-1", "--cause", cause, "--note", "again")
+			other := "spec-error"
+			if cause == other {
+				other = "false-alarm"
+			}
+			w.ctl(1, []string{"PM-1 was closed by admin", "as " + cause}, "postmortem", "close", "PM-1", "--cause", other, "--note", "no")
+			if standing == "candidate" {
+				members["2.1.0"].awaitFence("")
+				w.ctl(0, []string{"2.0.0=100 -> 2.1.0=100"}, "deploy", "shop:2.1.0")
+				return
+			}
+			members["2.1.0"].awaitFence("2.0.0")
+			for _, args := range [][]string{{}, {"--override", "PM-1", "--reason", "please"}} {
+				w.ctl(1, []string{"shop:2.1.0 is retired", "PM-1", "specctl publish"}, append([]string{"deploy", "shop:2.1.0"}, args...)...)
+			}
+		})
+	}
+}
+
+func TestClosingWantsCauseAndNote(t *testing.T) {
+	w := startPlane(t, nil)
+	w.staged("shop", "2.0.0", "2.1.0")
+	w.rollback("shop")
+	w.ctl(2, []string{"--cause is missing", "spec-error", "false-alarm"}, "postmortem", "close", "PM-1", "--note", "x")
+	w.ctl(2, []string{`--cause "bad-luck" is not one of spec-error`}, "postmortem", "close", "PM-1", "--cause", "bad-luck", "--note", "x")
+	w.ctl(1, []string{"PM-1 cannot be closed without a note", "--note"}, "postmortem", "close", "PM-1", "--cause", "spec-error")
+	w.ctl(1, []string{"PM-1 cannot be closed without a note"}, "postmortem", "close", "PM-1", "--cause", "spec-error", "--note", " ")
+	w.ctl(1, []string{"post-mortem PM-5 does not exist", "specctl postmortem list"}, "postmortem", "close", "PM-5", "--cause", "spec-error", "--note", "x")
+	w.ctl(1, []string{"post-mortem PM-5 does not exist", "specctl postmortem list"}, "postmortem", "show", "PM-5")
+	_, err := w.client.ClosePostMortem(t.Context(), connect.NewRequest(&operatorv1.ClosePostMortemRequest{Id: "PM-1", Cause: "bad-luck", Note: "x"}))
+	refused(t, err, connect.CodeInvalidArgument, `"bad-luck" is not one of spec-error`)
+	if pm := w.postmortem("PM-1"); pm.GetState() != "open" || w.version("shop:2.1.0").GetStanding() != "quarantined" {
+		t.Errorf("PM-1 is %s, 2.1.0 %s", pm.GetState(), w.version("shop:2.1.0").GetStanding())
+	}
+}
+
+func TestOverrideDeploysAtOnceAndIsLoud(t *testing.T) {
+	w := startPlane(t, nil)
+	members := w.staged("shop", "2.0.0", "2.1.0")
+	w.rollback("shop")
+	members["2.1.0"].awaitFence("2.0.0")
+	w.ctl(0, []string{"2.0.0=100 -> 2.1.0=100", "effective"}, "deploy", "shop:2.1.0", "--override", "PM-1", "--reason", "2.0.0 is worse today")
+	members["2.1.0"].awaitFence("")
+	r := w.record("PM-1")
+	if len(r.Overrides) != 1 || r.Overrides[0].Version != "2.1.0" || r.Overrides[0].Reason != "2.0.0 is worse today" ||
+		!strings.HasPrefix(r.Overrides[0].Actor, "admin (") || !r.Open() {
+		t.Errorf("overrides %+v, open %v", r.Overrides, r.Open())
+	}
+	contains(t, w.ctl(0, nil, "postmortem", "show", "PM-1"), "**OVERRIDDEN:**", "2.0.0 is worse today")
+	contains(t, w.ctl(0, nil, "postmortem", "show", "PM-1", "-o", "json"), `"overrides"`, "2.0.0 is worse today")
+	if pm := w.postmortem("PM-1"); len(pm.GetOverrides()) != 1 || !strings.Contains(pm.GetOverrides()[0], "2.0.0 is worse today") {
+		t.Errorf("overrides %v", pm.GetOverrides())
+	}
+	// It can be rolled back again, with a record of its own; the first one's answer is not about it any more.
+	w.ctl(0, []string{"PM-2"}, "rollback", "shop")
+	w.closePostMortem("PM-1", "false-alarm")
+	if v := w.version("shop:2.1.0"); v.GetStanding() != "quarantined" || v.GetPostmortem() != "PM-2" {
+		t.Errorf("2.1.0 is %s by %s", v.GetStanding(), v.GetPostmortem())
+	}
+	w.ctl(1, []string{"quarantined by PM-2, not by PM-1"}, "deploy", "shop:2.1.0", "--override", "PM-1", "--reason", "again")
+}
+
+// TestRecordTellsTheWholeStory kills the control plane between the rollback and the end of the drain.
+func TestRecordTellsTheWholeStory(t *testing.T) {
+	w := startXDS(t)
+	good, bad := startDesk(t, "2.0.0"), startDesk(t, "2.1.0")
+	digests := map[string]string{}
+	addresses := map[string]string{}
+	for _, d := range []*desk{good, bad} {
+		digests[d.version] = w.publish("shop", d.version, guardedContract)
+		addresses[d.version] = freeAddress(t)
+		d.sidecar(w, "shop", "--listen", addresses[d.version])
+		w.ready("shop", d.version, 1)
+		w.deploy("shop", d.version)
+	}
+	ask := func(d *desk, name string) *call {
+		return request(t, addresses[d.version], "shop.agents", name, "body", "Idempotency-Key", "key-"+name)
+	}
+	ask(good, "fine").answer(http.StatusOK)
+	var failed []string
+	for i := range 3 {
+		j := bad.job(fmt.Sprintf("refused-%d", i))
+		c := ask(bad, fmt.Sprintf("refused-%d", i))
+		failed = append(failed, j.begins())
+		j.do(func(rw http.ResponseWriter) {
+			rw.Header().Set("X-Spec-Outcome", `failure; reason="above the limit, and so on"`)
+		})
+		j.finish()
+		c.answer(http.StatusOK)
+	}
+	ask(bad, "fine").answer(http.StatusOK)
+	running, cancelled := bad.job("running"), bad.job("cancelled")
+	runs, cut := ask(bad, "running"), ask(bad, "cancelled")
+	running.begins()
+	failed = append(failed, cancelled.begins())
+	w.inFlight("shop", "2.1.0", 2)
+
+	w.ctl(0, []string{"complete within 5m", "rule 4: path=/work/cancelled*"}, "rollback", "shop", "--reason", "refuses refunds above 100")
+	cut.answer(http.StatusServiceUnavailable)
+	runs.open()
+	w.xds.kill()
+	running.finish()
+	runs.answer(http.StatusOK, "2.1.0 answers running")
+	w.restartXDS()
+
+	eventually(t, "settled record", func() error {
+		if s := w.record("PM-1").Rollbacks[0].Abandoned[0].Settled; s == nil || s.State != drain.Drained {
+			return fmt.Errorf("settled %+v", s)
+		}
+		return nil
+	})
+	r := w.record("PM-1")
+	w.checkRecord(r, digests)
+	if got := r.Rollbacks[0].Abandoned[0].Settled; got.Counts != (drain.Counts{Completed: 1, Cancelled: 1}) {
+		t.Errorf("settled %+v, want 1 completed, 1 cancelled", got)
+	}
+	w.toRedo("PM-1", len(failed))
+	text := w.ctl(0, nil, "postmortem", "show", "PM-1")
+	contains(t, text, "refuses refunds above 100", digests["2.0.0"], digests["2.1.0"], "1 completed under it", "1 cancelled with the retry signal",
+		"| 2.1.0 | 1 | 3 |", "Why did the canary not catch it?", "Why did conformance pass?", "correct but poorly communicated", "What fixes it",
+		"specctl executions shop --on 2.1.0 --failed -o csv", "**Effective:**")
+	w.checkFailed(failed)
+}
+
+func TestSettledRecordCountsEveryCancelledExecution(t *testing.T) {
+	w := startPlane(t, nil)
+	w.publish("shop", "2.0.0", guardedContract)
+	w.member("shop:2.0.0", "shop-2-0-0")
+	w.ready("shop", "2.0.0", 1)
+	w.deploy("shop", "2.0.0")
+	bad, address := startDesk(t, "2.1.0"), freeAddress(t)
+	w.publish("shop", "2.1.0", guardedContract)
+	bad.sidecar(w, "shop", "--listen", address)
+	w.ready("shop", "2.1.0", 1)
+	w.deploy("shop", "2.1.0")
+	const crowd = 40
+	var calls []*call
+	for i := range crowd {
+		name := fmt.Sprintf("cancelled-%d", i)
+		j := bad.job(name)
+		calls = append(calls, request(t, address, "shop.agents", name, "x"))
+		j.begins()
+	}
+	w.inFlight("shop", "2.1.0", crowd)
+	w.rollback("shop")
+	for _, c := range calls {
+		c.answer(http.StatusServiceUnavailable)
+	}
+	w.settledRevision("shop")
+	if got := w.record("PM-1").Rollbacks[0].Abandoned[0].Settled; got.Counts != (drain.Counts{Cancelled: crowd}) {
+		t.Errorf("settled %+v, want %d cancelled", got, crowd)
+	}
+	w.toRedo("PM-1", crowd)
+	w.closePostMortem("PM-1", "environment")
+	w.toRedo("PM-1", crowd)
+}
+
+// toRedo waits until a record knows of this many executions to do again: they are told of after their end was counted.
+func (w *world) toRedo(id string, n int) {
+	w.t.Helper()
+	eventually(w.t, fmt.Sprintf("%d executions to do again in %s", n, id), func() error {
+		if got := w.record(id).Rollbacks[0].Abandoned[0].Settled.Failed; got != n {
+			return fmt.Errorf("there are %d", got)
+		}
+		return nil
+	})
+}
+
+// inFlight waits until this many executions of a version are known to run, each by name.
+func (w *world) inFlight(spec, version string, n int) []*operatorv1.Execution {
+	w.t.Helper()
+	var running []*operatorv1.Execution
+	eventually(w.t, fmt.Sprintf("%d running executions of %s:%s", n, spec, version), func() error {
+		res, err := w.client.ListExecutions(w.t.Context(), connect.NewRequest(&operatorv1.ListExecutionsRequest{Spec: spec, Version: version}))
+		if err != nil {
+			return err
+		}
+		if running = res.Msg.GetExecutions(); len(running) != n {
+			return fmt.Errorf("%v", running)
+		}
+		return nil
+	})
+	return running
+}
+
+// checkRecord checks what was known at the commit.
+func (w *world) checkRecord(r postmortem.Record, digests map[string]string) {
+	w.t.Helper()
+	rb := r.Rollbacks[0]
+	if !strings.HasPrefix(r.Actor, "admin (") || r.Reason != "refuses refunds above 100" || !slices.Equal(r.Specs, []string{"shop"}) {
+		w.t.Errorf("actor %q, reason %q, specs %v", r.Actor, r.Reason, r.Specs)
+	}
+	if rb.Abandoned[0].Version != "2.1.0" || rb.Abandoned[0].Digest != digests["2.1.0"] || rb.Target != "2.0.0" || rb.Digest != digests["2.0.0"] {
+		w.t.Errorf("from %+v to %s %s, want digests %v", rb.Abandoned, rb.Target, rb.Digest, digests)
+	}
+	kinds := []string{}
+	for _, s := range rb.Timeline {
+		kinds = append(kinds, fmt.Sprintf("%d %s %s", s.Generation, s.Kind, s.By))
+	}
+	if len(kinds) != 3 || !strings.HasPrefix(kinds[0], "1 deploy admin (") || !strings.HasPrefix(kinds[2], "3 rollback admin (") {
+		w.t.Errorf("timeline %q", kinds)
+	}
+	outcomes := map[string]postmortem.Outcome{}
+	for _, o := range rb.Outcomes {
+		outcomes[o.Version] = o
+	}
+	if got := outcomes["2.1.0"]; got.Succeeded != 1 || got.Failed != 3 || got.InFlight != 2 {
+		w.t.Errorf("outcome of 2.1.0 %+v, want 1 succeeded, 3 failed, 2 in flight", got)
+	}
+	if got := outcomes["2.0.0"]; got.Succeeded != 1 || got.Failed != 0 {
+		w.t.Errorf("outcome of 2.0.0 %+v, want 1 succeeded", got)
+	}
+	planned := map[drain.Disposition]int{}
+	for _, p := range rb.Plans {
+		planned[p.Disposition] += p.Executions
+	}
+	if len(planned) != 2 || planned[drain.Complete] != 1 || planned[drain.Cancel] != 1 {
+		w.t.Errorf("plans %+v", rb.Plans)
+	}
+	if rb.Effect == nil || rb.Effect.By != "fence" || rb.Effect.FencesAcked != 1 || rb.Effect.LastAdmissionID == "" || rb.Effect.At.Before(rb.CommittedAt) {
+		w.t.Errorf("effect %+v", rb.Effect)
+	}
+}
+
+// checkFailed checks the list of what is to be done again, in each of its forms.
+func (w *world) checkFailed(ids []string) {
+	w.t.Helper()
+	raw := w.ctl(0, nil, "executions", "shop", "--on", "2.1.0", "--failed", "-o", "csv")
+	rows, err := csv.NewReader(strings.NewReader(raw)).ReadAll()
+	if err != nil {
+		w.t.Fatalf("not CSV: %v\n%s", err, raw)
+	}
+	column := func(name string) int { return slices.Index(rows[0], name) }
+	var got []string
+	for _, row := range rows[1:] {
+		got = append(got, row[column("id")])
+		if key := row[column("key")]; !strings.HasPrefix(key, "key-") || row[column("version")] != "2.1.0" {
+			w.t.Errorf("row %q", row)
+		}
+		switch {
+		case row[column("disposition")] == "cancel" && row[column("status")] == "503" && row[column("key")] == "key-cancelled":
+		case row[column("outcome")] == "failure" && row[column("reason")] == "above the limit, and so on" && row[column("status")] == "200":
+		default:
+			w.t.Errorf("row %q is neither failed nor cancelled", row)
+		}
+	}
+	if !slices.Equal(got, ids) {
+		w.t.Errorf("ids %q, want %q", got, ids)
+	}
+	var list struct{ Executions []struct{ ID, Key string } }
+	if err := json.Unmarshal([]byte(w.ctl(0, nil, "executions", "shop", "--on", "2.1.0", "--failed", "-o", "json")), &list); err != nil || len(list.Executions) != len(ids) || list.Executions[0].ID != ids[0] {
+		w.t.Errorf("as JSON: %+v (%v)", list, err)
+	}
+	w.ctl(0, append([]string{"key=key-refused-0", "above the limit", "cancel"}, ids...), "executions", "shop", "--failed")
+	w.ctl(0, []string{"no failed execution is known"}, "executions", "shop", "--on", "2.0.0", "--failed")
+	w.ctl(1, []string{"version 7.0.0 of shop is not published", "specctl versions shop"}, "executions", "shop", "--on", "7.0.0", "--failed")
+}

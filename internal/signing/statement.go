@@ -81,7 +81,7 @@ func (s Subject) statement() ([]byte, error) {
 }
 
 // Verify says which of the keys signed the subject in this envelope, or why none of them did.
-func Verify(ctx context.Context, envelope []byte, s Subject, keys []PublicKey) (PublicKey, error) {
+func Verify(envelope []byte, s Subject, keys []PublicKey) (PublicKey, error) {
 	e, err := parse(envelope)
 	if err != nil {
 		return PublicKey{}, err
@@ -94,7 +94,7 @@ func Verify(ctx context.Context, envelope []byte, s Subject, keys []PublicKey) (
 		if err != nil {
 			return PublicKey{}, err
 		}
-		_, payload, err := verifier.VerifyAndDecode(ctx, e)
+		_, payload, err := verifier.VerifyAndDecode(context.Background(), e) // computes only
 		if err != nil {
 			continue
 		}

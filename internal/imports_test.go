@@ -67,6 +67,7 @@ var arrows = []struct {
 	// Tests of the whole, and their support: they run the built commands and a real Envoy.
 	{"internal/e2e", nil},
 	{"internal/envoytest", []string{"internal/routing/envoy"}},
+	{"internal/sidecar/fakecontrol", []string{"internal/versions", "gen/sidecar"}},
 
 	{"internal/routing/envoy", []string{"internal/routing", "internal/versions", "internal/drain"}},
 	{"internal/postmortem", []string{"internal/routing", "internal/versions", "internal/drain"}},

@@ -19,7 +19,7 @@ const guardDone = "done"
 // ends before the sidecar has said that it is done. A sidecar that is killed cannot say so.
 func Guard(in io.Reader) error {
 	lines := bufio.NewScanner(in)
-	if !lines.Scan() {
+	if !lines.Scan() || lines.Text() == guardDone {
 		return lines.Err() // the sidecar died, or gave up, before there was an agent
 	}
 	pgid, err := strconv.Atoi(strings.TrimSpace(lines.Text()))

@@ -102,7 +102,7 @@ var (
 	kinds = byName(
 		versionRecords.indexed(inOrder, orderOf).indexed(byStanding, standingOf).indexed(asExit, exitOf),
 		drains.indexed(unfinished, unfinishedDrain), postMortems.indexed(unfinished, openPostMortem),
-		routes, history, instances, proxies, failures, hosts, counters, secrets,
+		routes, history, instances, proxies, failures, hosts, counters, secrets, policies, policyHistory,
 	)
 )
 

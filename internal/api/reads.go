@@ -155,7 +155,7 @@ func (s *Server) ListPostMortems(_ context.Context, req *connect.Request[operato
 	view := s.Store.View()
 	for _, r := range view.PostMortems() {
 		if want := req.Msg.GetSpec(); want == "" || slices.Contains(r.Specs, want) {
-			out.Postmortems = append(out.Postmortems, postMortemOf(control.Counted(view, r)))
+			out.Postmortems = append(out.Postmortems, postMortemOf(control.WithActs(view, s.Fleet, control.Counted(view, r))))
 		}
 	}
 	return connect.NewResponse(out), nil
@@ -168,5 +168,5 @@ func (s *Server) GetPostMortem(_ context.Context, req *connect.Request[operatorv
 	if !ok {
 		return nil, &control.NotFound{Refused: control.Refused{Why: "post-mortem " + req.Msg.GetId() + " does not exist", Next: "specctl postmortem list"}}
 	}
-	return connect.NewResponse(&operatorv1.GetPostMortemResponse{Postmortem: postMortemOf(control.Counted(view, record))}), nil
+	return connect.NewResponse(&operatorv1.GetPostMortemResponse{Postmortem: postMortemOf(control.WithActs(view, s.Fleet, control.Counted(view, record)))}), nil
 }

@@ -35,7 +35,7 @@ func (c *Controller) ClosePostMortem(ctx context.Context, actor Actor, id string
 			return refuse("specctl postmortem show "+id, "%s was closed by %s as %s", id, record.Closing.Actor, record.Closing.Cause)
 		}
 		now := time.Now().UTC()
-		record = Counted(tx, record)
+		record = WithActs(tx, c.fleet, Counted(tx, record))
 		record.Closing = &postmortem.Closing{At: now, Actor: actor.Name, Cause: cause, Note: note}
 		tx.PutPostMortem(record)
 		closed = record

@@ -3,6 +3,7 @@ package fleet
 import (
 	"context"
 	"fmt"
+	"slices"
 	"time"
 
 	"google.golang.org/grpc/codes"
@@ -13,10 +14,11 @@ import (
 	"github.com/specproxy/specproxy/internal/store"
 )
 
-// takeExecutions updates what is known to run, and stores what failed or was decided over before it takes the next report.
+// takeExecutions updates what is known to run, and stores what failed, was decided over or did more than read before it takes
+// the next report.
 func (s *session) takeExecutions(ctx context.Context, batch *sidecarv1.ExecutionBatch) error {
 	f := s.fleet
-	var keep []store.Failure
+	var keep, acted []store.Failure
 	f.mu.Lock()
 	m := f.members[s.stored.ID]
 	if m == nil || m.session != s.number {
@@ -31,21 +33,36 @@ func (s *session) takeExecutions(ctx context.Context, batch *sidecarv1.Execution
 		m.follow(x)
 		if x.GetOutcome() == "failure" || x.GetEndedAt() != nil && x.GetDisposition() != "" {
 			keep = append(keep, s.failure(x))
+		} else if x.GetEndedAt() != nil && touched(x) {
+			acted = append(acted, s.failure(x))
 		}
 	}
 	f.broadcast()
 	f.mu.Unlock()
-	if len(keep) == 0 {
+	if len(keep) == 0 && len(acted) == 0 {
 		return nil
 	}
+	records := func(all []store.Failure) store.FailureBatch {
+		return store.FailureBatch{Spec: s.key.spec, Version: s.key.version, Instance: s.stored.ID, Seq: uint64(time.Now().UnixNano()), Executions: all}
+	}
 	_, err := f.store.Update(ctx, func(tx *store.Tx) error {
-		tx.PutFailures(store.FailureBatch{Spec: s.key.spec, Version: s.key.version, Instance: s.stored.ID, Seq: uint64(time.Now().UnixNano()), Executions: keep})
+		if len(keep) > 0 {
+			tx.PutFailures(records(keep))
+		}
+		if len(acted) > 0 {
+			tx.PutActs(records(acted))
+		}
 		return nil
 	})
 	if err != nil {
-		return status.Error(codes.Unavailable, fmt.Sprintf("store the failed executions of instance %s: %v", s.stored.ID, err))
+		return status.Error(codes.Unavailable, fmt.Sprintf("store the executions that instance %s reported: %v", s.stored.ID, err))
 	}
 	return nil
+}
+
+// touched says that the execution did more than read.
+func touched(x *sidecarv1.Execution) bool {
+	return slices.ContainsFunc(x.GetActs(), func(a *sidecarv1.Effect) bool { return drain.Act{Class: drain.Effects(a.GetClass())}.Touches() })
 }
 
 // told counts the running executions that have stated their outcome.
@@ -74,25 +91,35 @@ func (m *member) follow(x *sidecarv1.Execution) {
 }
 
 func (s *session) failure(x *sidecarv1.Execution) store.Failure {
-	fail := store.Failure{
-		ID: x.GetId(), Key: x.GetKey(), Instance: s.stored.ID, Version: s.key.version, Method: x.GetMethod(), Path: x.GetPath(),
+	return Running{Instance: s.stored.ID, Execution: x}.Record(s.key.version)
+}
+
+// Record is what is kept of an execution of a version.
+func (r Running) Record(version string) store.Failure {
+	x := r.Execution
+	out := store.Failure{
+		ID: x.GetId(), Key: x.GetKey(), Instance: r.Instance, Version: version, Method: x.GetMethod(), Path: x.GetPath(),
 		StartedAt: x.GetStartedAt().AsTime(), Effects: drain.Effects(x.GetEffects()), Outcome: x.GetOutcome(), Reason: x.GetOutcomeReason(),
 		Status: int(x.GetStatus()), Disposition: drain.Disposition(x.GetDisposition()), Why: x.GetWhy(), RouteGeneration: x.GetRouteGeneration(),
+		ActsOmitted: x.GetActsOmitted(),
 	}
 	if x.GetEndedAt() != nil {
-		fail.EndedAt = x.GetEndedAt().AsTime()
+		out.EndedAt = x.GetEndedAt().AsTime()
 	}
 	for _, a := range x.GetActs() {
-		fail.Acts = append(fail.Acts, store.Act{Tool: a.GetTool(), Class: drain.Effects(a.GetClass()), Key: a.GetKey(), Compensation: a.GetCompensation(), At: a.GetAt().AsTime()})
+		out.Acts = append(out.Acts, store.Act{
+			Tool: a.GetTool(), Class: drain.Effects(a.GetClass()), Key: a.GetKey(), Compensation: a.GetCompensation(), At: a.GetAt().AsTime(),
+			Source: drain.Source(a.GetSource()),
+		})
 	}
-	return fail
+	return out
 }
 
 // ViewOf is what a contract decides on, of an execution as its sidecar reported it. Effects of which nothing was said stay unsaid.
 func ViewOf(x *sidecarv1.Execution) drain.View {
 	v := drain.View{
 		Method: x.GetMethod(), Path: x.GetPath(), Started: x.GetStartedAt().AsTime(), Responded: x.GetResponded(), Replayable: x.GetReplayable(),
-		HandedOver: x.GetHandedOverFrom() != "",
+		HandedOver: x.GetHandedOverFrom() != "", GRPC: x.GetGrpc(), Headers: x.GetHeaders(), Tools: x.GetTools(), Skill: x.GetSkill(),
 	}
 	if x.GetDeadline() != nil {
 		v.Deadline = x.GetDeadline().AsTime()

@@ -10,33 +10,44 @@ import (
 	"github.com/specproxy/specproxy/internal/store"
 )
 
-// keepFailures is how many records of failed executions are kept of one version. The oldest go first, and are counted.
-const keepFailures = 20_000
+// keepRecords is how many records of executions are kept of one version: of those that failed, and as many of those that did not and did more
+// than read. The oldest go first, and are counted.
+const keepRecords = 20_000
 
-// trim drops the oldest failure batches of versions that have too many.
+// trim drops the oldest batches of versions that have too many.
 func (f *Fleet) trim(ctx context.Context) {
 	view := f.store.View()
 	for _, spec := range view.Specs() {
 		for _, record := range view.Versions(spec) {
-			batches := view.Failures(spec, record.Version)
-			total := 0
-			for _, b := range batches {
-				total += len(b.Executions)
+			err := f.trimBatches(ctx, view.Failures(spec, record.Version), (*store.Tx).DropFailures)
+			if err == nil {
+				err = f.trimBatches(ctx, view.Acts(spec, record.Version), (*store.Tx).DropActs)
 			}
-			if total <= keepFailures {
-				continue
-			}
-			slices.SortStableFunc(batches, func(a, b store.FailureBatch) int { return cmp.Compare(a.Seq, b.Seq) })
-			for len(batches) > 1 && total > keepFailures {
-				_, err := f.store.Update(ctx, func(tx *store.Tx) error { tx.DropFailures(batches[0], batches[1]); return nil })
-				if err != nil {
-					f.log.Error("drop old failure records", zap.String("version", record.Ref().String()), zap.Error(err))
-					return
-				}
-				total -= len(batches[0].Executions)
-				batches[1].Omitted += batches[0].Omitted + uint64(len(batches[0].Executions))
-				batches = batches[1:]
+			if err != nil {
+				f.log.Error("drop old records of executions", zap.String("version", record.Ref().String()), zap.Error(err))
+				return
 			}
 		}
 	}
+}
+
+func (f *Fleet) trimBatches(ctx context.Context, batches []store.FailureBatch, drop func(tx *store.Tx, drop, next store.FailureBatch)) error {
+	total := 0
+	for _, b := range batches {
+		total += len(b.Executions)
+	}
+	if total <= keepRecords {
+		return nil
+	}
+	slices.SortStableFunc(batches, func(a, b store.FailureBatch) int { return cmp.Compare(a.Seq, b.Seq) })
+	for len(batches) > 1 && total > keepRecords {
+		_, err := f.store.Update(ctx, func(tx *store.Tx) error { drop(tx, batches[0], batches[1]); return nil })
+		if err != nil {
+			return err
+		}
+		total -= len(batches[0].Executions)
+		batches[1].Omitted += batches[0].Omitted + uint64(len(batches[0].Executions))
+		batches = batches[1:]
+	}
+	return nil
 }

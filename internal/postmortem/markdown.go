@@ -101,6 +101,7 @@ func section(p func(string, ...any), r Record, rb Rollback) {
 	p("")
 	plans(p, rb)
 	settled(p, rb)
+	touched(p, rb)
 	p("### Weights until then")
 	p("")
 	p("| generation | at | by | change | weights |")
@@ -161,6 +162,31 @@ func settled(p func(string, ...any), rb Rollback) {
 		c := a.Settled.Counts
 		p("%s was %s at %s: %d completed under it, %d handed over to %s, %d cancelled with the retry signal, %d held. %d executions failed or were cancelled under it in all.",
 			a.Version, a.Settled.State, a.Settled.At.UTC().Format(clock), c.Completed, c.HandedOver, rb.Target, c.Cancelled, c.Held, a.Settled.Failed)
+		p("")
+	}
+}
+
+// touched says what was done to the world, so that somebody undoes what can be undone.
+func touched(p func(string, ...any), rb Rollback) {
+	p("### What was done to the world")
+	p("")
+	for _, a := range rb.Abandoned {
+		if len(a.Touched) == 0 && a.TouchedOmitted == 0 {
+			p("Nothing that is known was done under %s beyond reading. An agent that reports no effects leaves no trace here.", a.Version)
+			p("")
+			continue
+		}
+		p("| version | effects | acts | executions |")
+		p("|---|---|---:|---:|")
+		for _, t := range a.Touched {
+			p("| %s | %s | %d | %d |", a.Version, t.Class, t.Acts, t.Executions)
+		}
+		p("")
+		if a.TouchedOmitted > 0 {
+			p("%d more are counted but no longer kept.", a.TouchedOmitted)
+			p("")
+		}
+		p("Each with its keys and what would undo it: `specctl effects %s --on %s -o csv`.", rb.Spec, a.Version)
 		p("")
 	}
 }

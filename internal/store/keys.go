@@ -63,9 +63,9 @@ func splitKey(key string) (*kind, string, bool) {
 // which no record's key does.
 func poolMarks(prefix string) string { return root + "pools/" + prefix }
 
-// failuresMark is written when a version's failures are deleted, for the same reason; it lies inside the range that a list compares.
-func failuresMark(spec, version string) string {
-	return root + failures.name + "/" + within(spec, version) + batches + "/"
+// batchesMark is written when batches of a version are deleted, for the same reason; it lies inside the range that a list compares.
+func batchesMark(k *kind, spec, version string) string {
+	return root + k.name + "/" + within(spec, version) + batches + "/"
 }
 
 // exitMark is written when a version of the spec comes to be, or ceases to be, where a rollback may go: who looked for the newest one

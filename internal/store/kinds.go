@@ -34,7 +34,10 @@ type FailureBatch struct {
 	Executions []Failure `json:"executions"`
 }
 
-// Failure is one failed execution, as its sidecar saw it end.
+// ActBatch is one sidecar's report of executions that did more than read and did not fail. It is kept as a FailureBatch is.
+type ActBatch = FailureBatch
+
+// Failure is one execution that is kept, as its sidecar saw it end: it failed, a rollback decided over it, or it did more than read.
 type Failure struct {
 	ID string `json:"id"`
 	// Key is the client's own id or idempotency key, if it sent one.
@@ -45,9 +48,10 @@ type Failure struct {
 	Path      string    `json:"path"`
 	StartedAt time.Time `json:"startedAt"`
 	EndedAt   time.Time `json:"endedAt,omitzero"`
-	// Effects is the worst class seen, Acts what was done.
-	Effects drain.Effects `json:"effects"`
-	Acts    []Act         `json:"acts,omitempty"`
+	// Effects is the worst class seen, Acts what was done, ActsOmitted how much more of it.
+	Effects     drain.Effects `json:"effects"`
+	Acts        []Act         `json:"acts,omitempty"`
+	ActsOmitted uint64        `json:"actsOmitted,omitempty"`
 	// Outcome is success, failure, or empty while unknown.
 	Outcome string `json:"outcome,omitempty"`
 	// Reason is the agent's own statement of why it failed.
@@ -68,6 +72,8 @@ type Act struct {
 	Key          string        `json:"key,omitempty"`
 	Compensation string        `json:"compensation,omitempty"`
 	At           time.Time     `json:"at,omitzero"`
+	// Source says how it is known.
+	Source drain.Source `json:"source,omitempty"`
 }
 
 // HostClaim gives a host name to one spec, for ever: clients of one spec must never reach another.
@@ -95,6 +101,7 @@ var (
 	postMortems    = newKind("postmortems", func(p postmortem.Record) []string { return p.Specs })
 	proxies        = newKind("proxies", func(routing.Proxy) []string { return nil })
 	failures       = newKind("failures", func(b FailureBatch) []string { return []string{b.Spec} })
+	acts           = newKind("acts", func(b ActBatch) []string { return []string{b.Spec} })
 	hosts          = newKind("hosts", func(h HostClaim) []string { return []string{h.Spec} })
 	counters       = newKind("counters", func(counter) []string { return nil })
 	secrets        = newKind("secrets", func(secret) []string { return nil })

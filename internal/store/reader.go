@@ -53,6 +53,8 @@ type Reader interface {
 	Proxies() []routing.Proxy
 	// Failures of the version, by instance and sequence number.
 	Failures(spec, version string) []FailureBatch
+	// Acts of the version, by instance and sequence number.
+	Acts(spec, version string) []ActBatch
 	// HostOwner is the spec that a host name belongs to.
 	HostOwner(host string) (spec string, ok bool)
 	// Secret of the cluster: 32 bytes, the same for ever.
@@ -187,6 +189,11 @@ func (r reader) Proxies() []routing.Proxy { return values[routing.Proxy](r.list(
 // Failures returns the version's failures, by instance and sequence number.
 func (r reader) Failures(spec, version string) []FailureBatch {
 	return values[FailureBatch](r.list(failures, within(spec, version, batches)))
+}
+
+// Acts returns what the version's executions did that did not fail, by instance and sequence number.
+func (r reader) Acts(spec, version string) []ActBatch {
+	return values[ActBatch](r.list(acts, within(spec, version, batches)))
 }
 
 // Secret returns the cluster's secret, 32 bytes.

@@ -171,25 +171,31 @@ func (t *Tx) ClaimHost(host, spec string) {
 func (t *Tx) PutProxy(p routing.Proxy) { t.put(proxies, path(p.Node), p) }
 
 // PutFailures writes one batch. The same instance and sequence number again replaces it.
-func (t *Tx) PutFailures(b FailureBatch) {
-	t.put(failures, batchPath(b), b)
-}
+func (t *Tx) PutFailures(b FailureBatch) { t.put(failures, batchPath(b), b) }
+
+// PutActs writes one batch, as PutFailures does.
+func (t *Tx) PutActs(b ActBatch) { t.put(acts, batchPath(b), b) }
 
 func batchPath(b FailureBatch) string {
 	return path(b.Spec, b.Version, batches, b.Instance, numbered(b.Seq))
 }
 
 // DropFailures deletes one batch and adds its records to what the next batch says was omitted, if both are still there.
-func (t *Tx) DropFailures(drop, next FailureBatch) {
-	old, ok := one[FailureBatch](t.reader, failures, batchPath(drop))
-	heir, there := one[FailureBatch](t.reader, failures, batchPath(next))
+func (t *Tx) DropFailures(drop, next FailureBatch) { t.drop(failures, drop, next) }
+
+// DropActs drops a batch as DropFailures does.
+func (t *Tx) DropActs(drop, next ActBatch) { t.drop(acts, drop, next) }
+
+func (t *Tx) drop(k *kind, drop, next FailureBatch) {
+	old, ok := one[FailureBatch](t.reader, k, batchPath(drop))
+	heir, there := one[FailureBatch](t.reader, k, batchPath(next))
 	if !ok || !there {
 		return
 	}
 	heir.Omitted += old.Omitted + uint64(len(old.Executions))
-	t.delete(failures, batchPath(old))
-	t.writes[failuresMark(old.Spec, old.Version)] = markValue
-	t.PutFailures(heir)
+	t.delete(k, batchPath(old))
+	t.writes[batchesMark(k, old.Spec, old.Version)] = markValue
+	t.put(k, batchPath(heir), heir)
 }
 
 // DeleteFailures deletes all of the version's failures.
@@ -199,7 +205,7 @@ func (t *Tx) DeleteFailures(spec, version string) {
 		t.delete(failures, r.path)
 	}
 	if len(rows) > 0 {
-		t.writes[failuresMark(spec, version)] = markValue
+		t.writes[batchesMark(failures, spec, version)] = markValue
 	}
 }
 

@@ -3062,8 +3062,11 @@ type Execution struct {
 	Why             string                 `protobuf:"bytes,13,opt,name=why,proto3" json:"why,omitempty"`
 	RouteGeneration uint64                 `protobuf:"varint,14,opt,name=route_generation,json=routeGeneration,proto3" json:"route_generation,omitempty"`
 	Status          int32                  `protobuf:"varint,15,opt,name=status,proto3" json:"status,omitempty"`
-	unknownFields   protoimpl.UnknownFields
-	sizeCache       protoimpl.SizeCache
+	// Tools that it has used, and the A2A skill that it asked for.
+	Tools         []string `protobuf:"bytes,16,rep,name=tools,proto3" json:"tools,omitempty"`
+	Skill         string   `protobuf:"bytes,17,opt,name=skill,proto3" json:"skill,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Execution) Reset() {
@@ -3201,6 +3204,20 @@ func (x *Execution) GetStatus() int32 {
 	return 0
 }
 
+func (x *Execution) GetTools() []string {
+	if x != nil {
+		return x.Tools
+	}
+	return nil
+}
+
+func (x *Execution) GetSkill() string {
+	if x != nil {
+		return x.Skill
+	}
+	return ""
+}
+
 type ListExecutionsRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	Spec  string                 `protobuf:"bytes,1,opt,name=spec,proto3" json:"spec,omitempty"`
@@ -3316,6 +3333,344 @@ func (x *ListExecutionsResponse) GetOmitted() uint64 {
 	return 0
 }
 
+type ListEffectsRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Spec  string                 `protobuf:"bytes,1,opt,name=spec,proto3" json:"spec,omitempty"`
+	// Only this version; empty: all.
+	Version       string `protobuf:"bytes,2,opt,name=version,proto3" json:"version,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListEffectsRequest) Reset() {
+	*x = ListEffectsRequest{}
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[42]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListEffectsRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListEffectsRequest) ProtoMessage() {}
+
+func (x *ListEffectsRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[42]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListEffectsRequest.ProtoReflect.Descriptor instead.
+func (*ListEffectsRequest) Descriptor() ([]byte, []int) {
+	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{42}
+}
+
+func (x *ListEffectsRequest) GetSpec() string {
+	if x != nil {
+		return x.Spec
+	}
+	return ""
+}
+
+func (x *ListEffectsRequest) GetVersion() string {
+	if x != nil {
+		return x.Version
+	}
+	return ""
+}
+
+type ListEffectsResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Acts worse than reading, by class, worst first, then by time.
+	Effects []*Effect `protobuf:"bytes,1,rep,name=effects,proto3" json:"effects,omitempty"`
+	// The same, counted.
+	Counts []*EffectCount `protobuf:"bytes,2,rep,name=counts,proto3" json:"counts,omitempty"`
+	// Acts and executions of which more happened than is kept.
+	Omitted       uint64 `protobuf:"varint,3,opt,name=omitted,proto3" json:"omitted,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListEffectsResponse) Reset() {
+	*x = ListEffectsResponse{}
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[43]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListEffectsResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListEffectsResponse) ProtoMessage() {}
+
+func (x *ListEffectsResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[43]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListEffectsResponse.ProtoReflect.Descriptor instead.
+func (*ListEffectsResponse) Descriptor() ([]byte, []int) {
+	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{43}
+}
+
+func (x *ListEffectsResponse) GetEffects() []*Effect {
+	if x != nil {
+		return x.Effects
+	}
+	return nil
+}
+
+func (x *ListEffectsResponse) GetCounts() []*EffectCount {
+	if x != nil {
+		return x.Counts
+	}
+	return nil
+}
+
+func (x *ListEffectsResponse) GetOmitted() uint64 {
+	if x != nil {
+		return x.Omitted
+	}
+	return 0
+}
+
+// Effect is one act on the world and the execution that did it.
+type Effect struct {
+	state     protoimpl.MessageState `protogen:"open.v1"`
+	Version   string                 `protobuf:"bytes,1,opt,name=version,proto3" json:"version,omitempty"`
+	Execution string                 `protobuf:"bytes,2,opt,name=execution,proto3" json:"execution,omitempty"`
+	// The client's own id or idempotency key, if it sent one.
+	ExecutionKey string `protobuf:"bytes,3,opt,name=execution_key,json=executionKey,proto3" json:"execution_key,omitempty"`
+	Instance     string `protobuf:"bytes,4,opt,name=instance,proto3" json:"instance,omitempty"`
+	Tool         string `protobuf:"bytes,5,opt,name=tool,proto3" json:"tool,omitempty"`
+	Class        string `protobuf:"bytes,6,opt,name=class,proto3" json:"class,omitempty"`
+	// What tells a repeat of the act from a new one.
+	Key string `protobuf:"bytes,7,opt,name=key,proto3" json:"key,omitempty"`
+	// What would undo it.
+	Compensation string                 `protobuf:"bytes,8,opt,name=compensation,proto3" json:"compensation,omitempty"`
+	At           *timestamppb.Timestamp `protobuf:"bytes,9,opt,name=at,proto3" json:"at,omitempty"`
+	// How it is known: observed, reported or guarded.
+	Source string `protobuf:"bytes,10,opt,name=source,proto3" json:"source,omitempty"`
+	// Of the execution; empty while unknown.
+	Outcome       string `protobuf:"bytes,11,opt,name=outcome,proto3" json:"outcome,omitempty"`
+	Reason        string `protobuf:"bytes,12,opt,name=reason,proto3" json:"reason,omitempty"`
+	Disposition   string `protobuf:"bytes,13,opt,name=disposition,proto3" json:"disposition,omitempty"`
+	Running       bool   `protobuf:"varint,14,opt,name=running,proto3" json:"running,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Effect) Reset() {
+	*x = Effect{}
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[44]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Effect) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Effect) ProtoMessage() {}
+
+func (x *Effect) ProtoReflect() protoreflect.Message {
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[44]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Effect.ProtoReflect.Descriptor instead.
+func (*Effect) Descriptor() ([]byte, []int) {
+	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{44}
+}
+
+func (x *Effect) GetVersion() string {
+	if x != nil {
+		return x.Version
+	}
+	return ""
+}
+
+func (x *Effect) GetExecution() string {
+	if x != nil {
+		return x.Execution
+	}
+	return ""
+}
+
+func (x *Effect) GetExecutionKey() string {
+	if x != nil {
+		return x.ExecutionKey
+	}
+	return ""
+}
+
+func (x *Effect) GetInstance() string {
+	if x != nil {
+		return x.Instance
+	}
+	return ""
+}
+
+func (x *Effect) GetTool() string {
+	if x != nil {
+		return x.Tool
+	}
+	return ""
+}
+
+func (x *Effect) GetClass() string {
+	if x != nil {
+		return x.Class
+	}
+	return ""
+}
+
+func (x *Effect) GetKey() string {
+	if x != nil {
+		return x.Key
+	}
+	return ""
+}
+
+func (x *Effect) GetCompensation() string {
+	if x != nil {
+		return x.Compensation
+	}
+	return ""
+}
+
+func (x *Effect) GetAt() *timestamppb.Timestamp {
+	if x != nil {
+		return x.At
+	}
+	return nil
+}
+
+func (x *Effect) GetSource() string {
+	if x != nil {
+		return x.Source
+	}
+	return ""
+}
+
+func (x *Effect) GetOutcome() string {
+	if x != nil {
+		return x.Outcome
+	}
+	return ""
+}
+
+func (x *Effect) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
+func (x *Effect) GetDisposition() string {
+	if x != nil {
+		return x.Disposition
+	}
+	return ""
+}
+
+func (x *Effect) GetRunning() bool {
+	if x != nil {
+		return x.Running
+	}
+	return false
+}
+
+type EffectCount struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Version       string                 `protobuf:"bytes,1,opt,name=version,proto3" json:"version,omitempty"`
+	Class         string                 `protobuf:"bytes,2,opt,name=class,proto3" json:"class,omitempty"`
+	Acts          uint64                 `protobuf:"varint,3,opt,name=acts,proto3" json:"acts,omitempty"`
+	Executions    uint64                 `protobuf:"varint,4,opt,name=executions,proto3" json:"executions,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *EffectCount) Reset() {
+	*x = EffectCount{}
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[45]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *EffectCount) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*EffectCount) ProtoMessage() {}
+
+func (x *EffectCount) ProtoReflect() protoreflect.Message {
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[45]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use EffectCount.ProtoReflect.Descriptor instead.
+func (*EffectCount) Descriptor() ([]byte, []int) {
+	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{45}
+}
+
+func (x *EffectCount) GetVersion() string {
+	if x != nil {
+		return x.Version
+	}
+	return ""
+}
+
+func (x *EffectCount) GetClass() string {
+	if x != nil {
+		return x.Class
+	}
+	return ""
+}
+
+func (x *EffectCount) GetActs() uint64 {
+	if x != nil {
+		return x.Acts
+	}
+	return 0
+}
+
+func (x *EffectCount) GetExecutions() uint64 {
+	if x != nil {
+		return x.Executions
+	}
+	return 0
+}
+
 type ListProxiesRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	unknownFields protoimpl.UnknownFields
@@ -3324,7 +3679,7 @@ type ListProxiesRequest struct {
 
 func (x *ListProxiesRequest) Reset() {
 	*x = ListProxiesRequest{}
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[42]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[46]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3336,7 +3691,7 @@ func (x *ListProxiesRequest) String() string {
 func (*ListProxiesRequest) ProtoMessage() {}
 
 func (x *ListProxiesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[42]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[46]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3349,7 +3704,7 @@ func (x *ListProxiesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListProxiesRequest.ProtoReflect.Descriptor instead.
 func (*ListProxiesRequest) Descriptor() ([]byte, []int) {
-	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{42}
+	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{46}
 }
 
 type ListProxiesResponse struct {
@@ -3361,7 +3716,7 @@ type ListProxiesResponse struct {
 
 func (x *ListProxiesResponse) Reset() {
 	*x = ListProxiesResponse{}
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[43]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[47]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3373,7 +3728,7 @@ func (x *ListProxiesResponse) String() string {
 func (*ListProxiesResponse) ProtoMessage() {}
 
 func (x *ListProxiesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[43]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[47]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3386,7 +3741,7 @@ func (x *ListProxiesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListProxiesResponse.ProtoReflect.Descriptor instead.
 func (*ListProxiesResponse) Descriptor() ([]byte, []int) {
-	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{43}
+	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{47}
 }
 
 func (x *ListProxiesResponse) GetProxies() []*Proxy {
@@ -3411,7 +3766,7 @@ type Proxy struct {
 
 func (x *Proxy) Reset() {
 	*x = Proxy{}
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[44]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[48]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3423,7 +3778,7 @@ func (x *Proxy) String() string {
 func (*Proxy) ProtoMessage() {}
 
 func (x *Proxy) ProtoReflect() protoreflect.Message {
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[44]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[48]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3436,7 +3791,7 @@ func (x *Proxy) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Proxy.ProtoReflect.Descriptor instead.
 func (*Proxy) Descriptor() ([]byte, []int) {
-	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{44}
+	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{48}
 }
 
 func (x *Proxy) GetNode() string {
@@ -3492,7 +3847,7 @@ type ProxySpec struct {
 
 func (x *ProxySpec) Reset() {
 	*x = ProxySpec{}
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[45]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[49]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3504,7 +3859,7 @@ func (x *ProxySpec) String() string {
 func (*ProxySpec) ProtoMessage() {}
 
 func (x *ProxySpec) ProtoReflect() protoreflect.Message {
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[45]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[49]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3517,7 +3872,7 @@ func (x *ProxySpec) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ProxySpec.ProtoReflect.Descriptor instead.
 func (*ProxySpec) Descriptor() ([]byte, []int) {
-	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{45}
+	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{49}
 }
 
 func (x *ProxySpec) GetSpec() string {
@@ -3565,7 +3920,7 @@ type PostMortem struct {
 
 func (x *PostMortem) Reset() {
 	*x = PostMortem{}
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[46]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[50]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3577,7 +3932,7 @@ func (x *PostMortem) String() string {
 func (*PostMortem) ProtoMessage() {}
 
 func (x *PostMortem) ProtoReflect() protoreflect.Message {
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[46]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[50]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3590,7 +3945,7 @@ func (x *PostMortem) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PostMortem.ProtoReflect.Descriptor instead.
 func (*PostMortem) Descriptor() ([]byte, []int) {
-	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{46}
+	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{50}
 }
 
 func (x *PostMortem) GetId() string {
@@ -3693,7 +4048,7 @@ type ListPostMortemsRequest struct {
 
 func (x *ListPostMortemsRequest) Reset() {
 	*x = ListPostMortemsRequest{}
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[47]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[51]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3705,7 +4060,7 @@ func (x *ListPostMortemsRequest) String() string {
 func (*ListPostMortemsRequest) ProtoMessage() {}
 
 func (x *ListPostMortemsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[47]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[51]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3718,7 +4073,7 @@ func (x *ListPostMortemsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListPostMortemsRequest.ProtoReflect.Descriptor instead.
 func (*ListPostMortemsRequest) Descriptor() ([]byte, []int) {
-	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{47}
+	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{51}
 }
 
 func (x *ListPostMortemsRequest) GetSpec() string {
@@ -3737,7 +4092,7 @@ type ListPostMortemsResponse struct {
 
 func (x *ListPostMortemsResponse) Reset() {
 	*x = ListPostMortemsResponse{}
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[48]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[52]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3749,7 +4104,7 @@ func (x *ListPostMortemsResponse) String() string {
 func (*ListPostMortemsResponse) ProtoMessage() {}
 
 func (x *ListPostMortemsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[48]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[52]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3762,7 +4117,7 @@ func (x *ListPostMortemsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListPostMortemsResponse.ProtoReflect.Descriptor instead.
 func (*ListPostMortemsResponse) Descriptor() ([]byte, []int) {
-	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{48}
+	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{52}
 }
 
 func (x *ListPostMortemsResponse) GetPostmortems() []*PostMortem {
@@ -3781,7 +4136,7 @@ type GetPostMortemRequest struct {
 
 func (x *GetPostMortemRequest) Reset() {
 	*x = GetPostMortemRequest{}
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[49]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[53]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3793,7 +4148,7 @@ func (x *GetPostMortemRequest) String() string {
 func (*GetPostMortemRequest) ProtoMessage() {}
 
 func (x *GetPostMortemRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[49]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[53]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3806,7 +4161,7 @@ func (x *GetPostMortemRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetPostMortemRequest.ProtoReflect.Descriptor instead.
 func (*GetPostMortemRequest) Descriptor() ([]byte, []int) {
-	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{49}
+	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{53}
 }
 
 func (x *GetPostMortemRequest) GetId() string {
@@ -3825,7 +4180,7 @@ type GetPostMortemResponse struct {
 
 func (x *GetPostMortemResponse) Reset() {
 	*x = GetPostMortemResponse{}
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[50]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[54]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3837,7 +4192,7 @@ func (x *GetPostMortemResponse) String() string {
 func (*GetPostMortemResponse) ProtoMessage() {}
 
 func (x *GetPostMortemResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[50]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[54]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3850,7 +4205,7 @@ func (x *GetPostMortemResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetPostMortemResponse.ProtoReflect.Descriptor instead.
 func (*GetPostMortemResponse) Descriptor() ([]byte, []int) {
-	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{50}
+	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{54}
 }
 
 func (x *GetPostMortemResponse) GetPostmortem() *PostMortem {
@@ -3872,7 +4227,7 @@ type ClosePostMortemRequest struct {
 
 func (x *ClosePostMortemRequest) Reset() {
 	*x = ClosePostMortemRequest{}
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[51]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[55]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3884,7 +4239,7 @@ func (x *ClosePostMortemRequest) String() string {
 func (*ClosePostMortemRequest) ProtoMessage() {}
 
 func (x *ClosePostMortemRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[51]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[55]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3897,7 +4252,7 @@ func (x *ClosePostMortemRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ClosePostMortemRequest.ProtoReflect.Descriptor instead.
 func (*ClosePostMortemRequest) Descriptor() ([]byte, []int) {
-	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{51}
+	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{55}
 }
 
 func (x *ClosePostMortemRequest) GetId() string {
@@ -3930,7 +4285,7 @@ type ClosePostMortemResponse struct {
 
 func (x *ClosePostMortemResponse) Reset() {
 	*x = ClosePostMortemResponse{}
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[52]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[56]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3942,7 +4297,7 @@ func (x *ClosePostMortemResponse) String() string {
 func (*ClosePostMortemResponse) ProtoMessage() {}
 
 func (x *ClosePostMortemResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[52]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[56]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3955,7 +4310,7 @@ func (x *ClosePostMortemResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ClosePostMortemResponse.ProtoReflect.Descriptor instead.
 func (*ClosePostMortemResponse) Descriptor() ([]byte, []int) {
-	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{52}
+	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{56}
 }
 
 func (x *ClosePostMortemResponse) GetPostmortem() *PostMortem {
@@ -3977,7 +4332,7 @@ type ResolveRequest struct {
 
 func (x *ResolveRequest) Reset() {
 	*x = ResolveRequest{}
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[53]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[57]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3989,7 +4344,7 @@ func (x *ResolveRequest) String() string {
 func (*ResolveRequest) ProtoMessage() {}
 
 func (x *ResolveRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[53]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[57]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4002,7 +4357,7 @@ func (x *ResolveRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ResolveRequest.ProtoReflect.Descriptor instead.
 func (*ResolveRequest) Descriptor() ([]byte, []int) {
-	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{53}
+	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{57}
 }
 
 func (x *ResolveRequest) GetSpec() string {
@@ -4032,7 +4387,7 @@ type ResolveResponse struct {
 
 func (x *ResolveResponse) Reset() {
 	*x = ResolveResponse{}
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[54]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[58]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4044,7 +4399,7 @@ func (x *ResolveResponse) String() string {
 func (*ResolveResponse) ProtoMessage() {}
 
 func (x *ResolveResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[54]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[58]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4057,7 +4412,7 @@ func (x *ResolveResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ResolveResponse.ProtoReflect.Descriptor instead.
 func (*ResolveResponse) Descriptor() ([]byte, []int) {
-	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{54}
+	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{58}
 }
 
 func (x *ResolveResponse) GetSpec() string {
@@ -4102,7 +4457,7 @@ type GetVersionRequest struct {
 
 func (x *GetVersionRequest) Reset() {
 	*x = GetVersionRequest{}
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[55]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[59]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4114,7 +4469,7 @@ func (x *GetVersionRequest) String() string {
 func (*GetVersionRequest) ProtoMessage() {}
 
 func (x *GetVersionRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[55]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[59]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4127,7 +4482,7 @@ func (x *GetVersionRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetVersionRequest.ProtoReflect.Descriptor instead.
 func (*GetVersionRequest) Descriptor() ([]byte, []int) {
-	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{55}
+	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{59}
 }
 
 func (x *GetVersionRequest) GetSpec() string {
@@ -4181,7 +4536,7 @@ type GetVersionResponse struct {
 
 func (x *GetVersionResponse) Reset() {
 	*x = GetVersionResponse{}
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[56]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[60]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4193,7 +4548,7 @@ func (x *GetVersionResponse) String() string {
 func (*GetVersionResponse) ProtoMessage() {}
 
 func (x *GetVersionResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[56]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[60]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4206,7 +4561,7 @@ func (x *GetVersionResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetVersionResponse.ProtoReflect.Descriptor instead.
 func (*GetVersionResponse) Descriptor() ([]byte, []int) {
-	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{56}
+	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{60}
 }
 
 func (x *GetVersionResponse) GetVersion() *Version {
@@ -4304,7 +4659,7 @@ type Attachment struct {
 
 func (x *Attachment) Reset() {
 	*x = Attachment{}
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[57]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[61]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4316,7 +4671,7 @@ func (x *Attachment) String() string {
 func (*Attachment) ProtoMessage() {}
 
 func (x *Attachment) ProtoReflect() protoreflect.Message {
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[57]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[61]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4329,7 +4684,7 @@ func (x *Attachment) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Attachment.ProtoReflect.Descriptor instead.
 func (*Attachment) Descriptor() ([]byte, []int) {
-	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{57}
+	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{61}
 }
 
 func (x *Attachment) GetDigest() string {
@@ -4417,7 +4772,7 @@ type ConformanceSummary struct {
 
 func (x *ConformanceSummary) Reset() {
 	*x = ConformanceSummary{}
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[58]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[62]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4429,7 +4784,7 @@ func (x *ConformanceSummary) String() string {
 func (*ConformanceSummary) ProtoMessage() {}
 
 func (x *ConformanceSummary) ProtoReflect() protoreflect.Message {
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[58]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[62]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4442,7 +4797,7 @@ func (x *ConformanceSummary) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ConformanceSummary.ProtoReflect.Descriptor instead.
 func (*ConformanceSummary) Descriptor() ([]byte, []int) {
-	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{58}
+	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{62}
 }
 
 func (x *ConformanceSummary) GetSuite() string {
@@ -4501,7 +4856,7 @@ type ImportVersionRequest struct {
 
 func (x *ImportVersionRequest) Reset() {
 	*x = ImportVersionRequest{}
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[59]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[63]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4513,7 +4868,7 @@ func (x *ImportVersionRequest) String() string {
 func (*ImportVersionRequest) ProtoMessage() {}
 
 func (x *ImportVersionRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[59]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[63]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4526,7 +4881,7 @@ func (x *ImportVersionRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ImportVersionRequest.ProtoReflect.Descriptor instead.
 func (*ImportVersionRequest) Descriptor() ([]byte, []int) {
-	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{59}
+	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{63}
 }
 
 func (x *ImportVersionRequest) GetImage() []byte {
@@ -4562,7 +4917,7 @@ type ImportVersionResponse struct {
 
 func (x *ImportVersionResponse) Reset() {
 	*x = ImportVersionResponse{}
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[60]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[64]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4574,7 +4929,7 @@ func (x *ImportVersionResponse) String() string {
 func (*ImportVersionResponse) ProtoMessage() {}
 
 func (x *ImportVersionResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[60]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[64]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4587,7 +4942,7 @@ func (x *ImportVersionResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ImportVersionResponse.ProtoReflect.Descriptor instead.
 func (*ImportVersionResponse) Descriptor() ([]byte, []int) {
-	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{60}
+	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{64}
 }
 
 func (x *ImportVersionResponse) GetSpec() string {
@@ -4637,7 +4992,7 @@ type AttachRequest struct {
 
 func (x *AttachRequest) Reset() {
 	*x = AttachRequest{}
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[61]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[65]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4649,7 +5004,7 @@ func (x *AttachRequest) String() string {
 func (*AttachRequest) ProtoMessage() {}
 
 func (x *AttachRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[61]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[65]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4662,7 +5017,7 @@ func (x *AttachRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AttachRequest.ProtoReflect.Descriptor instead.
 func (*AttachRequest) Descriptor() ([]byte, []int) {
-	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{61}
+	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{65}
 }
 
 func (x *AttachRequest) GetSpec() string {
@@ -4731,7 +5086,7 @@ type AttachResponse struct {
 
 func (x *AttachResponse) Reset() {
 	*x = AttachResponse{}
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[62]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[66]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4743,7 +5098,7 @@ func (x *AttachResponse) String() string {
 func (*AttachResponse) ProtoMessage() {}
 
 func (x *AttachResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[62]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[66]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4756,7 +5111,7 @@ func (x *AttachResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AttachResponse.ProtoReflect.Descriptor instead.
 func (*AttachResponse) Descriptor() ([]byte, []int) {
-	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{62}
+	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{66}
 }
 
 func (x *AttachResponse) GetAttachment() *Attachment {
@@ -4782,7 +5137,7 @@ type GetLineageRequest struct {
 
 func (x *GetLineageRequest) Reset() {
 	*x = GetLineageRequest{}
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[63]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[67]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4794,7 +5149,7 @@ func (x *GetLineageRequest) String() string {
 func (*GetLineageRequest) ProtoMessage() {}
 
 func (x *GetLineageRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[63]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[67]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4807,7 +5162,7 @@ func (x *GetLineageRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetLineageRequest.ProtoReflect.Descriptor instead.
 func (*GetLineageRequest) Descriptor() ([]byte, []int) {
-	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{63}
+	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{67}
 }
 
 func (x *GetLineageRequest) GetSpec() string {
@@ -4827,7 +5182,7 @@ type GetLineageResponse struct {
 
 func (x *GetLineageResponse) Reset() {
 	*x = GetLineageResponse{}
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[64]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[68]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4839,7 +5194,7 @@ func (x *GetLineageResponse) String() string {
 func (*GetLineageResponse) ProtoMessage() {}
 
 func (x *GetLineageResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[64]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[68]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4852,7 +5207,7 @@ func (x *GetLineageResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetLineageResponse.ProtoReflect.Descriptor instead.
 func (*GetLineageResponse) Descriptor() ([]byte, []int) {
-	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{64}
+	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{68}
 }
 
 func (x *GetLineageResponse) GetVersions() []*LineageEntry {
@@ -4882,7 +5237,7 @@ type LineageEntry struct {
 
 func (x *LineageEntry) Reset() {
 	*x = LineageEntry{}
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[65]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[69]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4894,7 +5249,7 @@ func (x *LineageEntry) String() string {
 func (*LineageEntry) ProtoMessage() {}
 
 func (x *LineageEntry) ProtoReflect() protoreflect.Message {
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[65]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[69]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4907,7 +5262,7 @@ func (x *LineageEntry) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LineageEntry.ProtoReflect.Descriptor instead.
 func (*LineageEntry) Descriptor() ([]byte, []int) {
-	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{65}
+	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{69}
 }
 
 func (x *LineageEntry) GetVersion() string {
@@ -4999,7 +5354,7 @@ type LineageEvent struct {
 
 func (x *LineageEvent) Reset() {
 	*x = LineageEvent{}
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[66]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[70]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5011,7 +5366,7 @@ func (x *LineageEvent) String() string {
 func (*LineageEvent) ProtoMessage() {}
 
 func (x *LineageEvent) ProtoReflect() protoreflect.Message {
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[66]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[70]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5024,7 +5379,7 @@ func (x *LineageEvent) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LineageEvent.ProtoReflect.Descriptor instead.
 func (*LineageEvent) Descriptor() ([]byte, []int) {
-	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{66}
+	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{70}
 }
 
 func (x *LineageEvent) GetGeneration() uint64 {
@@ -5103,7 +5458,7 @@ type Policy struct {
 
 func (x *Policy) Reset() {
 	*x = Policy{}
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[67]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[71]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5115,7 +5470,7 @@ func (x *Policy) String() string {
 func (*Policy) ProtoMessage() {}
 
 func (x *Policy) ProtoReflect() protoreflect.Message {
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[67]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[71]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5128,7 +5483,7 @@ func (x *Policy) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Policy.ProtoReflect.Descriptor instead.
 func (*Policy) Descriptor() ([]byte, []int) {
-	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{67}
+	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{71}
 }
 
 func (x *Policy) GetSpec() string {
@@ -5196,7 +5551,7 @@ type GetPolicyRequest struct {
 
 func (x *GetPolicyRequest) Reset() {
 	*x = GetPolicyRequest{}
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[68]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[72]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5208,7 +5563,7 @@ func (x *GetPolicyRequest) String() string {
 func (*GetPolicyRequest) ProtoMessage() {}
 
 func (x *GetPolicyRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[68]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[72]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5221,7 +5576,7 @@ func (x *GetPolicyRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetPolicyRequest.ProtoReflect.Descriptor instead.
 func (*GetPolicyRequest) Descriptor() ([]byte, []int) {
-	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{68}
+	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{72}
 }
 
 func (x *GetPolicyRequest) GetSpec() string {
@@ -5242,7 +5597,7 @@ type GetPolicyResponse struct {
 
 func (x *GetPolicyResponse) Reset() {
 	*x = GetPolicyResponse{}
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[69]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[73]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5254,7 +5609,7 @@ func (x *GetPolicyResponse) String() string {
 func (*GetPolicyResponse) ProtoMessage() {}
 
 func (x *GetPolicyResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[69]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[73]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5267,7 +5622,7 @@ func (x *GetPolicyResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetPolicyResponse.ProtoReflect.Descriptor instead.
 func (*GetPolicyResponse) Descriptor() ([]byte, []int) {
-	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{69}
+	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{73}
 }
 
 func (x *GetPolicyResponse) GetPolicy() *Policy {
@@ -5296,7 +5651,7 @@ type SetPolicyRequest struct {
 
 func (x *SetPolicyRequest) Reset() {
 	*x = SetPolicyRequest{}
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[70]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[74]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5308,7 +5663,7 @@ func (x *SetPolicyRequest) String() string {
 func (*SetPolicyRequest) ProtoMessage() {}
 
 func (x *SetPolicyRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[70]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[74]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5321,7 +5676,7 @@ func (x *SetPolicyRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SetPolicyRequest.ProtoReflect.Descriptor instead.
 func (*SetPolicyRequest) Descriptor() ([]byte, []int) {
-	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{70}
+	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{74}
 }
 
 func (x *SetPolicyRequest) GetSpec() string {
@@ -5365,7 +5720,7 @@ type SetPolicyResponse struct {
 
 func (x *SetPolicyResponse) Reset() {
 	*x = SetPolicyResponse{}
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[71]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[75]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5377,7 +5732,7 @@ func (x *SetPolicyResponse) String() string {
 func (*SetPolicyResponse) ProtoMessage() {}
 
 func (x *SetPolicyResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[71]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[75]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5390,7 +5745,7 @@ func (x *SetPolicyResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SetPolicyResponse.ProtoReflect.Descriptor instead.
 func (*SetPolicyResponse) Descriptor() ([]byte, []int) {
-	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{71}
+	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{75}
 }
 
 func (x *SetPolicyResponse) GetPolicy() *Policy {
@@ -5699,7 +6054,7 @@ const file_specproxy_operator_v1_operator_proto_rawDesc = "" +
 	"\x0fGetSpecResponse\x12/\n" +
 	"\x04spec\x18\x01 \x01(\v2\x1b.specproxy.operator.v1.SpecR\x04spec\x12\x1a\n" +
 	"\brevision\x18\x02 \x01(\x04R\brevision\x127\n" +
-	"\ahistory\x18\x03 \x03(\v2\x1d.specproxy.operator.v1.ChangeR\ahistory\"\xc4\x03\n" +
+	"\ahistory\x18\x03 \x03(\v2\x1d.specproxy.operator.v1.ChangeR\ahistory\"\xf0\x03\n" +
 	"\tExecution\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x10\n" +
 	"\x03key\x18\x02 \x01(\tR\x03key\x12\x18\n" +
@@ -5717,7 +6072,9 @@ const file_specproxy_operator_v1_operator_proto_rawDesc = "" +
 	"\vdisposition\x18\f \x01(\tR\vdisposition\x12\x10\n" +
 	"\x03why\x18\r \x01(\tR\x03why\x12)\n" +
 	"\x10route_generation\x18\x0e \x01(\x04R\x0frouteGeneration\x12\x16\n" +
-	"\x06status\x18\x0f \x01(\x05R\x06status\"]\n" +
+	"\x06status\x18\x0f \x01(\x05R\x06status\x12\x14\n" +
+	"\x05tools\x18\x10 \x03(\tR\x05tools\x12\x14\n" +
+	"\x05skill\x18\x11 \x01(\tR\x05skill\"]\n" +
 	"\x15ListExecutionsRequest\x12\x12\n" +
 	"\x04spec\x18\x01 \x01(\tR\x04spec\x12\x18\n" +
 	"\aversion\x18\x02 \x01(\tR\aversion\x12\x16\n" +
@@ -5726,7 +6083,37 @@ const file_specproxy_operator_v1_operator_proto_rawDesc = "" +
 	"\n" +
 	"executions\x18\x01 \x03(\v2 .specproxy.operator.v1.ExecutionR\n" +
 	"executions\x12\x18\n" +
-	"\aomitted\x18\x02 \x01(\x04R\aomitted\"\x14\n" +
+	"\aomitted\x18\x02 \x01(\x04R\aomitted\"B\n" +
+	"\x12ListEffectsRequest\x12\x12\n" +
+	"\x04spec\x18\x01 \x01(\tR\x04spec\x12\x18\n" +
+	"\aversion\x18\x02 \x01(\tR\aversion\"\xa4\x01\n" +
+	"\x13ListEffectsResponse\x127\n" +
+	"\aeffects\x18\x01 \x03(\v2\x1d.specproxy.operator.v1.EffectR\aeffects\x12:\n" +
+	"\x06counts\x18\x02 \x03(\v2\".specproxy.operator.v1.EffectCountR\x06counts\x12\x18\n" +
+	"\aomitted\x18\x03 \x01(\x04R\aomitted\"\x93\x03\n" +
+	"\x06Effect\x12\x18\n" +
+	"\aversion\x18\x01 \x01(\tR\aversion\x12\x1c\n" +
+	"\texecution\x18\x02 \x01(\tR\texecution\x12#\n" +
+	"\rexecution_key\x18\x03 \x01(\tR\fexecutionKey\x12\x1a\n" +
+	"\binstance\x18\x04 \x01(\tR\binstance\x12\x12\n" +
+	"\x04tool\x18\x05 \x01(\tR\x04tool\x12\x14\n" +
+	"\x05class\x18\x06 \x01(\tR\x05class\x12\x10\n" +
+	"\x03key\x18\a \x01(\tR\x03key\x12\"\n" +
+	"\fcompensation\x18\b \x01(\tR\fcompensation\x12*\n" +
+	"\x02at\x18\t \x01(\v2\x1a.google.protobuf.TimestampR\x02at\x12\x16\n" +
+	"\x06source\x18\n" +
+	" \x01(\tR\x06source\x12\x18\n" +
+	"\aoutcome\x18\v \x01(\tR\aoutcome\x12\x16\n" +
+	"\x06reason\x18\f \x01(\tR\x06reason\x12 \n" +
+	"\vdisposition\x18\r \x01(\tR\vdisposition\x12\x18\n" +
+	"\arunning\x18\x0e \x01(\bR\arunning\"q\n" +
+	"\vEffectCount\x12\x18\n" +
+	"\aversion\x18\x01 \x01(\tR\aversion\x12\x14\n" +
+	"\x05class\x18\x02 \x01(\tR\x05class\x12\x12\n" +
+	"\x04acts\x18\x03 \x01(\x04R\x04acts\x12\x1e\n" +
+	"\n" +
+	"executions\x18\x04 \x01(\x04R\n" +
+	"executions\"\x14\n" +
 	"\x12ListProxiesRequest\"M\n" +
 	"\x13ListProxiesResponse\x126\n" +
 	"\aproxies\x18\x01 \x03(\v2\x1c.specproxy.operator.v1.ProxyR\aproxies\"\xde\x01\n" +
@@ -5900,7 +6287,7 @@ const file_specproxy_operator_v1_operator_proto_rawDesc = "" +
 	"\x11SetPolicyResponse\x125\n" +
 	"\x06policy\x18\x01 \x01(\v2\x1d.specproxy.operator.v1.PolicyR\x06policy\x12!\n" +
 	"\falready_done\x18\x02 \x01(\bR\valreadyDone\x12\x1a\n" +
-	"\bwarnings\x18\x03 \x03(\tR\bwarnings2\xd0\x12\n" +
+	"\bwarnings\x18\x03 \x03(\tR\bwarnings2\xb6\x13\n" +
 	"\x0fOperatorService\x12X\n" +
 	"\aPublish\x12%.specproxy.operator.v1.PublishRequest\x1a&.specproxy.operator.v1.PublishResponse\x12g\n" +
 	"\fListVersions\x12*.specproxy.operator.v1.ListVersionsRequest\x1a+.specproxy.operator.v1.ListVersionsResponse\x12j\n" +
@@ -5925,6 +6312,7 @@ const file_specproxy_operator_v1_operator_proto_rawDesc = "" +
 	"\bGetFleet\x12&.specproxy.operator.v1.GetFleetRequest\x1a'.specproxy.operator.v1.GetFleetResponse\x12X\n" +
 	"\aGetSpec\x12%.specproxy.operator.v1.GetSpecRequest\x1a&.specproxy.operator.v1.GetSpecResponse\x12m\n" +
 	"\x0eListExecutions\x12,.specproxy.operator.v1.ListExecutionsRequest\x1a-.specproxy.operator.v1.ListExecutionsResponse\x12d\n" +
+	"\vListEffects\x12).specproxy.operator.v1.ListEffectsRequest\x1a*.specproxy.operator.v1.ListEffectsResponse\x12d\n" +
 	"\vListProxies\x12).specproxy.operator.v1.ListProxiesRequest\x1a*.specproxy.operator.v1.ListProxiesResponse\x12p\n" +
 	"\x0fListPostMortems\x12-.specproxy.operator.v1.ListPostMortemsRequest\x1a..specproxy.operator.v1.ListPostMortemsResponse\x12j\n" +
 	"\rGetPostMortem\x12+.specproxy.operator.v1.GetPostMortemRequest\x1a,.specproxy.operator.v1.GetPostMortemResponse\x12p\n" +
@@ -5943,7 +6331,7 @@ func file_specproxy_operator_v1_operator_proto_rawDescGZIP() []byte {
 	return file_specproxy_operator_v1_operator_proto_rawDescData
 }
 
-var file_specproxy_operator_v1_operator_proto_msgTypes = make([]protoimpl.MessageInfo, 72)
+var file_specproxy_operator_v1_operator_proto_msgTypes = make([]protoimpl.MessageInfo, 76)
 var file_specproxy_operator_v1_operator_proto_goTypes = []any{
 	(*File)(nil),                    // 0: specproxy.operator.v1.File
 	(*PublishRequest)(nil),          // 1: specproxy.operator.v1.PublishRequest
@@ -5987,42 +6375,46 @@ var file_specproxy_operator_v1_operator_proto_goTypes = []any{
 	(*Execution)(nil),               // 39: specproxy.operator.v1.Execution
 	(*ListExecutionsRequest)(nil),   // 40: specproxy.operator.v1.ListExecutionsRequest
 	(*ListExecutionsResponse)(nil),  // 41: specproxy.operator.v1.ListExecutionsResponse
-	(*ListProxiesRequest)(nil),      // 42: specproxy.operator.v1.ListProxiesRequest
-	(*ListProxiesResponse)(nil),     // 43: specproxy.operator.v1.ListProxiesResponse
-	(*Proxy)(nil),                   // 44: specproxy.operator.v1.Proxy
-	(*ProxySpec)(nil),               // 45: specproxy.operator.v1.ProxySpec
-	(*PostMortem)(nil),              // 46: specproxy.operator.v1.PostMortem
-	(*ListPostMortemsRequest)(nil),  // 47: specproxy.operator.v1.ListPostMortemsRequest
-	(*ListPostMortemsResponse)(nil), // 48: specproxy.operator.v1.ListPostMortemsResponse
-	(*GetPostMortemRequest)(nil),    // 49: specproxy.operator.v1.GetPostMortemRequest
-	(*GetPostMortemResponse)(nil),   // 50: specproxy.operator.v1.GetPostMortemResponse
-	(*ClosePostMortemRequest)(nil),  // 51: specproxy.operator.v1.ClosePostMortemRequest
-	(*ClosePostMortemResponse)(nil), // 52: specproxy.operator.v1.ClosePostMortemResponse
-	(*ResolveRequest)(nil),          // 53: specproxy.operator.v1.ResolveRequest
-	(*ResolveResponse)(nil),         // 54: specproxy.operator.v1.ResolveResponse
-	(*GetVersionRequest)(nil),       // 55: specproxy.operator.v1.GetVersionRequest
-	(*GetVersionResponse)(nil),      // 56: specproxy.operator.v1.GetVersionResponse
-	(*Attachment)(nil),              // 57: specproxy.operator.v1.Attachment
-	(*ConformanceSummary)(nil),      // 58: specproxy.operator.v1.ConformanceSummary
-	(*ImportVersionRequest)(nil),    // 59: specproxy.operator.v1.ImportVersionRequest
-	(*ImportVersionResponse)(nil),   // 60: specproxy.operator.v1.ImportVersionResponse
-	(*AttachRequest)(nil),           // 61: specproxy.operator.v1.AttachRequest
-	(*AttachResponse)(nil),          // 62: specproxy.operator.v1.AttachResponse
-	(*GetLineageRequest)(nil),       // 63: specproxy.operator.v1.GetLineageRequest
-	(*GetLineageResponse)(nil),      // 64: specproxy.operator.v1.GetLineageResponse
-	(*LineageEntry)(nil),            // 65: specproxy.operator.v1.LineageEntry
-	(*LineageEvent)(nil),            // 66: specproxy.operator.v1.LineageEvent
-	(*Policy)(nil),                  // 67: specproxy.operator.v1.Policy
-	(*GetPolicyRequest)(nil),        // 68: specproxy.operator.v1.GetPolicyRequest
-	(*GetPolicyResponse)(nil),       // 69: specproxy.operator.v1.GetPolicyResponse
-	(*SetPolicyRequest)(nil),        // 70: specproxy.operator.v1.SetPolicyRequest
-	(*SetPolicyResponse)(nil),       // 71: specproxy.operator.v1.SetPolicyResponse
-	(*timestamppb.Timestamp)(nil),   // 72: google.protobuf.Timestamp
-	(*durationpb.Duration)(nil),     // 73: google.protobuf.Duration
+	(*ListEffectsRequest)(nil),      // 42: specproxy.operator.v1.ListEffectsRequest
+	(*ListEffectsResponse)(nil),     // 43: specproxy.operator.v1.ListEffectsResponse
+	(*Effect)(nil),                  // 44: specproxy.operator.v1.Effect
+	(*EffectCount)(nil),             // 45: specproxy.operator.v1.EffectCount
+	(*ListProxiesRequest)(nil),      // 46: specproxy.operator.v1.ListProxiesRequest
+	(*ListProxiesResponse)(nil),     // 47: specproxy.operator.v1.ListProxiesResponse
+	(*Proxy)(nil),                   // 48: specproxy.operator.v1.Proxy
+	(*ProxySpec)(nil),               // 49: specproxy.operator.v1.ProxySpec
+	(*PostMortem)(nil),              // 50: specproxy.operator.v1.PostMortem
+	(*ListPostMortemsRequest)(nil),  // 51: specproxy.operator.v1.ListPostMortemsRequest
+	(*ListPostMortemsResponse)(nil), // 52: specproxy.operator.v1.ListPostMortemsResponse
+	(*GetPostMortemRequest)(nil),    // 53: specproxy.operator.v1.GetPostMortemRequest
+	(*GetPostMortemResponse)(nil),   // 54: specproxy.operator.v1.GetPostMortemResponse
+	(*ClosePostMortemRequest)(nil),  // 55: specproxy.operator.v1.ClosePostMortemRequest
+	(*ClosePostMortemResponse)(nil), // 56: specproxy.operator.v1.ClosePostMortemResponse
+	(*ResolveRequest)(nil),          // 57: specproxy.operator.v1.ResolveRequest
+	(*ResolveResponse)(nil),         // 58: specproxy.operator.v1.ResolveResponse
+	(*GetVersionRequest)(nil),       // 59: specproxy.operator.v1.GetVersionRequest
+	(*GetVersionResponse)(nil),      // 60: specproxy.operator.v1.GetVersionResponse
+	(*Attachment)(nil),              // 61: specproxy.operator.v1.Attachment
+	(*ConformanceSummary)(nil),      // 62: specproxy.operator.v1.ConformanceSummary
+	(*ImportVersionRequest)(nil),    // 63: specproxy.operator.v1.ImportVersionRequest
+	(*ImportVersionResponse)(nil),   // 64: specproxy.operator.v1.ImportVersionResponse
+	(*AttachRequest)(nil),           // 65: specproxy.operator.v1.AttachRequest
+	(*AttachResponse)(nil),          // 66: specproxy.operator.v1.AttachResponse
+	(*GetLineageRequest)(nil),       // 67: specproxy.operator.v1.GetLineageRequest
+	(*GetLineageResponse)(nil),      // 68: specproxy.operator.v1.GetLineageResponse
+	(*LineageEntry)(nil),            // 69: specproxy.operator.v1.LineageEntry
+	(*LineageEvent)(nil),            // 70: specproxy.operator.v1.LineageEvent
+	(*Policy)(nil),                  // 71: specproxy.operator.v1.Policy
+	(*GetPolicyRequest)(nil),        // 72: specproxy.operator.v1.GetPolicyRequest
+	(*GetPolicyResponse)(nil),       // 73: specproxy.operator.v1.GetPolicyResponse
+	(*SetPolicyRequest)(nil),        // 74: specproxy.operator.v1.SetPolicyRequest
+	(*SetPolicyResponse)(nil),       // 75: specproxy.operator.v1.SetPolicyResponse
+	(*timestamppb.Timestamp)(nil),   // 76: google.protobuf.Timestamp
+	(*durationpb.Duration)(nil),     // 77: google.protobuf.Duration
 }
 var file_specproxy_operator_v1_operator_proto_depIdxs = []int32{
 	0,  // 0: specproxy.operator.v1.PublishRequest.files:type_name -> specproxy.operator.v1.File
-	72, // 1: specproxy.operator.v1.Version.published_at:type_name -> google.protobuf.Timestamp
+	76, // 1: specproxy.operator.v1.Version.published_at:type_name -> google.protobuf.Timestamp
 	4,  // 2: specproxy.operator.v1.Version.pool:type_name -> specproxy.operator.v1.Pool
 	3,  // 3: specproxy.operator.v1.ListVersionsResponse.versions:type_name -> specproxy.operator.v1.Version
 	9,  // 4: specproxy.operator.v1.VerifyArchiveResponse.checks:type_name -> specproxy.operator.v1.VersionCheck
@@ -6038,107 +6430,112 @@ var file_specproxy_operator_v1_operator_proto_depIdxs = []int32{
 	27, // 14: specproxy.operator.v1.UndoResponse.changes:type_name -> specproxy.operator.v1.Change
 	17, // 15: specproxy.operator.v1.Change.before:type_name -> specproxy.operator.v1.Weight
 	17, // 16: specproxy.operator.v1.Change.after:type_name -> specproxy.operator.v1.Weight
-	72, // 17: specproxy.operator.v1.Change.committed_at:type_name -> google.protobuf.Timestamp
+	76, // 17: specproxy.operator.v1.Change.committed_at:type_name -> google.protobuf.Timestamp
 	28, // 18: specproxy.operator.v1.Change.capacity:type_name -> specproxy.operator.v1.Capacity
 	29, // 19: specproxy.operator.v1.Change.plans:type_name -> specproxy.operator.v1.Plan
-	73, // 20: specproxy.operator.v1.Plan.within:type_name -> google.protobuf.Duration
-	73, // 21: specproxy.operator.v1.GetEffectRequest.wait:type_name -> google.protobuf.Duration
-	72, // 22: specproxy.operator.v1.GetEffectResponse.committed_at:type_name -> google.protobuf.Timestamp
-	72, // 23: specproxy.operator.v1.GetEffectResponse.effective_at:type_name -> google.protobuf.Timestamp
-	72, // 24: specproxy.operator.v1.GetEffectResponse.last_admission_at:type_name -> google.protobuf.Timestamp
+	77, // 20: specproxy.operator.v1.Plan.within:type_name -> google.protobuf.Duration
+	77, // 21: specproxy.operator.v1.GetEffectRequest.wait:type_name -> google.protobuf.Duration
+	76, // 22: specproxy.operator.v1.GetEffectResponse.committed_at:type_name -> google.protobuf.Timestamp
+	76, // 23: specproxy.operator.v1.GetEffectResponse.effective_at:type_name -> google.protobuf.Timestamp
+	76, // 24: specproxy.operator.v1.GetEffectResponse.last_admission_at:type_name -> google.protobuf.Timestamp
 	34, // 25: specproxy.operator.v1.GetFleetResponse.specs:type_name -> specproxy.operator.v1.Spec
-	72, // 26: specproxy.operator.v1.Spec.changed_at:type_name -> google.protobuf.Timestamp
+	76, // 26: specproxy.operator.v1.Spec.changed_at:type_name -> google.protobuf.Timestamp
 	3,  // 27: specproxy.operator.v1.Spec.versions:type_name -> specproxy.operator.v1.Version
 	35, // 28: specproxy.operator.v1.Spec.freeze:type_name -> specproxy.operator.v1.Freeze
 	36, // 29: specproxy.operator.v1.Spec.drains:type_name -> specproxy.operator.v1.Drain
-	72, // 30: specproxy.operator.v1.Freeze.since:type_name -> google.protobuf.Timestamp
-	72, // 31: specproxy.operator.v1.Freeze.until:type_name -> google.protobuf.Timestamp
-	72, // 32: specproxy.operator.v1.Drain.ordered_at:type_name -> google.protobuf.Timestamp
-	72, // 33: specproxy.operator.v1.Drain.ended_at:type_name -> google.protobuf.Timestamp
-	73, // 34: specproxy.operator.v1.GetSpecRequest.wait:type_name -> google.protobuf.Duration
+	76, // 30: specproxy.operator.v1.Freeze.since:type_name -> google.protobuf.Timestamp
+	76, // 31: specproxy.operator.v1.Freeze.until:type_name -> google.protobuf.Timestamp
+	76, // 32: specproxy.operator.v1.Drain.ordered_at:type_name -> google.protobuf.Timestamp
+	76, // 33: specproxy.operator.v1.Drain.ended_at:type_name -> google.protobuf.Timestamp
+	77, // 34: specproxy.operator.v1.GetSpecRequest.wait:type_name -> google.protobuf.Duration
 	34, // 35: specproxy.operator.v1.GetSpecResponse.spec:type_name -> specproxy.operator.v1.Spec
 	27, // 36: specproxy.operator.v1.GetSpecResponse.history:type_name -> specproxy.operator.v1.Change
-	72, // 37: specproxy.operator.v1.Execution.started_at:type_name -> google.protobuf.Timestamp
-	72, // 38: specproxy.operator.v1.Execution.ended_at:type_name -> google.protobuf.Timestamp
+	76, // 37: specproxy.operator.v1.Execution.started_at:type_name -> google.protobuf.Timestamp
+	76, // 38: specproxy.operator.v1.Execution.ended_at:type_name -> google.protobuf.Timestamp
 	39, // 39: specproxy.operator.v1.ListExecutionsResponse.executions:type_name -> specproxy.operator.v1.Execution
-	44, // 40: specproxy.operator.v1.ListProxiesResponse.proxies:type_name -> specproxy.operator.v1.Proxy
-	72, // 41: specproxy.operator.v1.Proxy.last_seen:type_name -> google.protobuf.Timestamp
-	45, // 42: specproxy.operator.v1.Proxy.specs:type_name -> specproxy.operator.v1.ProxySpec
-	72, // 43: specproxy.operator.v1.ProxySpec.acked_at:type_name -> google.protobuf.Timestamp
-	72, // 44: specproxy.operator.v1.PostMortem.opened_at:type_name -> google.protobuf.Timestamp
-	27, // 45: specproxy.operator.v1.PostMortem.changes:type_name -> specproxy.operator.v1.Change
-	72, // 46: specproxy.operator.v1.PostMortem.closed_at:type_name -> google.protobuf.Timestamp
-	46, // 47: specproxy.operator.v1.ListPostMortemsResponse.postmortems:type_name -> specproxy.operator.v1.PostMortem
-	46, // 48: specproxy.operator.v1.GetPostMortemResponse.postmortem:type_name -> specproxy.operator.v1.PostMortem
-	46, // 49: specproxy.operator.v1.ClosePostMortemResponse.postmortem:type_name -> specproxy.operator.v1.PostMortem
-	3,  // 50: specproxy.operator.v1.GetVersionResponse.version:type_name -> specproxy.operator.v1.Version
-	0,  // 51: specproxy.operator.v1.GetVersionResponse.files:type_name -> specproxy.operator.v1.File
-	57, // 52: specproxy.operator.v1.GetVersionResponse.attachments:type_name -> specproxy.operator.v1.Attachment
-	72, // 53: specproxy.operator.v1.Attachment.attached_at:type_name -> google.protobuf.Timestamp
-	58, // 54: specproxy.operator.v1.Attachment.conformance:type_name -> specproxy.operator.v1.ConformanceSummary
-	0,  // 55: specproxy.operator.v1.ImportVersionRequest.files:type_name -> specproxy.operator.v1.File
-	57, // 56: specproxy.operator.v1.AttachResponse.attachment:type_name -> specproxy.operator.v1.Attachment
-	65, // 57: specproxy.operator.v1.GetLineageResponse.versions:type_name -> specproxy.operator.v1.LineageEntry
-	72, // 58: specproxy.operator.v1.LineageEntry.published_at:type_name -> google.protobuf.Timestamp
-	66, // 59: specproxy.operator.v1.LineageEntry.events:type_name -> specproxy.operator.v1.LineageEvent
-	72, // 60: specproxy.operator.v1.LineageEvent.at:type_name -> google.protobuf.Timestamp
-	72, // 61: specproxy.operator.v1.Policy.set_at:type_name -> google.protobuf.Timestamp
-	67, // 62: specproxy.operator.v1.GetPolicyResponse.policy:type_name -> specproxy.operator.v1.Policy
-	67, // 63: specproxy.operator.v1.GetPolicyResponse.history:type_name -> specproxy.operator.v1.Policy
-	67, // 64: specproxy.operator.v1.SetPolicyResponse.policy:type_name -> specproxy.operator.v1.Policy
-	1,  // 65: specproxy.operator.v1.OperatorService.Publish:input_type -> specproxy.operator.v1.PublishRequest
-	5,  // 66: specproxy.operator.v1.OperatorService.ListVersions:input_type -> specproxy.operator.v1.ListVersionsRequest
-	7,  // 67: specproxy.operator.v1.OperatorService.VerifyArchive:input_type -> specproxy.operator.v1.VerifyArchiveRequest
-	10, // 68: specproxy.operator.v1.OperatorService.ImportArchive:input_type -> specproxy.operator.v1.ImportArchiveRequest
-	53, // 69: specproxy.operator.v1.OperatorService.Resolve:input_type -> specproxy.operator.v1.ResolveRequest
-	55, // 70: specproxy.operator.v1.OperatorService.GetVersion:input_type -> specproxy.operator.v1.GetVersionRequest
-	59, // 71: specproxy.operator.v1.OperatorService.ImportVersion:input_type -> specproxy.operator.v1.ImportVersionRequest
-	61, // 72: specproxy.operator.v1.OperatorService.Attach:input_type -> specproxy.operator.v1.AttachRequest
-	63, // 73: specproxy.operator.v1.OperatorService.GetLineage:input_type -> specproxy.operator.v1.GetLineageRequest
-	68, // 74: specproxy.operator.v1.OperatorService.GetPolicy:input_type -> specproxy.operator.v1.GetPolicyRequest
-	70, // 75: specproxy.operator.v1.OperatorService.SetPolicy:input_type -> specproxy.operator.v1.SetPolicyRequest
-	15, // 76: specproxy.operator.v1.OperatorService.Deploy:input_type -> specproxy.operator.v1.DeployRequest
-	18, // 77: specproxy.operator.v1.OperatorService.SetWeights:input_type -> specproxy.operator.v1.SetWeightsRequest
-	21, // 78: specproxy.operator.v1.OperatorService.Rollback:input_type -> specproxy.operator.v1.RollbackRequest
-	23, // 79: specproxy.operator.v1.OperatorService.Undo:input_type -> specproxy.operator.v1.UndoRequest
-	25, // 80: specproxy.operator.v1.OperatorService.Unfreeze:input_type -> specproxy.operator.v1.UnfreezeRequest
-	30, // 81: specproxy.operator.v1.OperatorService.GetEffect:input_type -> specproxy.operator.v1.GetEffectRequest
-	32, // 82: specproxy.operator.v1.OperatorService.GetFleet:input_type -> specproxy.operator.v1.GetFleetRequest
-	37, // 83: specproxy.operator.v1.OperatorService.GetSpec:input_type -> specproxy.operator.v1.GetSpecRequest
-	40, // 84: specproxy.operator.v1.OperatorService.ListExecutions:input_type -> specproxy.operator.v1.ListExecutionsRequest
-	42, // 85: specproxy.operator.v1.OperatorService.ListProxies:input_type -> specproxy.operator.v1.ListProxiesRequest
-	47, // 86: specproxy.operator.v1.OperatorService.ListPostMortems:input_type -> specproxy.operator.v1.ListPostMortemsRequest
-	49, // 87: specproxy.operator.v1.OperatorService.GetPostMortem:input_type -> specproxy.operator.v1.GetPostMortemRequest
-	51, // 88: specproxy.operator.v1.OperatorService.ClosePostMortem:input_type -> specproxy.operator.v1.ClosePostMortemRequest
-	2,  // 89: specproxy.operator.v1.OperatorService.Publish:output_type -> specproxy.operator.v1.PublishResponse
-	6,  // 90: specproxy.operator.v1.OperatorService.ListVersions:output_type -> specproxy.operator.v1.ListVersionsResponse
-	8,  // 91: specproxy.operator.v1.OperatorService.VerifyArchive:output_type -> specproxy.operator.v1.VerifyArchiveResponse
-	11, // 92: specproxy.operator.v1.OperatorService.ImportArchive:output_type -> specproxy.operator.v1.ImportArchiveResponse
-	54, // 93: specproxy.operator.v1.OperatorService.Resolve:output_type -> specproxy.operator.v1.ResolveResponse
-	56, // 94: specproxy.operator.v1.OperatorService.GetVersion:output_type -> specproxy.operator.v1.GetVersionResponse
-	60, // 95: specproxy.operator.v1.OperatorService.ImportVersion:output_type -> specproxy.operator.v1.ImportVersionResponse
-	62, // 96: specproxy.operator.v1.OperatorService.Attach:output_type -> specproxy.operator.v1.AttachResponse
-	64, // 97: specproxy.operator.v1.OperatorService.GetLineage:output_type -> specproxy.operator.v1.GetLineageResponse
-	69, // 98: specproxy.operator.v1.OperatorService.GetPolicy:output_type -> specproxy.operator.v1.GetPolicyResponse
-	71, // 99: specproxy.operator.v1.OperatorService.SetPolicy:output_type -> specproxy.operator.v1.SetPolicyResponse
-	16, // 100: specproxy.operator.v1.OperatorService.Deploy:output_type -> specproxy.operator.v1.DeployResponse
-	19, // 101: specproxy.operator.v1.OperatorService.SetWeights:output_type -> specproxy.operator.v1.SetWeightsResponse
-	22, // 102: specproxy.operator.v1.OperatorService.Rollback:output_type -> specproxy.operator.v1.RollbackResponse
-	24, // 103: specproxy.operator.v1.OperatorService.Undo:output_type -> specproxy.operator.v1.UndoResponse
-	26, // 104: specproxy.operator.v1.OperatorService.Unfreeze:output_type -> specproxy.operator.v1.UnfreezeResponse
-	31, // 105: specproxy.operator.v1.OperatorService.GetEffect:output_type -> specproxy.operator.v1.GetEffectResponse
-	33, // 106: specproxy.operator.v1.OperatorService.GetFleet:output_type -> specproxy.operator.v1.GetFleetResponse
-	38, // 107: specproxy.operator.v1.OperatorService.GetSpec:output_type -> specproxy.operator.v1.GetSpecResponse
-	41, // 108: specproxy.operator.v1.OperatorService.ListExecutions:output_type -> specproxy.operator.v1.ListExecutionsResponse
-	43, // 109: specproxy.operator.v1.OperatorService.ListProxies:output_type -> specproxy.operator.v1.ListProxiesResponse
-	48, // 110: specproxy.operator.v1.OperatorService.ListPostMortems:output_type -> specproxy.operator.v1.ListPostMortemsResponse
-	50, // 111: specproxy.operator.v1.OperatorService.GetPostMortem:output_type -> specproxy.operator.v1.GetPostMortemResponse
-	52, // 112: specproxy.operator.v1.OperatorService.ClosePostMortem:output_type -> specproxy.operator.v1.ClosePostMortemResponse
-	89, // [89:113] is the sub-list for method output_type
-	65, // [65:89] is the sub-list for method input_type
-	65, // [65:65] is the sub-list for extension type_name
-	65, // [65:65] is the sub-list for extension extendee
-	0,  // [0:65] is the sub-list for field type_name
+	44, // 40: specproxy.operator.v1.ListEffectsResponse.effects:type_name -> specproxy.operator.v1.Effect
+	45, // 41: specproxy.operator.v1.ListEffectsResponse.counts:type_name -> specproxy.operator.v1.EffectCount
+	76, // 42: specproxy.operator.v1.Effect.at:type_name -> google.protobuf.Timestamp
+	48, // 43: specproxy.operator.v1.ListProxiesResponse.proxies:type_name -> specproxy.operator.v1.Proxy
+	76, // 44: specproxy.operator.v1.Proxy.last_seen:type_name -> google.protobuf.Timestamp
+	49, // 45: specproxy.operator.v1.Proxy.specs:type_name -> specproxy.operator.v1.ProxySpec
+	76, // 46: specproxy.operator.v1.ProxySpec.acked_at:type_name -> google.protobuf.Timestamp
+	76, // 47: specproxy.operator.v1.PostMortem.opened_at:type_name -> google.protobuf.Timestamp
+	27, // 48: specproxy.operator.v1.PostMortem.changes:type_name -> specproxy.operator.v1.Change
+	76, // 49: specproxy.operator.v1.PostMortem.closed_at:type_name -> google.protobuf.Timestamp
+	50, // 50: specproxy.operator.v1.ListPostMortemsResponse.postmortems:type_name -> specproxy.operator.v1.PostMortem
+	50, // 51: specproxy.operator.v1.GetPostMortemResponse.postmortem:type_name -> specproxy.operator.v1.PostMortem
+	50, // 52: specproxy.operator.v1.ClosePostMortemResponse.postmortem:type_name -> specproxy.operator.v1.PostMortem
+	3,  // 53: specproxy.operator.v1.GetVersionResponse.version:type_name -> specproxy.operator.v1.Version
+	0,  // 54: specproxy.operator.v1.GetVersionResponse.files:type_name -> specproxy.operator.v1.File
+	61, // 55: specproxy.operator.v1.GetVersionResponse.attachments:type_name -> specproxy.operator.v1.Attachment
+	76, // 56: specproxy.operator.v1.Attachment.attached_at:type_name -> google.protobuf.Timestamp
+	62, // 57: specproxy.operator.v1.Attachment.conformance:type_name -> specproxy.operator.v1.ConformanceSummary
+	0,  // 58: specproxy.operator.v1.ImportVersionRequest.files:type_name -> specproxy.operator.v1.File
+	61, // 59: specproxy.operator.v1.AttachResponse.attachment:type_name -> specproxy.operator.v1.Attachment
+	69, // 60: specproxy.operator.v1.GetLineageResponse.versions:type_name -> specproxy.operator.v1.LineageEntry
+	76, // 61: specproxy.operator.v1.LineageEntry.published_at:type_name -> google.protobuf.Timestamp
+	70, // 62: specproxy.operator.v1.LineageEntry.events:type_name -> specproxy.operator.v1.LineageEvent
+	76, // 63: specproxy.operator.v1.LineageEvent.at:type_name -> google.protobuf.Timestamp
+	76, // 64: specproxy.operator.v1.Policy.set_at:type_name -> google.protobuf.Timestamp
+	71, // 65: specproxy.operator.v1.GetPolicyResponse.policy:type_name -> specproxy.operator.v1.Policy
+	71, // 66: specproxy.operator.v1.GetPolicyResponse.history:type_name -> specproxy.operator.v1.Policy
+	71, // 67: specproxy.operator.v1.SetPolicyResponse.policy:type_name -> specproxy.operator.v1.Policy
+	1,  // 68: specproxy.operator.v1.OperatorService.Publish:input_type -> specproxy.operator.v1.PublishRequest
+	5,  // 69: specproxy.operator.v1.OperatorService.ListVersions:input_type -> specproxy.operator.v1.ListVersionsRequest
+	7,  // 70: specproxy.operator.v1.OperatorService.VerifyArchive:input_type -> specproxy.operator.v1.VerifyArchiveRequest
+	10, // 71: specproxy.operator.v1.OperatorService.ImportArchive:input_type -> specproxy.operator.v1.ImportArchiveRequest
+	57, // 72: specproxy.operator.v1.OperatorService.Resolve:input_type -> specproxy.operator.v1.ResolveRequest
+	59, // 73: specproxy.operator.v1.OperatorService.GetVersion:input_type -> specproxy.operator.v1.GetVersionRequest
+	63, // 74: specproxy.operator.v1.OperatorService.ImportVersion:input_type -> specproxy.operator.v1.ImportVersionRequest
+	65, // 75: specproxy.operator.v1.OperatorService.Attach:input_type -> specproxy.operator.v1.AttachRequest
+	67, // 76: specproxy.operator.v1.OperatorService.GetLineage:input_type -> specproxy.operator.v1.GetLineageRequest
+	72, // 77: specproxy.operator.v1.OperatorService.GetPolicy:input_type -> specproxy.operator.v1.GetPolicyRequest
+	74, // 78: specproxy.operator.v1.OperatorService.SetPolicy:input_type -> specproxy.operator.v1.SetPolicyRequest
+	15, // 79: specproxy.operator.v1.OperatorService.Deploy:input_type -> specproxy.operator.v1.DeployRequest
+	18, // 80: specproxy.operator.v1.OperatorService.SetWeights:input_type -> specproxy.operator.v1.SetWeightsRequest
+	21, // 81: specproxy.operator.v1.OperatorService.Rollback:input_type -> specproxy.operator.v1.RollbackRequest
+	23, // 82: specproxy.operator.v1.OperatorService.Undo:input_type -> specproxy.operator.v1.UndoRequest
+	25, // 83: specproxy.operator.v1.OperatorService.Unfreeze:input_type -> specproxy.operator.v1.UnfreezeRequest
+	30, // 84: specproxy.operator.v1.OperatorService.GetEffect:input_type -> specproxy.operator.v1.GetEffectRequest
+	32, // 85: specproxy.operator.v1.OperatorService.GetFleet:input_type -> specproxy.operator.v1.GetFleetRequest
+	37, // 86: specproxy.operator.v1.OperatorService.GetSpec:input_type -> specproxy.operator.v1.GetSpecRequest
+	40, // 87: specproxy.operator.v1.OperatorService.ListExecutions:input_type -> specproxy.operator.v1.ListExecutionsRequest
+	42, // 88: specproxy.operator.v1.OperatorService.ListEffects:input_type -> specproxy.operator.v1.ListEffectsRequest
+	46, // 89: specproxy.operator.v1.OperatorService.ListProxies:input_type -> specproxy.operator.v1.ListProxiesRequest
+	51, // 90: specproxy.operator.v1.OperatorService.ListPostMortems:input_type -> specproxy.operator.v1.ListPostMortemsRequest
+	53, // 91: specproxy.operator.v1.OperatorService.GetPostMortem:input_type -> specproxy.operator.v1.GetPostMortemRequest
+	55, // 92: specproxy.operator.v1.OperatorService.ClosePostMortem:input_type -> specproxy.operator.v1.ClosePostMortemRequest
+	2,  // 93: specproxy.operator.v1.OperatorService.Publish:output_type -> specproxy.operator.v1.PublishResponse
+	6,  // 94: specproxy.operator.v1.OperatorService.ListVersions:output_type -> specproxy.operator.v1.ListVersionsResponse
+	8,  // 95: specproxy.operator.v1.OperatorService.VerifyArchive:output_type -> specproxy.operator.v1.VerifyArchiveResponse
+	11, // 96: specproxy.operator.v1.OperatorService.ImportArchive:output_type -> specproxy.operator.v1.ImportArchiveResponse
+	58, // 97: specproxy.operator.v1.OperatorService.Resolve:output_type -> specproxy.operator.v1.ResolveResponse
+	60, // 98: specproxy.operator.v1.OperatorService.GetVersion:output_type -> specproxy.operator.v1.GetVersionResponse
+	64, // 99: specproxy.operator.v1.OperatorService.ImportVersion:output_type -> specproxy.operator.v1.ImportVersionResponse
+	66, // 100: specproxy.operator.v1.OperatorService.Attach:output_type -> specproxy.operator.v1.AttachResponse
+	68, // 101: specproxy.operator.v1.OperatorService.GetLineage:output_type -> specproxy.operator.v1.GetLineageResponse
+	73, // 102: specproxy.operator.v1.OperatorService.GetPolicy:output_type -> specproxy.operator.v1.GetPolicyResponse
+	75, // 103: specproxy.operator.v1.OperatorService.SetPolicy:output_type -> specproxy.operator.v1.SetPolicyResponse
+	16, // 104: specproxy.operator.v1.OperatorService.Deploy:output_type -> specproxy.operator.v1.DeployResponse
+	19, // 105: specproxy.operator.v1.OperatorService.SetWeights:output_type -> specproxy.operator.v1.SetWeightsResponse
+	22, // 106: specproxy.operator.v1.OperatorService.Rollback:output_type -> specproxy.operator.v1.RollbackResponse
+	24, // 107: specproxy.operator.v1.OperatorService.Undo:output_type -> specproxy.operator.v1.UndoResponse
+	26, // 108: specproxy.operator.v1.OperatorService.Unfreeze:output_type -> specproxy.operator.v1.UnfreezeResponse
+	31, // 109: specproxy.operator.v1.OperatorService.GetEffect:output_type -> specproxy.operator.v1.GetEffectResponse
+	33, // 110: specproxy.operator.v1.OperatorService.GetFleet:output_type -> specproxy.operator.v1.GetFleetResponse
+	38, // 111: specproxy.operator.v1.OperatorService.GetSpec:output_type -> specproxy.operator.v1.GetSpecResponse
+	41, // 112: specproxy.operator.v1.OperatorService.ListExecutions:output_type -> specproxy.operator.v1.ListExecutionsResponse
+	43, // 113: specproxy.operator.v1.OperatorService.ListEffects:output_type -> specproxy.operator.v1.ListEffectsResponse
+	47, // 114: specproxy.operator.v1.OperatorService.ListProxies:output_type -> specproxy.operator.v1.ListProxiesResponse
+	52, // 115: specproxy.operator.v1.OperatorService.ListPostMortems:output_type -> specproxy.operator.v1.ListPostMortemsResponse
+	54, // 116: specproxy.operator.v1.OperatorService.GetPostMortem:output_type -> specproxy.operator.v1.GetPostMortemResponse
+	56, // 117: specproxy.operator.v1.OperatorService.ClosePostMortem:output_type -> specproxy.operator.v1.ClosePostMortemResponse
+	93, // [93:118] is the sub-list for method output_type
+	68, // [68:93] is the sub-list for method input_type
+	68, // [68:68] is the sub-list for extension type_name
+	68, // [68:68] is the sub-list for extension extendee
+	0,  // [0:68] is the sub-list for field type_name
 }
 
 func init() { file_specproxy_operator_v1_operator_proto_init() }
@@ -6152,7 +6549,7 @@ func file_specproxy_operator_v1_operator_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_specproxy_operator_v1_operator_proto_rawDesc), len(file_specproxy_operator_v1_operator_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   72,
+			NumMessages:   76,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

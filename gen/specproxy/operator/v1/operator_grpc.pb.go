@@ -41,6 +41,7 @@ const (
 	OperatorService_GetFleet_FullMethodName        = "/specproxy.operator.v1.OperatorService/GetFleet"
 	OperatorService_GetSpec_FullMethodName         = "/specproxy.operator.v1.OperatorService/GetSpec"
 	OperatorService_ListExecutions_FullMethodName  = "/specproxy.operator.v1.OperatorService/ListExecutions"
+	OperatorService_ListEffects_FullMethodName     = "/specproxy.operator.v1.OperatorService/ListEffects"
 	OperatorService_ListProxies_FullMethodName     = "/specproxy.operator.v1.OperatorService/ListProxies"
 	OperatorService_ListPostMortems_FullMethodName = "/specproxy.operator.v1.OperatorService/ListPostMortems"
 	OperatorService_GetPostMortem_FullMethodName   = "/specproxy.operator.v1.OperatorService/GetPostMortem"
@@ -91,6 +92,8 @@ type OperatorServiceClient interface {
 	// GetSpec returns at once, or when the revision has moved past after_revision.
 	GetSpec(ctx context.Context, in *GetSpecRequest, opts ...grpc.CallOption) (*GetSpecResponse, error)
 	ListExecutions(ctx context.Context, in *ListExecutionsRequest, opts ...grpc.CallOption) (*ListExecutionsResponse, error)
+	// ListEffects lists what executions under a version did to the world: the compensation worklist.
+	ListEffects(ctx context.Context, in *ListEffectsRequest, opts ...grpc.CallOption) (*ListEffectsResponse, error)
 	ListProxies(ctx context.Context, in *ListProxiesRequest, opts ...grpc.CallOption) (*ListProxiesResponse, error)
 	ListPostMortems(ctx context.Context, in *ListPostMortemsRequest, opts ...grpc.CallOption) (*ListPostMortemsResponse, error)
 	GetPostMortem(ctx context.Context, in *GetPostMortemRequest, opts ...grpc.CallOption) (*GetPostMortemResponse, error)
@@ -305,6 +308,16 @@ func (c *operatorServiceClient) ListExecutions(ctx context.Context, in *ListExec
 	return out, nil
 }
 
+func (c *operatorServiceClient) ListEffects(ctx context.Context, in *ListEffectsRequest, opts ...grpc.CallOption) (*ListEffectsResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(ListEffectsResponse)
+	err := c.cc.Invoke(ctx, OperatorService_ListEffects_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 func (c *operatorServiceClient) ListProxies(ctx context.Context, in *ListProxiesRequest, opts ...grpc.CallOption) (*ListProxiesResponse, error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	out := new(ListProxiesResponse)
@@ -389,6 +402,8 @@ type OperatorServiceServer interface {
 	// GetSpec returns at once, or when the revision has moved past after_revision.
 	GetSpec(context.Context, *GetSpecRequest) (*GetSpecResponse, error)
 	ListExecutions(context.Context, *ListExecutionsRequest) (*ListExecutionsResponse, error)
+	// ListEffects lists what executions under a version did to the world: the compensation worklist.
+	ListEffects(context.Context, *ListEffectsRequest) (*ListEffectsResponse, error)
 	ListProxies(context.Context, *ListProxiesRequest) (*ListProxiesResponse, error)
 	ListPostMortems(context.Context, *ListPostMortemsRequest) (*ListPostMortemsResponse, error)
 	GetPostMortem(context.Context, *GetPostMortemRequest) (*GetPostMortemResponse, error)
@@ -462,6 +477,9 @@ func (UnimplementedOperatorServiceServer) GetSpec(context.Context, *GetSpecReque
 }
 func (UnimplementedOperatorServiceServer) ListExecutions(context.Context, *ListExecutionsRequest) (*ListExecutionsResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method ListExecutions not implemented")
+}
+func (UnimplementedOperatorServiceServer) ListEffects(context.Context, *ListEffectsRequest) (*ListEffectsResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method ListEffects not implemented")
 }
 func (UnimplementedOperatorServiceServer) ListProxies(context.Context, *ListProxiesRequest) (*ListProxiesResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method ListProxies not implemented")
@@ -856,6 +874,24 @@ func _OperatorService_ListExecutions_Handler(srv interface{}, ctx context.Contex
 	return interceptor(ctx, in, info, handler)
 }
 
+func _OperatorService_ListEffects_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(ListEffectsRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(OperatorServiceServer).ListEffects(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: OperatorService_ListEffects_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(OperatorServiceServer).ListEffects(ctx, req.(*ListEffectsRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 func _OperatorService_ListProxies_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
 	in := new(ListProxiesRequest)
 	if err := dec(in); err != nil {
@@ -1014,6 +1050,10 @@ var OperatorService_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "ListExecutions",
 			Handler:    _OperatorService_ListExecutions_Handler,
+		},
+		{
+			MethodName: "ListEffects",
+			Handler:    _OperatorService_ListEffects_Handler,
 		},
 		{
 			MethodName: "ListProxies",

@@ -528,7 +528,16 @@ type Execution struct {
 	// Execution id under which another instance had begun this work before it was handed over.
 	HandedOverFrom string `protobuf:"bytes,18,opt,name=handed_over_from,json=handedOverFrom,proto3" json:"handed_over_from,omitempty"`
 	// The request's own deadline, if it has one.
-	Deadline      *timestamppb.Timestamp `protobuf:"bytes,19,opt,name=deadline,proto3" json:"deadline,omitempty"`
+	Deadline *timestamppb.Timestamp `protobuf:"bytes,19,opt,name=deadline,proto3" json:"deadline,omitempty"`
+	// It is a gRPC call, and path names its method.
+	Grpc bool `protobuf:"varint,20,opt,name=grpc,proto3" json:"grpc,omitempty"`
+	// Tools that it has used, and the A2A skill that it asks for.
+	Tools []string `protobuf:"bytes,21,rep,name=tools,proto3" json:"tools,omitempty"`
+	Skill string   `protobuf:"bytes,22,opt,name=skill,proto3" json:"skill,omitempty"`
+	// Those request headers that rules of its contract look at, by lower-case name.
+	Headers map[string]string `protobuf:"bytes,23,rep,name=headers,proto3" json:"headers,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
+	// Further acts that touched the world, beyond those that are kept of one execution.
+	ActsOmitted   uint64 `protobuf:"varint,24,opt,name=acts_omitted,json=actsOmitted,proto3" json:"acts_omitted,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -696,14 +705,51 @@ func (x *Execution) GetDeadline() *timestamppb.Timestamp {
 	return nil
 }
 
+func (x *Execution) GetGrpc() bool {
+	if x != nil {
+		return x.Grpc
+	}
+	return false
+}
+
+func (x *Execution) GetTools() []string {
+	if x != nil {
+		return x.Tools
+	}
+	return nil
+}
+
+func (x *Execution) GetSkill() string {
+	if x != nil {
+		return x.Skill
+	}
+	return ""
+}
+
+func (x *Execution) GetHeaders() map[string]string {
+	if x != nil {
+		return x.Headers
+	}
+	return nil
+}
+
+func (x *Execution) GetActsOmitted() uint64 {
+	if x != nil {
+		return x.ActsOmitted
+	}
+	return 0
+}
+
 // Effect is one act on the world that an execution reported.
 type Effect struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Tool          string                 `protobuf:"bytes,1,opt,name=tool,proto3" json:"tool,omitempty"`
-	Class         string                 `protobuf:"bytes,2,opt,name=class,proto3" json:"class,omitempty"`
-	Key           string                 `protobuf:"bytes,3,opt,name=key,proto3" json:"key,omitempty"`
-	Compensation  string                 `protobuf:"bytes,4,opt,name=compensation,proto3" json:"compensation,omitempty"`
-	At            *timestamppb.Timestamp `protobuf:"bytes,5,opt,name=at,proto3" json:"at,omitempty"`
+	state        protoimpl.MessageState `protogen:"open.v1"`
+	Tool         string                 `protobuf:"bytes,1,opt,name=tool,proto3" json:"tool,omitempty"`
+	Class        string                 `protobuf:"bytes,2,opt,name=class,proto3" json:"class,omitempty"`
+	Key          string                 `protobuf:"bytes,3,opt,name=key,proto3" json:"key,omitempty"`
+	Compensation string                 `protobuf:"bytes,4,opt,name=compensation,proto3" json:"compensation,omitempty"`
+	At           *timestamppb.Timestamp `protobuf:"bytes,5,opt,name=at,proto3" json:"at,omitempty"`
+	// How it is known: observed, reported or guarded.
+	Source        string `protobuf:"bytes,6,opt,name=source,proto3" json:"source,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -773,7 +819,14 @@ func (x *Effect) GetAt() *timestamppb.Timestamp {
 	return nil
 }
 
-// ExecutionBatch reports running executions that changed, and ended ones that failed or that an order decided over.
+func (x *Effect) GetSource() string {
+	if x != nil {
+		return x.Source
+	}
+	return ""
+}
+
+// ExecutionBatch reports running executions that changed, and ended ones that failed, that an order decided over or that did more than read.
 type ExecutionBatch struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// The batch holds every running execution; what is not in it does not run (any more).
@@ -1364,7 +1417,7 @@ const file_specproxy_sidecar_v1_sidecar_proto_rawDesc = "" +
 	"\x12applied_generation\x18\x04 \x01(\x04R\x11appliedGeneration\x12\x16\n" +
 	"\x06fenced\x18\x05 \x01(\bR\x06fenced\x12F\n" +
 	"\x11last_admission_at\x18\x06 \x01(\v2\x1a.google.protobuf.TimestampR\x0flastAdmissionAt\x12*\n" +
-	"\x11last_admission_id\x18\a \x01(\tR\x0flastAdmissionId\"\x96\x05\n" +
+	"\x11last_admission_id\x18\a \x01(\tR\x0flastAdmissionId\"\xfd\x06\n" +
 	"\tExecution\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x10\n" +
 	"\x03key\x18\x02 \x01(\tR\x03key\x12\x16\n" +
@@ -1388,13 +1441,22 @@ const file_specproxy_sidecar_v1_sidecar_proto_rawDesc = "" +
 	"\vdisposition\x18\x10 \x01(\tR\vdisposition\x12\x10\n" +
 	"\x03why\x18\x11 \x01(\tR\x03why\x12(\n" +
 	"\x10handed_over_from\x18\x12 \x01(\tR\x0ehandedOverFrom\x126\n" +
-	"\bdeadline\x18\x13 \x01(\v2\x1a.google.protobuf.TimestampR\bdeadline\"\x94\x01\n" +
+	"\bdeadline\x18\x13 \x01(\v2\x1a.google.protobuf.TimestampR\bdeadline\x12\x12\n" +
+	"\x04grpc\x18\x14 \x01(\bR\x04grpc\x12\x14\n" +
+	"\x05tools\x18\x15 \x03(\tR\x05tools\x12\x14\n" +
+	"\x05skill\x18\x16 \x01(\tR\x05skill\x12F\n" +
+	"\aheaders\x18\x17 \x03(\v2,.specproxy.sidecar.v1.Execution.HeadersEntryR\aheaders\x12!\n" +
+	"\facts_omitted\x18\x18 \x01(\x04R\vactsOmitted\x1a:\n" +
+	"\fHeadersEntry\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\xac\x01\n" +
 	"\x06Effect\x12\x12\n" +
 	"\x04tool\x18\x01 \x01(\tR\x04tool\x12\x14\n" +
 	"\x05class\x18\x02 \x01(\tR\x05class\x12\x10\n" +
 	"\x03key\x18\x03 \x01(\tR\x03key\x12\"\n" +
 	"\fcompensation\x18\x04 \x01(\tR\fcompensation\x12*\n" +
-	"\x02at\x18\x05 \x01(\v2\x1a.google.protobuf.TimestampR\x02at\"m\n" +
+	"\x02at\x18\x05 \x01(\v2\x1a.google.protobuf.TimestampR\x02at\x12\x16\n" +
+	"\x06source\x18\x06 \x01(\tR\x06source\"m\n" +
 	"\x0eExecutionBatch\x12\x1a\n" +
 	"\bsnapshot\x18\x01 \x01(\bR\bsnapshot\x12?\n" +
 	"\n" +
@@ -1465,7 +1527,7 @@ func file_specproxy_sidecar_v1_sidecar_proto_rawDescGZIP() []byte {
 	return file_specproxy_sidecar_v1_sidecar_proto_rawDescData
 }
 
-var file_specproxy_sidecar_v1_sidecar_proto_msgTypes = make([]protoimpl.MessageInfo, 15)
+var file_specproxy_sidecar_v1_sidecar_proto_msgTypes = make([]protoimpl.MessageInfo, 16)
 var file_specproxy_sidecar_v1_sidecar_proto_goTypes = []any{
 	(*SessionRequest)(nil),        // 0: specproxy.sidecar.v1.SessionRequest
 	(*SessionResponse)(nil),       // 1: specproxy.sidecar.v1.SessionResponse
@@ -1482,8 +1544,9 @@ var file_specproxy_sidecar_v1_sidecar_proto_goTypes = []any{
 	(*PullRequest)(nil),           // 12: specproxy.sidecar.v1.PullRequest
 	(*PullResponse)(nil),          // 13: specproxy.sidecar.v1.PullResponse
 	nil,                           // 14: specproxy.sidecar.v1.Runtime.ToolsEntry
-	(*timestamppb.Timestamp)(nil), // 15: google.protobuf.Timestamp
-	(*durationpb.Duration)(nil),   // 16: google.protobuf.Duration
+	nil,                           // 15: specproxy.sidecar.v1.Execution.HeadersEntry
+	(*timestamppb.Timestamp)(nil), // 16: google.protobuf.Timestamp
+	(*durationpb.Duration)(nil),   // 17: google.protobuf.Duration
 }
 var file_specproxy_sidecar_v1_sidecar_proto_depIdxs = []int32{
 	2,  // 0: specproxy.sidecar.v1.SessionRequest.hello:type_name -> specproxy.sidecar.v1.Hello
@@ -1493,27 +1556,28 @@ var file_specproxy_sidecar_v1_sidecar_proto_depIdxs = []int32{
 	9,  // 4: specproxy.sidecar.v1.SessionResponse.state:type_name -> specproxy.sidecar.v1.State
 	11, // 5: specproxy.sidecar.v1.SessionResponse.left:type_name -> specproxy.sidecar.v1.Left
 	3,  // 6: specproxy.sidecar.v1.Hello.runtime:type_name -> specproxy.sidecar.v1.Runtime
-	15, // 7: specproxy.sidecar.v1.Hello.started_at:type_name -> google.protobuf.Timestamp
+	16, // 7: specproxy.sidecar.v1.Hello.started_at:type_name -> google.protobuf.Timestamp
 	14, // 8: specproxy.sidecar.v1.Runtime.tools:type_name -> specproxy.sidecar.v1.Runtime.ToolsEntry
-	15, // 9: specproxy.sidecar.v1.Status.last_admission_at:type_name -> google.protobuf.Timestamp
-	15, // 10: specproxy.sidecar.v1.Execution.started_at:type_name -> google.protobuf.Timestamp
-	15, // 11: specproxy.sidecar.v1.Execution.ended_at:type_name -> google.protobuf.Timestamp
+	16, // 9: specproxy.sidecar.v1.Status.last_admission_at:type_name -> google.protobuf.Timestamp
+	16, // 10: specproxy.sidecar.v1.Execution.started_at:type_name -> google.protobuf.Timestamp
+	16, // 11: specproxy.sidecar.v1.Execution.ended_at:type_name -> google.protobuf.Timestamp
 	6,  // 12: specproxy.sidecar.v1.Execution.acts:type_name -> specproxy.sidecar.v1.Effect
-	15, // 13: specproxy.sidecar.v1.Execution.deadline:type_name -> google.protobuf.Timestamp
-	15, // 14: specproxy.sidecar.v1.Effect.at:type_name -> google.protobuf.Timestamp
-	5,  // 15: specproxy.sidecar.v1.ExecutionBatch.executions:type_name -> specproxy.sidecar.v1.Execution
-	10, // 16: specproxy.sidecar.v1.State.fence:type_name -> specproxy.sidecar.v1.Fence
-	15, // 17: specproxy.sidecar.v1.Fence.ordered_at:type_name -> google.protobuf.Timestamp
-	16, // 18: specproxy.sidecar.v1.Fence.retry_spread:type_name -> google.protobuf.Duration
-	0,  // 19: specproxy.sidecar.v1.SidecarService.Session:input_type -> specproxy.sidecar.v1.SessionRequest
-	12, // 20: specproxy.sidecar.v1.SidecarService.Pull:input_type -> specproxy.sidecar.v1.PullRequest
-	1,  // 21: specproxy.sidecar.v1.SidecarService.Session:output_type -> specproxy.sidecar.v1.SessionResponse
-	13, // 22: specproxy.sidecar.v1.SidecarService.Pull:output_type -> specproxy.sidecar.v1.PullResponse
-	21, // [21:23] is the sub-list for method output_type
-	19, // [19:21] is the sub-list for method input_type
-	19, // [19:19] is the sub-list for extension type_name
-	19, // [19:19] is the sub-list for extension extendee
-	0,  // [0:19] is the sub-list for field type_name
+	16, // 13: specproxy.sidecar.v1.Execution.deadline:type_name -> google.protobuf.Timestamp
+	15, // 14: specproxy.sidecar.v1.Execution.headers:type_name -> specproxy.sidecar.v1.Execution.HeadersEntry
+	16, // 15: specproxy.sidecar.v1.Effect.at:type_name -> google.protobuf.Timestamp
+	5,  // 16: specproxy.sidecar.v1.ExecutionBatch.executions:type_name -> specproxy.sidecar.v1.Execution
+	10, // 17: specproxy.sidecar.v1.State.fence:type_name -> specproxy.sidecar.v1.Fence
+	16, // 18: specproxy.sidecar.v1.Fence.ordered_at:type_name -> google.protobuf.Timestamp
+	17, // 19: specproxy.sidecar.v1.Fence.retry_spread:type_name -> google.protobuf.Duration
+	0,  // 20: specproxy.sidecar.v1.SidecarService.Session:input_type -> specproxy.sidecar.v1.SessionRequest
+	12, // 21: specproxy.sidecar.v1.SidecarService.Pull:input_type -> specproxy.sidecar.v1.PullRequest
+	1,  // 22: specproxy.sidecar.v1.SidecarService.Session:output_type -> specproxy.sidecar.v1.SessionResponse
+	13, // 23: specproxy.sidecar.v1.SidecarService.Pull:output_type -> specproxy.sidecar.v1.PullResponse
+	22, // [22:24] is the sub-list for method output_type
+	20, // [20:22] is the sub-list for method input_type
+	20, // [20:20] is the sub-list for extension type_name
+	20, // [20:20] is the sub-list for extension extendee
+	0,  // [0:20] is the sub-list for field type_name
 }
 
 func init() { file_specproxy_sidecar_v1_sidecar_proto_init() }
@@ -1537,7 +1601,7 @@ func file_specproxy_sidecar_v1_sidecar_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_specproxy_sidecar_v1_sidecar_proto_rawDesc), len(file_specproxy_sidecar_v1_sidecar_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   15,
+			NumMessages:   16,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -89,6 +89,9 @@ const (
 	// OperatorServiceListExecutionsProcedure is the fully-qualified name of the OperatorService's
 	// ListExecutions RPC.
 	OperatorServiceListExecutionsProcedure = "/specproxy.operator.v1.OperatorService/ListExecutions"
+	// OperatorServiceListEffectsProcedure is the fully-qualified name of the OperatorService's
+	// ListEffects RPC.
+	OperatorServiceListEffectsProcedure = "/specproxy.operator.v1.OperatorService/ListEffects"
 	// OperatorServiceListProxiesProcedure is the fully-qualified name of the OperatorService's
 	// ListProxies RPC.
 	OperatorServiceListProxiesProcedure = "/specproxy.operator.v1.OperatorService/ListProxies"
@@ -142,6 +145,8 @@ type OperatorServiceClient interface {
 	// GetSpec returns at once, or when the revision has moved past after_revision.
 	GetSpec(context.Context, *connect.Request[v1.GetSpecRequest]) (*connect.Response[v1.GetSpecResponse], error)
 	ListExecutions(context.Context, *connect.Request[v1.ListExecutionsRequest]) (*connect.Response[v1.ListExecutionsResponse], error)
+	// ListEffects lists what executions under a version did to the world: the compensation worklist.
+	ListEffects(context.Context, *connect.Request[v1.ListEffectsRequest]) (*connect.Response[v1.ListEffectsResponse], error)
 	ListProxies(context.Context, *connect.Request[v1.ListProxiesRequest]) (*connect.Response[v1.ListProxiesResponse], error)
 	ListPostMortems(context.Context, *connect.Request[v1.ListPostMortemsRequest]) (*connect.Response[v1.ListPostMortemsResponse], error)
 	GetPostMortem(context.Context, *connect.Request[v1.GetPostMortemRequest]) (*connect.Response[v1.GetPostMortemResponse], error)
@@ -279,6 +284,12 @@ func NewOperatorServiceClient(httpClient connect.HTTPClient, baseURL string, opt
 			connect.WithSchema(operatorServiceMethods.ByName("ListExecutions")),
 			connect.WithClientOptions(opts...),
 		),
+		listEffects: connect.NewClient[v1.ListEffectsRequest, v1.ListEffectsResponse](
+			httpClient,
+			baseURL+OperatorServiceListEffectsProcedure,
+			connect.WithSchema(operatorServiceMethods.ByName("ListEffects")),
+			connect.WithClientOptions(opts...),
+		),
 		listProxies: connect.NewClient[v1.ListProxiesRequest, v1.ListProxiesResponse](
 			httpClient,
 			baseURL+OperatorServiceListProxiesProcedure,
@@ -328,6 +339,7 @@ type operatorServiceClient struct {
 	getFleet        *connect.Client[v1.GetFleetRequest, v1.GetFleetResponse]
 	getSpec         *connect.Client[v1.GetSpecRequest, v1.GetSpecResponse]
 	listExecutions  *connect.Client[v1.ListExecutionsRequest, v1.ListExecutionsResponse]
+	listEffects     *connect.Client[v1.ListEffectsRequest, v1.ListEffectsResponse]
 	listProxies     *connect.Client[v1.ListProxiesRequest, v1.ListProxiesResponse]
 	listPostMortems *connect.Client[v1.ListPostMortemsRequest, v1.ListPostMortemsResponse]
 	getPostMortem   *connect.Client[v1.GetPostMortemRequest, v1.GetPostMortemResponse]
@@ -434,6 +446,11 @@ func (c *operatorServiceClient) ListExecutions(ctx context.Context, req *connect
 	return c.listExecutions.CallUnary(ctx, req)
 }
 
+// ListEffects calls specproxy.operator.v1.OperatorService.ListEffects.
+func (c *operatorServiceClient) ListEffects(ctx context.Context, req *connect.Request[v1.ListEffectsRequest]) (*connect.Response[v1.ListEffectsResponse], error) {
+	return c.listEffects.CallUnary(ctx, req)
+}
+
 // ListProxies calls specproxy.operator.v1.OperatorService.ListProxies.
 func (c *operatorServiceClient) ListProxies(ctx context.Context, req *connect.Request[v1.ListProxiesRequest]) (*connect.Response[v1.ListProxiesResponse], error) {
 	return c.listProxies.CallUnary(ctx, req)
@@ -493,6 +510,8 @@ type OperatorServiceHandler interface {
 	// GetSpec returns at once, or when the revision has moved past after_revision.
 	GetSpec(context.Context, *connect.Request[v1.GetSpecRequest]) (*connect.Response[v1.GetSpecResponse], error)
 	ListExecutions(context.Context, *connect.Request[v1.ListExecutionsRequest]) (*connect.Response[v1.ListExecutionsResponse], error)
+	// ListEffects lists what executions under a version did to the world: the compensation worklist.
+	ListEffects(context.Context, *connect.Request[v1.ListEffectsRequest]) (*connect.Response[v1.ListEffectsResponse], error)
 	ListProxies(context.Context, *connect.Request[v1.ListProxiesRequest]) (*connect.Response[v1.ListProxiesResponse], error)
 	ListPostMortems(context.Context, *connect.Request[v1.ListPostMortemsRequest]) (*connect.Response[v1.ListPostMortemsResponse], error)
 	GetPostMortem(context.Context, *connect.Request[v1.GetPostMortemRequest]) (*connect.Response[v1.GetPostMortemResponse], error)
@@ -626,6 +645,12 @@ func NewOperatorServiceHandler(svc OperatorServiceHandler, opts ...connect.Handl
 		connect.WithSchema(operatorServiceMethods.ByName("ListExecutions")),
 		connect.WithHandlerOptions(opts...),
 	)
+	operatorServiceListEffectsHandler := connect.NewUnaryHandler(
+		OperatorServiceListEffectsProcedure,
+		svc.ListEffects,
+		connect.WithSchema(operatorServiceMethods.ByName("ListEffects")),
+		connect.WithHandlerOptions(opts...),
+	)
 	operatorServiceListProxiesHandler := connect.NewUnaryHandler(
 		OperatorServiceListProxiesProcedure,
 		svc.ListProxies,
@@ -692,6 +717,8 @@ func NewOperatorServiceHandler(svc OperatorServiceHandler, opts ...connect.Handl
 			operatorServiceGetSpecHandler.ServeHTTP(w, r)
 		case OperatorServiceListExecutionsProcedure:
 			operatorServiceListExecutionsHandler.ServeHTTP(w, r)
+		case OperatorServiceListEffectsProcedure:
+			operatorServiceListEffectsHandler.ServeHTTP(w, r)
 		case OperatorServiceListProxiesProcedure:
 			operatorServiceListProxiesHandler.ServeHTTP(w, r)
 		case OperatorServiceListPostMortemsProcedure:
@@ -787,6 +814,10 @@ func (UnimplementedOperatorServiceHandler) GetSpec(context.Context, *connect.Req
 
 func (UnimplementedOperatorServiceHandler) ListExecutions(context.Context, *connect.Request[v1.ListExecutionsRequest]) (*connect.Response[v1.ListExecutionsResponse], error) {
 	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("specproxy.operator.v1.OperatorService.ListExecutions is not implemented"))
+}
+
+func (UnimplementedOperatorServiceHandler) ListEffects(context.Context, *connect.Request[v1.ListEffectsRequest]) (*connect.Response[v1.ListEffectsResponse], error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("specproxy.operator.v1.OperatorService.ListEffects is not implemented"))
 }
 
 func (UnimplementedOperatorServiceHandler) ListProxies(context.Context, *connect.Request[v1.ListProxiesRequest]) (*connect.Response[v1.ListProxiesResponse], error) {

@@ -50,6 +50,7 @@ When it listens it prints one JSON line with its addresses; logs go to standard 
 	root.SetOut(out)
 	f := root.Flags()
 	f.StringVar(&o.DataDir, "data-dir", "./data", "directory of the embedded etcd, the archive and the admin token")
+	f.StringVar(&o.Archive, "archive", "", "keep versions in a registry, oci://HOST[:PORT]/REPOSITORY, instead of the data directory; credentials come from the Docker configuration")
 	f.StringVar(&o.API, "api", "127.0.0.1:18080", "listen address of the operator API")
 	f.StringVar(&o.GRPC, "grpc", "127.0.0.1:18000", "listen address of xDS and the sidecar sessions")
 	f.StringSliceVar(&o.EtcdEndpoints, "etcd-endpoints", nil, "use this etcd cluster instead of the embedded member")

@@ -14,7 +14,6 @@ import (
 	"go.uber.org/zap"
 	"golang.org/x/sync/errgroup"
 
-	"github.com/specproxy/specproxy/internal/archive"
 	"github.com/specproxy/specproxy/internal/discovery"
 	"github.com/specproxy/specproxy/internal/fleet"
 	"github.com/specproxy/specproxy/internal/store"
@@ -23,7 +22,7 @@ import (
 // Options of a Controller. All but the durations are required.
 type Options struct {
 	Store     *store.Store
-	Archive   *archive.Archive
+	Archive   Archive
 	Fleet     *fleet.Fleet
 	Discovery *discovery.Server
 	Log       *zap.Logger
@@ -34,13 +33,15 @@ type Options struct {
 // Controller is safe for concurrent use; commands that touch the same spec on several replicas are serialised by the store.
 type Controller struct {
 	store     *store.Store
-	archive   *archive.Archive
+	archive   Archive
 	fleet     *fleet.Fleet
 	discovery *discovery.Server
 	log       *zap.Logger
 	freezeFor time.Duration
 
 	commands sync.Mutex // one route change at a time in this replica
+
+	catalogue catalogue
 
 	mu       sync.Mutex
 	effects  map[effectKey]time.Time // when a generation was first seen effective

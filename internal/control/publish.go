@@ -66,19 +66,20 @@ func (c *Controller) ImportVersion(ctx context.Context, actor Actor, image []byt
 func (c *Controller) publishPacked(ctx context.Context, actor Actor, packed versions.Packed, dryRun bool) (Published, error) {
 	ref := packed.Ref()
 	out := Published{}
+	// Who is to be refused leaves nothing in the archive; the transaction below is what decides.
+	if old, ok := c.store.View().Version(ref.Spec, ref.Version); ok && old.Digest != packed.Digest {
+		return Published{}, conflict(old, packed.Digest)
+	}
 	if !dryRun {
 		if err := c.archive.Put(ctx, packed); err != nil {
-			return Published{}, fmt.Errorf("archive %s: %w", ref, err)
+			return Published{}, unavailable(err, "publish again")
 		}
 	}
 	_, err := c.store.Update(ctx, func(tx *store.Tx) error {
 		if old, ok := tx.Version(ref.Spec, ref.Version); ok {
 			out.Record, out.Created = old, false
 			if old.Digest != packed.Digest {
-				return &Conflict{Refused{
-					Why:  fmt.Sprintf("%s exists already with other content: published %s, this is %s; a version is immutable", ref, old.Digest, packed.Digest),
-					Next: "raise `version` in spec.yaml and publish again",
-				}}
+				return conflict(old, packed.Digest)
 			}
 			return nil
 		}
@@ -115,22 +116,34 @@ func (c *Controller) publishPacked(ctx context.Context, actor Actor, packed vers
 	return out, nil
 }
 
+// conflict refuses other bytes for a version.
+func conflict(old versions.Record, digest string) error {
+	return &Conflict{Refused{
+		Why:  fmt.Sprintf("%s exists already with other content: published %s, this is %s; a version is immutable", old.Ref(), old.Digest, digest),
+		Next: "raise `version` in spec.yaml and publish again",
+	}}
+}
+
 // known finds a version or says how to get one.
 func known(r reader, spec, version string) (versions.Record, error) {
 	record, ok := r.Version(spec, version)
 	if ok {
 		return record, nil
 	}
-	if len(r.Versions(spec)) == 0 {
-		return record, &NotFound{Refused{Why: fmt.Sprintf("spec %s does not exist", spec), Next: "specctl publish DIR   (or see what exists: specctl)"}}
+	if !r.Known(spec) {
+		return record, unknownSpec(spec)
 	}
 	return record, &NotFound{Refused{Why: fmt.Sprintf("version %s of %s is not published", version, spec), Next: "specctl versions " + spec}}
+}
+
+func unknownSpec(spec string) error {
+	return &NotFound{Refused{Why: fmt.Sprintf("spec %s does not exist", spec), Next: "specctl publish DIR   (or see what exists: specctl)"}}
 }
 
 // reader is what commands read, from a view or inside a transaction.
 type reader interface {
 	Version(spec, version string) (versions.Record, bool)
-	Versions(spec string) []versions.Record
+	Known(spec string) bool
 }
 
 // IsNotFound says that the command named something that does not exist.

@@ -23,6 +23,7 @@ import (
 	sidecarv1 "github.com/specproxy/specproxy/gen/specproxy/sidecar/v1"
 	"github.com/specproxy/specproxy/internal/api"
 	"github.com/specproxy/specproxy/internal/archive"
+	"github.com/specproxy/specproxy/internal/archive/registry"
 	"github.com/specproxy/specproxy/internal/auth"
 	"github.com/specproxy/specproxy/internal/control"
 	"github.com/specproxy/specproxy/internal/discovery"
@@ -34,6 +35,8 @@ import (
 type Options struct {
 	// DataDir holds the embedded etcd, the archive and the first admin's token. Created if absent, mode 0700.
 	DataDir string
+	// Archive is oci://HOST[:PORT]/REPOSITORY; empty: a directory below DataDir.
+	Archive string
 	// API and GRPC are listen addresses, host:port.
 	API, GRPC string
 	// EtcdEndpoints of a cluster; empty: the embedded member.
@@ -84,7 +87,7 @@ func Run(ctx context.Context, o Options) (err error) {
 	if err != nil {
 		return err
 	}
-	arch, err := archive.Open(filepath.Join(o.DataDir, "archive"), o.Log.Named("archive"))
+	arch, err := openArchive(o)
 	if err != nil {
 		return err
 	}
@@ -117,6 +120,15 @@ func Run(ctx context.Context, o Options) (err error) {
 		o.Listening(apiListener.Addr().String(), grpcListener.Addr().String())
 	}
 	return serve(ctx, st, disc, fl, ctl, gs, grpcListener, hs, apiListener)
+}
+
+// openArchive opens the directory, or the repository with the directory as this replica's copy of what it has seen.
+func openArchive(o Options) (control.Archive, error) {
+	local, err := archive.Open(filepath.Join(o.DataDir, "archive"), o.Log.Named("archive"))
+	if err != nil || o.Archive == "" {
+		return local, err
+	}
+	return registry.Open(registry.Options{Target: o.Archive, Copy: local, Log: o.Log.Named("archive"), UserAgent: "specproxy"})
 }
 
 // serve runs every part until one ends, then stops all of them.

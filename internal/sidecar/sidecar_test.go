@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"errors"
 	"io"
+	"net"
 	"net/http"
 	"os"
 	"path/filepath"
@@ -266,7 +267,9 @@ func TestRuntimeThatIsNotTheManifestsIsNeverReady(t *testing.T) {
 	r.options.Runtime = r.version.Manifest.Runtime
 	r.options.Runtime.Model = "m-8"
 	r.run()
-	v := r.control.Wait("a status", func(v fakecontrol.View) bool { return v.Status.GetReason() != "" && v.Status.GetAppliedGeneration() == 1 })
+	v := r.control.Wait("a status", func(v fakecontrol.View) bool {
+		return v.Status.GetReason() != "" && v.Status.GetAppliedGeneration() == 1
+	})
 	if v.Status.GetReady() || !strings.Contains(v.Status.GetReason(), `"m-7"`) || !strings.Contains(v.Status.GetReason(), `"m-8"`) {
 		t.Errorf("status %v", v.Status)
 	}
@@ -498,4 +501,26 @@ func TestSidecarsWithPortZeroShareTheCache(t *testing.T) {
 	r.control.Wait("both", func(v fakecontrol.View) bool {
 		return v.Connected == 2 && len(v.Hellos) == 2 && v.Hellos[0].GetInstanceId() != v.Hellos[1].GetInstanceId()
 	})
+}
+
+// A replica that takes connections and says nothing holds up neither the start nor the others.
+func TestASilentReplicaHoldsNothingUp(t *testing.T) {
+	silent, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = silent.Close() }) // the kernel accepts; nobody answers
+	r := newRig(t, guarded)
+	r.options.Controls = append(r.options.Controls, silent.Addr().String())
+	r.run()
+	addr := r.ready()
+	r.control.SetState(fence)
+	r.control.Wait("the fence", func(v fakecontrol.View) bool { return v.Status.GetFenced() })
+	if res, _ := fetch(t, addr, "/about"); res.StatusCode != 307 {
+		t.Errorf("got %d", res.StatusCode)
+	}
+	r.signals <- syscall.SIGTERM
+	if err := r.ended(); err != nil {
+		t.Error(err)
+	}
 }

@@ -11,7 +11,7 @@ import (
 )
 
 // collector follows the ledger and decides which executions are worth a report: running ones that are older than one interval, ended ones
-// that failed or that an order decided over, and the end of every one that was reported as running.
+// that failed, that an order decided over or that did more than read, and the end of every one that was reported as running.
 type collector struct {
 	ledger   *drain.Ledger
 	interval time.Duration
@@ -35,7 +35,7 @@ func newCollector(ledger *drain.Ledger, interval time.Duration, now func() time.
 
 // end takes an execution that has just ended. Nearly all are of no interest, so what is quick comes first.
 func (c *collector) end(r drain.Row) {
-	if r.Outcome == drain.Failure || r.Disposition != "" {
+	if r.Outcome == drain.Failure || r.Disposition != "" || r.Touched() {
 		return // kept by the ledger, where gather finds it
 	}
 	if c.now().Sub(r.StartedAt) < c.interval && r.StartedAt.UnixNano() > c.horizon.Load() {

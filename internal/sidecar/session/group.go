@@ -2,9 +2,10 @@
 // executions go up.
 //
 // Invariants:
-//   - every session opens with Hello, then the replica's State, then Status, a snapshot of what runs, and Totals;
+//   - every session opens with Hello, then the replica's State, then Totals and Status, and a snapshot of what runs;
+//   - Status never claims more than what was sent before it shows: whoever learns of a fence knows all that was admitted before;
 //   - State is applied by the goroutine that receives it, so a replica that does not read cannot keep a fence from going up;
-//   - an execution that failed or was decided over is told to every replica, again after a broken connection, until it can be taken for
+//   - an execution that failed, was decided over or did more than read is told to every replica, again after a broken connection, until it can be taken for
 //     received; what waits is bounded;
 //   - a slow or silent replica holds up neither the data path nor another replica.
 package session

@@ -22,12 +22,13 @@ type Act struct {
 // Acts is the compensation worklist of one version: every known act worse than reading, worst class first, then oldest first. omitted counts
 // acts and executions that are no longer kept. An execution may have been reported more than once; its last report counts.
 func Acts(view store.Reader, fleet *fleet.Fleet, spec, version string) (acts []Act, omitted uint64) {
-	batches := append(view.Acts(spec, version), view.Failures(spec, version)...)
-	slices.SortStableFunc(batches, func(a, b store.FailureBatch) int { return cmp.Compare(a.Seq, b.Seq) })
-	last := map[string]store.Failure{}
-	for _, b := range view.Acts(spec, version) {
+	kept := fleet.Acts(view, spec, version)
+	for _, b := range kept {
 		omitted += b.Omitted // omitted failures need not have done anything
 	}
+	batches := append(kept, view.Failures(spec, version)...)
+	slices.SortStableFunc(batches, func(a, b store.FailureBatch) int { return cmp.Compare(a.Seq, b.Seq) })
+	last := map[string]store.Failure{}
 	for _, b := range batches {
 		for _, x := range b.Executions {
 			last[x.ID] = x

@@ -14,8 +14,8 @@ import (
 	"github.com/specproxy/specproxy/internal/store"
 )
 
-// takeExecutions updates what is known to run, and stores what failed, was decided over or did more than read before it takes
-// the next report.
+// takeExecutions updates what is known to run, and stores what failed or was decided over before it takes the next report. What
+// succeeded and did more than read is stored soon after.
 func (s *session) takeExecutions(ctx context.Context, batch *sidecarv1.ExecutionBatch) error {
 	f := s.fleet
 	var keep, acted []store.Failure
@@ -37,21 +37,20 @@ func (s *session) takeExecutions(ctx context.Context, batch *sidecarv1.Execution
 			acted = append(acted, s.failure(x))
 		}
 	}
+	if len(acted) > 0 {
+		f.wait(waiting{s.key, s.stored.ID}, acted)
+	}
+	full := f.actedCount >= actsWaiting
 	f.broadcast()
 	f.mu.Unlock()
-	if len(keep) == 0 && len(acted) == 0 {
+	if full {
+		f.storeActs(ctx)
+	}
+	if len(keep) == 0 {
 		return nil
 	}
-	records := func(all []store.Failure) store.FailureBatch {
-		return store.FailureBatch{Spec: s.key.spec, Version: s.key.version, Instance: s.stored.ID, Seq: uint64(time.Now().UnixNano()), Executions: all}
-	}
 	_, err := f.store.Update(ctx, func(tx *store.Tx) error {
-		if len(keep) > 0 {
-			tx.PutFailures(records(keep))
-		}
-		if len(acted) > 0 {
-			tx.PutActs(records(acted))
-		}
+		tx.PutFailures(store.FailureBatch{Spec: s.key.spec, Version: s.key.version, Instance: s.stored.ID, Seq: uint64(time.Now().UnixNano()), Executions: keep})
 		return nil
 	})
 	if err != nil {

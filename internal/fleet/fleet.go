@@ -56,6 +56,11 @@ type Fleet struct {
 	members map[string]*member   // by instance id
 	pools   map[poolKey]*history // counts of gone instances and recent rates
 	changed chan struct{}        // closed and replaced on every change
+	// acted wait to be stored, actedCount of them; storing are those that are on their way.
+	acted, storing map[waiting][]store.Failure
+	actedCount     int
+
+	storingActs sync.Mutex // held by whoever stores acted; taken before mu
 }
 
 type poolKey struct{ spec, version string }
@@ -81,6 +86,7 @@ func New(o Options) *Fleet {
 	return &Fleet{
 		store: o.Store, archive: o.Archive, proxies: o.Proxies, log: o.Log, grace: o.Grace, started: time.Now(),
 		members: map[string]*member{}, pools: map[poolKey]*history{}, changed: make(chan struct{}),
+		acted: map[waiting][]store.Failure{},
 	}
 }
 

@@ -4,6 +4,7 @@ import (
 	"context"
 	"net"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/specproxy/specproxy/internal/routing"
@@ -14,9 +15,13 @@ const (
 	probeTimeout = time.Second
 )
 
-// Run keeps house until ctx ends: it drops failure records beyond their bound, and removes instances that are dead: silent for longer than the grace, and their health fails too. The last instance of a
-// version with weight is never removed: silence must not empty a pool.
+// Run keeps house until ctx ends: it stores what executions did, drops records beyond their bound, and removes instances that are dead: silent
+// for longer than the grace, and their health fails too. The last instance of a version with weight is never removed: silence must not empty
+// a pool.
 func (f *Fleet) Run(ctx context.Context) error {
+	var keeping sync.WaitGroup
+	keeping.Go(func() { f.keepActs(ctx) })
+	defer keeping.Wait()
 	tick := time.NewTicker(reapEvery)
 	defer tick.Stop()
 	for {

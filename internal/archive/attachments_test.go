@@ -22,7 +22,7 @@ var morning = time.Date(2026, 11, 24, 9, 0, 0, 0, time.UTC)
 
 func attach(t testing.TB, a *archive.Archive, p versions.Packed, kind string, at time.Time, data string) versions.Attachment {
 	t.Helper()
-	x, err := versions.NewAttachment(p, kind, versions.MediaTypeJSON, []byte(data), "ada@laptop", at)
+	x, err := versions.NewAttachment(p, kind, versions.MediaTypeJSON, "", []byte(data), "ada@laptop", at)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -146,7 +146,7 @@ func TestDamagedAttachmentsAreNotMistakenForNone(t *testing.T) {
 func TestAttachmentsAreRefused(t *testing.T) {
 	a := open(t, t.TempDir())
 	p := pack(t, "customer-service", "2.0.3", "one")
-	x, err := versions.NewAttachment(p, versions.TypeSignature, versions.MediaTypeEnvelope, []byte("{}"), "ada", morning)
+	x, err := versions.NewAttachment(p, versions.TypeSignature, versions.MediaTypeEnvelope, "", []byte("{}"), "ada", morning)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -172,7 +172,7 @@ func TestAttachmentsAreRefused(t *testing.T) {
 		"a large report":    {versions.TypeConformance, versions.MaxAttachmentSize + 1},
 		"a large signature": {versions.TypeSignature, versions.MaxSignatureSize + 1},
 	} {
-		if _, err := versions.NewAttachment(p, bad.kind, "text/plain", make([]byte, bad.size), "", morning); err == nil {
+		if _, err := versions.NewAttachment(p, bad.kind, "text/plain", "", make([]byte, bad.size), "", morning); err == nil {
 			t.Errorf("%s: made", name)
 		}
 	}

@@ -58,7 +58,8 @@ type How struct {
 	// Override names the open post-mortem of a quarantined version that is to be deployed all the same.
 	Override, OverrideReason string
 
-	undo string // the post-mortem whose rollback is taken back
+	undo     string   // the post-mortem whose rollback is taken back
+	evidence evidence // what is attached to the versions that get weight, where a policy asks for it
 }
 
 // want is one spec's wish, resolved inside the transaction.
@@ -117,6 +118,7 @@ func (c *Controller) change(ctx context.Context, actor Actor, wants []want, how 
 		}
 		seen[w.spec] = true
 	}
+	how.evidence = c.gather(ctx, wants)
 	c.commands.Lock()
 	defer c.commands.Unlock()
 	now := time.Now().UTC()
@@ -243,6 +245,11 @@ func (c *Controller) admit(tx *store.Tx, d *draft, actor Actor, how How, now tim
 		}
 		if err := permitted(d, record, how); err != nil {
 			return err
+		}
+		if policy, _ := tx.Policy(spec); !comesBack(record, d.Route.Abandoned, d.records) {
+			if err := trusted(policy, record, how.evidence); err != nil {
+				return err
+			}
 		}
 		pool := c.fleet.Pool(c.store.View(), spec, s.Version)
 		if pool.Ready > 0 {

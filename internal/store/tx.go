@@ -108,6 +108,7 @@ func (t *Tx) PutVersion(r versions.Record) {
 	if exitOf(old) != exitOf(r) {
 		t.writes[exitMark(r.Spec)] = markValue
 	}
+	r.WasGood = r.EverGood() || old.EverGood() // what was good once stays that
 	t.put(versionRecords, path(r.Spec, r.Version), r)
 }
 

@@ -52,6 +52,8 @@ type Attachment struct {
 	// Type is TypeSignature or TypeConformance.
 	Type      string
 	MediaType string
+	// Title names a report's suite.
+	Title string
 	// By and At say who attached it and when, in the words of the control plane that took it: only a signature proves more.
 	By   string
 	At   time.Time
@@ -59,8 +61,8 @@ type Attachment struct {
 }
 
 // NewAttachment builds an attachment of the version. At is kept to the second.
-func NewAttachment(version Packed, kind, mediaType string, data []byte, by string, at time.Time) (Attachment, error) {
-	a := Attachment{Subject: version.Digest, Type: kind, MediaType: mediaType, By: by, At: at.UTC().Truncate(time.Second), Data: data}
+func NewAttachment(version Packed, kind, mediaType, title string, data []byte, by string, at time.Time) (Attachment, error) {
+	a := Attachment{Subject: version.Digest, Type: kind, MediaType: mediaType, Title: title, By: by, At: at.UTC().Truncate(time.Second), Data: data}
 	if err := a.bounded(); err != nil {
 		return a, err
 	}
@@ -76,6 +78,9 @@ func NewAttachment(version Packed, kind, mediaType string, data []byte, by strin
 	}
 	if by != "" {
 		image.Annotations[annotationAttachedBy] = by
+	}
+	if title != "" {
+		image.Annotations[ocispec.AnnotationTitle] = title
 	}
 	var err error
 	if a.Image, err = json.Marshal(image); err != nil {
@@ -133,7 +138,7 @@ func UnpackAttachment(image []byte, fetch func(digest string) ([]byte, error)) (
 		return a, fmt.Errorf("%s: its content has %d bytes, at most %d", a.Digest, m.Layers[0].Size, MaxAttachmentSize)
 	}
 	a.Subject, a.Type, a.MediaType = m.Subject.Digest.String(), m.ArtifactType, m.Layers[0].MediaType
-	a.By = m.Annotations[annotationAttachedBy]
+	a.Title, a.By = m.Annotations[ocispec.AnnotationTitle], m.Annotations[annotationAttachedBy]
 	if at, err := time.Parse(time.RFC3339, m.Annotations[ocispec.AnnotationCreated]); err == nil {
 		a.At = at.UTC()
 	}
@@ -161,7 +166,7 @@ func (a Attachment) Verify() error {
 	if err != nil {
 		return err
 	}
-	if b.Subject != a.Subject || b.Type != a.Type || b.MediaType != a.MediaType {
+	if b.Subject != a.Subject || b.Type != a.Type || b.MediaType != a.MediaType || b.Title != a.Title {
 		return fmt.Errorf("attachment %s is not what its OCI image manifest says", a.Digest)
 	}
 	return nil

@@ -23,7 +23,12 @@ type Record struct {
 	FullSince time.Time `json:"fullSince,omitzero"`
 	// HeldAll is set once the version has held all the weight.
 	HeldAll bool `json:"heldAll,omitempty"`
+	// WasGood is set once the version's standing was good, whatever became of it.
+	WasGood bool `json:"wasGood,omitempty"`
 }
+
+// EverGood says that the version was good at some time.
+func (r Record) EverGood() bool { return r.WasGood || r.Standing == Good }
 
 // Ref is the record's name:version.
 func (r Record) Ref() Ref { return Ref{Spec: r.Spec, Version: r.Version} }

@@ -11,11 +11,13 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	discoveryv3 "github.com/envoyproxy/go-control-plane/envoy/service/discovery/v3"
 	"google.golang.org/grpc"
 	"google.golang.org/protobuf/proto"
 
+	"github.com/specproxy/specproxy/internal/discovery"
 	"github.com/specproxy/specproxy/internal/envoytest"
 	"github.com/specproxy/specproxy/internal/routing"
 	"github.com/specproxy/specproxy/internal/routing/envoy"
@@ -153,7 +155,7 @@ func TestEnvoyFetchesARouteWithItsFirstRequestAndFollowsEveryFlip(t *testing.T) 
 func TestUnknownHostIs404(t *testing.T) {
 	spec, _, _ := twoVersions(t)
 	src := newSource(spec, envoy.Spec{Name: "unrouted", Hosts: []string{"unrouted.agents"}})
-	cp := serve(t, src, "")
+	cp := serve(t, src, "", routeWait)
 	e := envoytest.Start(t, envoytest.Config{Servers: []string{cp.Address}})
 	for _, host := range []string{"nobody.agents", "unrouted.agents", ":80"} {
 		wantReply(t, ask(t, e, "GET", host, "/", ""), 404, "")
@@ -171,6 +173,47 @@ func TestUnknownHostIs404(t *testing.T) {
 	src.remove("other")
 	eventually(t, "the scope is gone", cp.pushes.changes, func() bool { return cp.pushes.removed(envoy.TypeScope, "other.agents") })
 	eventually(t, "404", ticking(), func() bool { return ask(t, e, "GET", "other.agents", "/", "").status == 404 })
+}
+
+// routeWait keeps a request that Envoy has forgotten from holding up a test.
+func routeWait(o *discovery.Options) { o.Listener.RouteWait = 200 * time.Millisecond }
+
+// Envoy forgets a request that waits for the routes of a host when the host goes. It must still be answered, and soon.
+func TestARequestWhoseHostGoesWhileItWaitsIsAnswered(t *testing.T) {
+	spec, _, _ := twoVersions(t)
+	src := newSource()
+	cp := serve(t, src, "", routeWait)
+	e := envoytest.Start(t, envoytest.Config{Servers: []string{cp.Address}})
+	for generation := range uint64(20) {
+		spec.Route.Generation = generation + 1
+		src.put(spec)
+		eventually(t, "the host is known", ticking(), func() bool { return ask(t, e, "GET", shopHost, "/", "").status == 200 })
+		src.remove(shop)
+		if r := ask(t, e, "GET", shopHost, "/", ""); r.status != 200 && r.status != 404 && r.status != 503 && r.status != 504 {
+			t.Errorf("got %d %q", r.status, r.body)
+		}
+		eventually(t, "the host is unknown", ticking(), func() bool { return ask(t, e, "GET", shopHost, "/", "").status == 404 })
+	}
+}
+
+func TestASilentStreamIsNotCut(t *testing.T) {
+	spec, older, _ := twoVersions(t)
+	older.answer(func(w http.ResponseWriter, r *http.Request) {
+		fmt.Fprint(w, "begin ")
+		_ = http.NewResponseController(w).Flush()
+		silence := time.NewTimer(time.Second)
+		defer silence.Stop()
+		select {
+		case <-silence.C:
+			fmt.Fprint(w, "end")
+		case <-r.Context().Done():
+		}
+	})
+	cp := serve(t, newSource(spec), "", routeWait)
+	e := envoytest.Start(t, envoytest.Config{Servers: []string{cp.Address}})
+	for range 2 { // the first one waits for its routes, too
+		wantReply(t, ask(t, e, "POST", shopHost, "/", "x"), 200, "begin end")
+	}
 }
 
 func TestClientsCannotSpeakForTheSidecarsOrForEnvoy(t *testing.T) {

@@ -5,7 +5,6 @@ import (
 	"context"
 	"slices"
 
-	"github.com/specproxy/specproxy/internal/drain"
 	"github.com/specproxy/specproxy/internal/routing"
 	"github.com/specproxy/specproxy/internal/routing/envoy"
 	"github.com/specproxy/specproxy/internal/store"
@@ -27,8 +26,8 @@ func (s StoreSource) Read(names []string) map[string]envoy.Spec {
 	secret := v.Secret()
 	out := make(map[string]envoy.Spec, len(names))
 	for _, name := range names {
-		if records := v.Versions(name); len(records) > 0 {
-			out[name] = specOfView(v, secret, name, records)
+		if v.Known(name) {
+			out[name] = specOfView(v, secret, name)
 		}
 	}
 	return out
@@ -56,27 +55,34 @@ func (s StoreSource) SaveProxies(ctx context.Context, proxies []routing.Proxy) e
 // proxyBatch stays well below what etcd takes in one transaction.
 const proxyBatch = 50
 
-// specOfView gathers what the builder needs to know.
-func specOfView(v *store.View, secret []byte, name string, records []versions.Record) envoy.Spec {
+// specOfView gathers what the builder needs to know, which is the versions that are live: those with weight, with instances, with executions
+// that may still run, and the way out. Versions that only lie in the archive cost nothing here.
+func specOfView(v *store.View, secret []byte, name string) envoy.Spec {
 	route, _ := v.Route(name)
 	spec := envoy.Spec{Name: name, Route: route}
+	named := store.Weighted(route.Splits)
+	records := v.Relevant(name, named)
 	exit, _, err := routing.Exit(routing.Newest(route.Splits, records), route.Splits, records)
-	if err != nil {
-		exit = "" // a spec without a way out has none to keep loaded
+	if err == nil {
+		named = append(named, exit) // a spec without a way out has none to keep loaded
 	}
-	for _, r := range records {
-		instances := v.InstancesOf(name, r.Version)
-		d, _ := v.Drain(name, r.Version)
-		pool := envoy.Pool{
-			Version:   r.Version,
-			Pin:       routing.Pin(secret, name, r.Version),
-			Live:      route.Weight(r.Version) > 0 || len(instances) > 0 || r.Version == exit || draining(d),
-			Instances: instances,
-		}
-		spec.Pools = append(spec.Pools, pool)
-		if !pool.Live {
+	instances := map[string][]routing.Instance{}
+	for _, in := range v.Instances(name) {
+		instances[in.Version] = append(instances[in.Version], in)
+		named = append(named, in.Version)
+	}
+	for _, d := range v.UnfinishedDrains(name) {
+		named = append(named, d.Version)
+	}
+	versions.Sort(named)
+	for _, version := range slices.Compact(named) {
+		r, ok := v.Version(name, version)
+		if !ok {
 			continue
 		}
+		spec.Pools = append(spec.Pools, envoy.Pool{
+			Version: version, Pin: routing.Pin(secret, name, version), Live: true, Instances: instances[version],
+		})
 		// Clients of every live version must find it, and every one of them gets the room it declared.
 		hosts := r.Manifest.Hosts
 		if len(hosts) == 0 {
@@ -87,9 +93,4 @@ func specOfView(v *store.View, secret []byte, name string, records []versions.Re
 		spec.BodyBuffer = max(spec.BodyBuffer, uint32(buffer))
 	}
 	return spec
-}
-
-// draining says that executions may still run in the pool. One that has drained is live only while it has instances.
-func draining(d drain.Drain) bool {
-	return d.State == drain.Ordered || d.State == drain.Draining || d.State == drain.Held
 }

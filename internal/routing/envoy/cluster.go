@@ -25,6 +25,7 @@ import (
 const (
 	connectTimeout = time.Second
 	headersTimeout = 30 * time.Second
+	routeWait      = 10 * time.Second
 	retryBase      = 5 * time.Millisecond
 	// upstreamIdle is shorter than the sidecars' own idle timeout, so that it is always Envoy that closes an idle connection and no
 	// request is ever written to one that is closing.

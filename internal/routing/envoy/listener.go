@@ -1,10 +1,12 @@
 package envoy
 
 import (
+	"cmp"
 	"fmt"
 	"net"
 	"net/netip"
 	"strconv"
+	"time"
 
 	mutationv3 "github.com/envoyproxy/go-control-plane/envoy/config/common/mutation_rules/v3"
 	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
@@ -29,6 +31,9 @@ const ListenerName = "agents"
 type ListenerOptions struct {
 	// ScopeHeader is the request header whose value is a spec's host name; empty: :authority without its port.
 	ScopeHeader string
+	// RouteWait bounds how long a request waits for its spec's routes to be fetched, then it is answered 504 or 408; 0: 10 s. It is no
+	// bound on requests that have a route.
+	RouteWait time.Duration
 }
 
 const (
@@ -66,8 +71,9 @@ func Listener(addr string, opts ListenerOptions) (*Resource, error) {
 func connectionManager(opts ListenerOptions) *hcmv3.HttpConnectionManager {
 	return &hcmv3.HttpConnectionManager{
 		StatPrefix: ListenerName,
-		// Agents stream for hours; the default would cut a silent stream after five minutes.
-		StreamIdleTimeout: durationpb.New(0),
+		// For requests without a route only: every route sets its own idle timeout to none. If a host is removed while the first request
+		// for it waits for the routes, Envoy (1.40.0) forgets that request, and without a timeout it would hang for ever.
+		StreamIdleTimeout: durationpb.New(cmp.Or(opts.RouteWait, routeWait)),
 		// A slow client must still finish its headers.
 		RequestHeadersTimeout:      durationpb.New(headersTimeout),
 		UseRemoteAddress:           wrapperspb.Bool(true),

@@ -36,17 +36,14 @@ func route(s Spec, pools []Pool) (*Resource, error) {
 		buffer = versions.DefaultBodyBuffer
 	}
 	name := RouteName(s.Name)
-	names := make([]string, 0, len(pools)+1)
-	for _, p := range pools {
-		names = append(names, pinRouteName(s.Name, p.Version))
-	}
-	redirect := internalRedirects(append(names, name))
+	redirect := internalRedirects([]string{name, pinRouteName(s.Name)})
 
 	vh := &routev3.VirtualHost{
 		Name:    s.Name,
 		Domains: []string{"*"},
 		// What Envoy has read of a body up to this size can be sent again by a hand-over. It also bounds what a request may hold in memory.
 		RequestBodyBufferLimit: wrapperspb.UInt64(uint64(buffer)),
+		RetryPolicy:            retries(),
 		// Tells the sidecar that the request came through an Envoy of ours and that a 307 will be followed.
 		RequestHeadersToAdd: []*corev3.HeaderValueOption{overwrite(HeaderBuffer, strconv.FormatUint(uint64(buffer), 10))},
 	}
@@ -97,7 +94,8 @@ func GenerationOf(version string) uint64 {
 	return generation
 }
 
-func pinRouteName(spec, version string) string { return RouteName(spec) + "/pin/" + version }
+// pinRouteName is the name of all pin routes of a spec: an allow list of two names instead of one name per live version in each of them.
+func pinRouteName(spec string) string { return RouteName(spec) + "/pin" }
 
 // pinRoute sends who holds a version's pin to that version, whatever the weights.
 func pinRoute(spec string, p Pool, redirect *routev3.InternalRedirectPolicy) *routev3.Route {
@@ -111,7 +109,7 @@ func pinRoute(spec string, p Pool, redirect *routev3.InternalRedirectPolicy) *ro
 	action := routeAction(redirect)
 	action.ClusterSpecifier = &routev3.RouteAction_Cluster{Cluster: routing.Cluster(spec, p.Version)}
 	return &routev3.Route{
-		Name:   pinRouteName(spec, p.Version),
+		Name:   pinRouteName(spec),
 		Match:  match,
 		Action: &routev3.Route_Route{Route: action},
 		// A request that is handed over still carries what the weighted route put on it the first time.
@@ -129,19 +127,22 @@ func routeAction(redirect *routev3.InternalRedirectPolicy) *routev3.RouteAction 
 		Timeout:                durationpb.New(0),
 		IdleTimeout:            durationpb.New(0),
 		InternalRedirectPolicy: redirect,
-		// Only what provably never reached an agent is tried again, on another host.
-		RetryPolicy: &routev3.RetryPolicy{
-			RetryOn:    "connect-failure",
-			NumRetries: wrapperspb.UInt32(connectRetries),
-			RetryHostPredicate: []*routev3.RetryPolicy_RetryHostPredicate{{
-				Name:       "envoy.retry_host_predicates.previous_hosts",
-				ConfigType: &routev3.RetryPolicy_RetryHostPredicate_TypedConfig{TypedConfig: packed(&previoushostsv3.PreviousHostsPredicate{})},
-			}},
-			HostSelectionRetryMaxAttempts: hostPicks,
-			RetryBackOff: &routev3.RetryPolicy_RetryBackOff{
-				BaseInterval: durationpb.New(retryBase),
-				MaxInterval:  durationpb.New(10 * retryBase),
-			},
+	}
+}
+
+// retries are for what provably never reached an agent, on another host. Every other kind could execute a request twice.
+func retries() *routev3.RetryPolicy {
+	return &routev3.RetryPolicy{
+		RetryOn:    "connect-failure",
+		NumRetries: wrapperspb.UInt32(connectRetries),
+		RetryHostPredicate: []*routev3.RetryPolicy_RetryHostPredicate{{
+			Name:       "envoy.retry_host_predicates.previous_hosts",
+			ConfigType: &routev3.RetryPolicy_RetryHostPredicate_TypedConfig{TypedConfig: packed(&previoushostsv3.PreviousHostsPredicate{})},
+		}},
+		HostSelectionRetryMaxAttempts: hostPicks,
+		RetryBackOff: &routev3.RetryPolicy_RetryBackOff{
+			BaseInterval: durationpb.New(retryBase),
+			MaxInterval:  durationpb.New(10 * retryBase),
 		},
 	}
 }

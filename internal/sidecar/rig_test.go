@@ -53,7 +53,6 @@ type rig struct {
 	options sidecar.Options
 	signals chan os.Signal
 	done    chan error
-	stop    context.CancelFunc
 }
 
 func newRig(t *testing.T, manifest string) *rig {
@@ -76,14 +75,14 @@ func (r *rig) run() {
 	r.done = make(chan error, 1)
 	r.options.Signals = r.signals
 	ctx, cancel := context.WithCancel(context.Background())
-	r.stop = cancel
 	done := r.done
 	go func() { done <- sidecar.Run(ctx, r.options) }()
 	r.t.Cleanup(func() {
 		cancel()
 		r.signals <- syscall.SIGTERM // and at once
 		select {
-		case <-done:
+		case err := <-done:
+			r.t.Log("the sidecar ended:", err)
 		case <-time.After(patience):
 			r.t.Error("the sidecar does not end")
 		}

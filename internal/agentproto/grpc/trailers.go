@@ -94,7 +94,7 @@ func Status(code codes.Code, message string, details ...proto.Message) http.Head
 // encodeMessage percent-encodes what a grpc-message may not hold (gRPC over HTTP/2, "Responses").
 func encodeMessage(message string) string {
 	var b strings.Builder
-	for i := 0; i < len(message); i++ {
+	for i := range len(message) {
 		if c := message[i]; c >= ' ' && c <= '~' && c != '%' {
 			b.WriteByte(c)
 		} else {

@@ -61,7 +61,7 @@ func elements(value string) []string {
 		}
 		begin = end + 1
 	}
-	for i := 0; i < len(value); i++ {
+	for i := range len(value) {
 		switch {
 		case escaped:
 			escaped = false

@@ -38,7 +38,7 @@ func TestMain(m *testing.M) {
 		os.Exit(0)
 	case "play-stubborn":
 		signal.Ignore(syscall.SIGTERM)
-		fmt.Println(os.Getpid())
+		fmt.Fprintln(os.Stdout, os.Getpid())
 		select {}
 	case "play-parent":
 		playParent()

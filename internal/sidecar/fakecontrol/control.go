@@ -223,7 +223,9 @@ func (c *Control) Session(s grpc.BidiStreamingServer[sidecarv1.SessionRequest, s
 	go func() { sent <- send(ctx, s, states, left) }()
 	err = c.receive(s, left)
 	cancel()
-	<-sent
+	if sendErr := <-sent; err == nil {
+		err = sendErr
+	}
 	if errors.Is(err, io.EOF) {
 		return nil
 	}

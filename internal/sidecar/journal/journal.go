@@ -274,7 +274,7 @@ func decode(line []byte) (record, bool) {
 		return record{}, false
 	}
 	want, err := strconv.ParseUint(string(sum), 16, 32)
-	if err != nil || uint32(want) != crc32.Checksum(data, castagnoli) {
+	if err != nil || want != uint64(crc32.Checksum(data, castagnoli)) {
 		return record{}, false
 	}
 	var r record

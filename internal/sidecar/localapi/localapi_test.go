@@ -185,8 +185,7 @@ func (e ending) Grant(x journal.Execution, a drain.Act) error {
 
 func TestAGrantThatComesTooLateLeavesNothingOpen(t *testing.T) {
 	var x *drain.Execution
-	var r *rig
-	r = newRig(t, drain.Guarded, func(j localapi.Journal) localapi.Journal {
+	r := newRig(t, drain.Guarded, func(j localapi.Journal) localapi.Journal {
 		return ending{j, func() {
 			x.End(200, time.Now())
 			if err := j.End("x1"); err != nil {
@@ -250,7 +249,7 @@ func TestBadInput(t *testing.T) {
 		{"GET", "/v1/executions/nobody", "", 404},
 		{"POST", "/v1/effects", `{"executionId":"x1","tool":"t","class":"terrible"}`, 400},
 		{"POST", "/v1/effects", `{"executionId":"x1","class":"none"}`, 400},
-		{"POST", "/v1/effects", `{"executionId":"x1","tool":"t","clas":"none"}`, 400},
+		{"POST", "/v1/effects", `{"executionId":"x1","tool":"t","effect":"none"}`, 400},
 		{"POST", "/v1/effects", `not json`, 400},
 		{"POST", "/v1/effects", `{"executionId":"` + strings.Repeat("x", 100<<10) + `"}`, 400},
 		{"POST", "/v1/outcome", `{"executionId":"x1","outcome":"maybe"}`, 400},

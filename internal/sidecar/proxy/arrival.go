@@ -104,7 +104,7 @@ func grpcTimeout(value string) (time.Duration, bool) {
 		return 0, false
 	}
 	const longest = 10 * 365 * 24 * time.Hour
-	return min(time.Duration(n), longest/unit) * unit, true
+	return time.Duration(min(n, uint64(longest/unit)) * uint64(unit)), true //nolint:gosec // at most longest
 }
 
 // formatGRPCTimeout is the inverse of grpcTimeout, rounded up to milliseconds; 99,999,999 ms are 27 hours.

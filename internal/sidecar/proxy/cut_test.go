@@ -33,7 +33,7 @@ func TestCancelBeforeHeadersIsARetrySignal(t *testing.T) {
 		id := get(t, "request", h.reached).Header.Get("X-Execution-Id")
 		r.fence()
 		res := get(t, "the signal", answered)
-		get(t, "the agent's notice", h.cut)
+		_ = get(t, "the agent's notice", h.cut)
 		var p problem
 		if err := json.Unmarshal([]byte(read(t, res)), &p); err != nil {
 			t.Fatal(err)
@@ -163,7 +163,7 @@ func TestHandOverByRedirect(t *testing.T) {
 	id := get(t, "request", h.reached).Header.Get("X-Execution-Id")
 	r.fence()
 	res := get(t, "the redirect", answered)
-	get(t, "the agent's notice", h.cut)
+	_ = get(t, "the agent's notice", h.cut)
 	if res.StatusCode != 307 || res.Header.Get("Location") != "https://customer-service.agents/work?x=1" || res.Header.Get("X-Spec-Pin") != "pin203" ||
 		res.Header.Get("X-Spec-Hop") != "1" || res.Header.Get("X-Spec-Origin") != id || res.Header.Get("X-Spec-Deadline") != deadline.Format(time.RFC3339Nano) {
 		t.Errorf("got %d %v", res.StatusCode, res.Header)

@@ -73,7 +73,7 @@ func (a *grpcAgent) FullDuplexCall(s grpc.BidiStreamingServer[testgrpc.Streaming
 	a.reached <- md
 	for {
 		req, err := s.Recv()
-		if err == io.EOF {
+		if errors.Is(err, io.EOF) {
 			return nil
 		}
 		if err != nil {
@@ -108,7 +108,7 @@ type unaryResult struct {
 	header  metadata.MD
 }
 
-func unary(c testgrpc.TestServiceClient, ctx context.Context, body string) <-chan unaryResult {
+func unary(ctx context.Context, c testgrpc.TestServiceClient, body string) <-chan unaryResult {
 	done := make(chan unaryResult, 1)
 	go func() {
 		var r unaryResult
@@ -130,7 +130,7 @@ func TestGRPCUnary(t *testing.T) {
 	a := newGRPCAgent()
 	r := newRig(t, completes, a.handler())
 	c, ctx := grpcClient(t, r.addr)
-	answered := unary(c, ctx, "hello")
+	answered := unary(ctx, c, "hello")
 	md := get(t, "call", a.reached)
 	a.proceed <- nil
 	res := get(t, "answer", answered)
@@ -150,7 +150,7 @@ func TestGRPCStatusOtherThanOKIsAFailure(t *testing.T) {
 	a := newGRPCAgent()
 	r := newRig(t, completes, a.handler())
 	c, ctx := grpcClient(t, r.addr)
-	answered := unary(c, ctx, "hello")
+	answered := unary(ctx, c, "hello")
 	get(t, "call", a.reached)
 	a.proceed <- status.Error(codes.InvalidArgument, "no such é")
 	if res := get(t, "answer", answered); status.Code(res.err) != codes.InvalidArgument || status.Convert(res.err).Message() != "no such é" {
@@ -190,12 +190,12 @@ func TestGRPCCancelBeforeHeaders(t *testing.T) {
 	a := newGRPCAgent()
 	r := newRig(t, cancels, a.handler())
 	c, ctx := grpcClient(t, r.addr)
-	answered := unary(c, ctx, "hello")
+	answered := unary(ctx, c, "hello")
 	get(t, "call", a.reached)
 	r.fence()
 	res := get(t, "answer", answered)
 	checkSignal(t, res.err, res.trailer, codes.Aborted, "none", 2500*time.Millisecond)
-	get(t, "the agent's notice", a.cut)
+	_ = get(t, "the agent's notice", a.cut)
 }
 
 // A client library with a retry policy obeys the signal by itself, since it is trailers-only.
@@ -214,7 +214,7 @@ func TestGRPCClientRetriesByItself(t *testing.T) {
 	defer cancel()
 	next := newGRPCAgent()
 	other := serve(t, next.handler())
-	answered := unary(testgrpc.NewTestServiceClient(conn), ctx, "hello")
+	answered := unary(ctx, testgrpc.NewTestServiceClient(conn), "hello")
 	get(t, "call", a.reached)
 	r.fence(other) // the repeat lands on the fenced sidecar and is forwarded
 	get(t, "repeated call", next.reached)
@@ -290,7 +290,7 @@ func TestGRPCBidirectionalIsCancelledNotHandedOver(t *testing.T) {
 	if status.Code(err) != codes.Aborted {
 		t.Errorf("got %v", err)
 	}
-	get(t, "the agent's notice", a.cut)
+	_ = get(t, "the agent's notice", a.cut)
 }
 
 func TestGRPCHandOverIsForwarded(t *testing.T) {
@@ -298,7 +298,7 @@ func TestGRPCHandOverIsForwarded(t *testing.T) {
 	r := newRig(t, handsOver, a.handler())
 	other := serve(t, next.handler())
 	c, ctx := grpcClient(t, r.addr)
-	answered := unary(c, ctx, "hello")
+	answered := unary(ctx, c, "hello")
 	id := one(get(t, "call", a.reached), "x-execution-id")
 	r.fence(other)
 	md := get(t, "call of the target", next.reached)
@@ -319,7 +319,7 @@ func TestGRPCNewWorkOnAFencedSidecar(t *testing.T) {
 	other := serve(t, next.handler())
 	r := fencedRig(t, other)
 	c, ctx := grpcClient(t, r.addr)
-	answered := unary(c, ctx, "hello")
+	answered := unary(ctx, c, "hello")
 	get(t, "call of the target", next.reached)
 	next.proceed <- nil
 	if res := get(t, "answer", answered); res.err != nil || res.body != "hello" {
@@ -344,7 +344,7 @@ func TestGRPCNewWorkOnAFencedSidecar(t *testing.T) {
 	r.generation++
 	bare := fencedRig(t)
 	c, ctx = grpcClient(t, bare.addr)
-	res := get(t, "answer", unary(c, ctx, "hello"))
+	res := get(t, "answer", unary(ctx, c, "hello"))
 	checkSignal(t, res.err, res.trailer, codes.Unavailable, "none", 3*time.Second)
 }
 
@@ -353,7 +353,7 @@ func TestGRPCDeadlineTravelsWithAHandOver(t *testing.T) {
 	r := newRig(t, completes, a.handler())
 	c, ctx := grpcClient(t, r.addr)
 	deadline := time.Now().Add(100 * time.Millisecond)
-	answered := unary(c, metadata.AppendToOutgoingContext(ctx, "x-spec-deadline", deadline.Format(time.RFC3339Nano)), "x")
+	answered := unary(metadata.AppendToOutgoingContext(ctx, "x-spec-deadline", deadline.Format(time.RFC3339Nano)), c, "x")
 	get(t, "call", a.reached)
 	if res := get(t, "answer", answered); status.Code(res.err) != codes.DeadlineExceeded || time.Now().Before(deadline) {
 		t.Errorf("got %v", res.err)

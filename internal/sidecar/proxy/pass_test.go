@@ -19,7 +19,7 @@ import (
 
 func TestAgentSeesTheRequestAndOursAlone(t *testing.T) {
 	seen := make(chan *http.Request, 1)
-	r := newRig(t, completes, http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
+	r := newRig(t, completes, http.HandlerFunc(func(_ http.ResponseWriter, req *http.Request) {
 		body, _ := io.ReadAll(req.Body)
 		req.Body = io.NopCloser(strings.NewReader(string(body)))
 		seen <- req
@@ -248,7 +248,7 @@ func TestClientThatLeavesIsNoFailureOfTheAgent(t *testing.T) {
 	_, _ = io.WriteString(conn, "GET /slow HTTP/1.1\r\nHost: customer-service.agents\r\n\r\n")
 	get(t, "the agent's request", h.reached)
 	_ = conn.Close()
-	get(t, "the agent's notice", h.cut)
+	_ = get(t, "the agent's notice", h.cut)
 	if row := r.endedRow(); row.Outcome != "" || row.Status != 0 {
 		t.Errorf("ledger: %+v", row)
 	}
@@ -346,7 +346,7 @@ func TestDeadlineOfTheRequestEndsIt(t *testing.T) {
 	if res.StatusCode != http.StatusGatewayTimeout || time.Now().Before(deadline) {
 		t.Errorf("got %d", res.StatusCode)
 	}
-	get(t, "the agent's notice", h.cut)
+	_ = get(t, "the agent's notice", h.cut)
 	if row := r.endedRow(); row.Outcome != drain.Failure || !row.Deadline.Equal(deadline.Round(0)) {
 		t.Errorf("ledger %+v", cmp.Diff(row.Deadline, deadline.Round(0)))
 	}

@@ -31,7 +31,7 @@ type watchedBody struct {
 
 func (b *watchedBody) Read(p []byte) (int, error) {
 	n, err := b.ReadCloser.Read(p)
-	if err == io.EOF { //nolint:errorlint // io.Reader's contract
+	if err == io.EOF {
 		b.ended.Store(true)
 	}
 	return n, err

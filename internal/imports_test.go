@@ -51,7 +51,8 @@ var arrows = []struct {
 	}},
 	{"internal/sidecar/proxy", []string{
 		"internal/sidecar/agent", "internal/sidecar/execid", "internal/sidecar/posture",
-		"internal/agentproto", "internal/agentproto/grpc", "internal/agentproto/plain", "internal/versions", "internal/drain",
+		"internal/agentproto", "internal/agentproto/a2a", "internal/agentproto/grpc", "internal/agentproto/mcp", "internal/agentproto/plain",
+		"internal/versions", "internal/drain",
 	}},
 	{"internal/sidecar/session", []string{"internal/drain", "gen/sidecar"}},
 	{"internal/sidecar/localapi", []string{"internal/sidecar/journal", "internal/drain"}},
@@ -72,6 +73,9 @@ var arrows = []struct {
 	{"internal/routing/envoy", []string{"internal/routing", "internal/versions", "internal/drain"}},
 	{"internal/postmortem", []string{"internal/routing", "internal/versions", "internal/drain"}},
 	{"internal/routing", []string{"internal/versions"}},
+	{"internal/agentproto/a2a", []string{"internal/agentproto/jsonpeek"}}, // the skill a request asks for
+	{"internal/agentproto/mcp", []string{"internal/agentproto/jsonpeek"}}, // the tools a request calls
+	{"internal/agentproto/jsonpeek", nil},                                 // strings in the beginning of a document
 	{"internal/agentproto/grpc", []string{"internal/agentproto"}},
 	{"internal/agentproto/plain", []string{"internal/agentproto", "internal/drain"}},
 	{"internal/agentproto", []string{"internal/drain"}},
@@ -81,7 +85,7 @@ var arrows = []struct {
 
 // pure packages read no clock, do no I/O and start no goroutine.
 var pure = []string{
-	"internal/agentproto", "internal/agentproto/grpc", "internal/agentproto/plain", "internal/drain", "internal/postmortem",
+	"internal/agentproto", "internal/agentproto/a2a", "internal/agentproto/grpc", "internal/agentproto/jsonpeek", "internal/agentproto/mcp", "internal/agentproto/plain", "internal/drain", "internal/postmortem",
 	"internal/routing", "internal/routing/envoy", "internal/versions",
 }
 

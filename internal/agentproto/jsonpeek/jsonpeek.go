@@ -19,6 +19,7 @@ type Found map[string][]string
 // may end anywhere; an object that is cut off comes last, with what was found in it.
 func Objects(data []byte, paths ...string) []Found {
 	d := json.NewDecoder(bytes.NewReader(data))
+	d.UseNumber() // a number that fits nowhere is no reason to stop
 	first, err := d.Token()
 	if err != nil {
 		return nil

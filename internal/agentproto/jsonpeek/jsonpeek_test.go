@@ -24,6 +24,7 @@ func TestObjects(t *testing.T) {
 		{`{"params.name":"n"}`, []found{{"params.name": {"n"}}}},
 		// A batch, with things in it that are no requests.
 		{`[1,[{"method":"no"}],{"method":"a"},{"method":"b"}]`, []found{{"method": {"a"}}, {"method": {"b"}}}},
+		{`{"x":1e99999,"method":"m"}`, []found{{"method": {"m"}}}},
 		// The end is missing.
 		{`{"method":"m","params":{"name":"n","arguments":{"big":"aaaaa`, []found{{"method": {"m"}, "params.name": {"n"}}}},
 		{`{"method":"m","params":{"na`, []found{{"method": {"m"}}}},

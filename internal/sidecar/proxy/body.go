@@ -19,10 +19,11 @@ type requestBody struct {
 	keeps bool
 	kept  []byte
 	ended bool
+	peek  peek
 }
 
 func newRequestBody(x *exchange) *requestBody {
-	b := &requestBody{ReadCloser: x.in.Body, x: x, limit: x.arrival.buffer}
+	b := &requestBody{ReadCloser: x.in.Body, x: x, limit: x.arrival.buffer, peek: newPeek(x)}
 	if !x.arrival.redirectable() {
 		// Only we can replay it.
 		b.keeps = x.proxy.keepsBody && x.arrival.kind != upgrade && x.in.ContentLength <= int64(x.proxy.BodyBuffer)
@@ -43,7 +44,11 @@ func (b *requestBody) Read(p []byte) (int, error) {
 		}
 	}
 	whole := errors.Is(err, io.EOF) || err == nil && b.x.in.ContentLength > 0 && b.size == b.x.in.ContentLength
+	begin, look := b.peek.take(p[:n], whole)
 	b.mu.Unlock()
+	if look {
+		b.x.observe(begin)
+	}
 	if whole {
 		b.finish()
 	}

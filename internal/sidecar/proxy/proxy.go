@@ -15,6 +15,7 @@ import (
 	"errors"
 	"net/http"
 	"net/http/httputil"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -57,6 +58,8 @@ type Proxy struct {
 	toTarget  *httputil.ReverseProxy
 	targets   *targets
 	keepsBody bool // the contract may hand over, so a body that a redirect cannot replay is worth keeping
+	peeks     bool // the contract asks which tools a request calls, or which skill it asks for
+	headers   []string
 	passedOn  atomic.Uint64
 
 	mu      sync.Mutex
@@ -68,7 +71,8 @@ type Proxy struct {
 
 // New makes the data path.
 func New(c Config) *Proxy {
-	p := &Proxy{Config: c, targets: newTargets(), keepsBody: mayHandOver(c.Contract), active: map[*exchange]struct{}{}, idle: make(chan struct{})}
+	p := &Proxy{Config: c, targets: newTargets(), keepsBody: c.Contract.CanHandOver(),
+		peeks: c.Contract.NamesTools() || c.Contract.NamesSkills(), headers: c.Contract.HeaderNames(), active: map[*exchange]struct{}{}, idle: make(chan struct{})}
 	errorLog := zap.NewStdLog(c.Log.WithOptions(zap.IncreaseLevel(zap.WarnLevel)))
 	p.toAgent = &httputil.ReverseProxy{
 		Rewrite: p.rewriteForAgent, Transport: newAgentTransport(c.Agent), ModifyResponse: p.fromAgent, ErrorHandler: p.agentFailed,
@@ -78,18 +82,6 @@ func New(c Config) *Proxy {
 		Rewrite: rewriteForTarget, Transport: p.targets, ErrorHandler: p.targetFailed, BufferPool: buffers, ErrorLog: errorLog,
 	}
 	return p
-}
-
-func mayHandOver(c drain.Contract) bool {
-	if c.Default.OnRollback == drain.Handover {
-		return true
-	}
-	for _, r := range c.Rules {
-		if r.OnRollback == drain.Handover {
-			return true
-		}
-	}
-	return false
 }
 
 // PassedOn counts the requests that reached this fenced sidecar and were passed on.
@@ -134,15 +126,37 @@ func (p *Proxy) admit(w *response, r *http.Request, a arrival, state *posture.Po
 	x := &exchange{proxy: p, w: w, in: r, arrival: a, ctx: ctx, cancel: cancel, id: id, pin: state.Pin}
 	admitted, _ := p.Ledger.Admit(drain.Begin{
 		ID: id, Key: key, Method: r.Method, Path: r.URL.Path, RouteGeneration: a.route, Started: a.at, Deadline: a.deadline,
-		HandedOverFrom: a.origin, Cut: x.cut,
+		HandedOverFrom: a.origin, GRPC: a.kind == grpcCall, Headers: p.ruled(r.Header), Cut: x.cut,
 	})
 	if admitted == nil {
 		cancel(nil)
 		return nil
 	}
 	x.execution = admitted
+	if p.peeks {
+		x.observe(nil)
+	}
 	p.Changed()
 	return x
+}
+
+// maxHeader bounds the part of a header's value that rules see, in bytes.
+const maxHeader = 256
+
+// ruled keeps those headers that rules look at.
+func (p *Proxy) ruled(h http.Header) map[string]string {
+	var kept map[string]string
+	for _, name := range p.headers {
+		values := h.Values(name)
+		if len(values) == 0 {
+			continue
+		}
+		if kept == nil {
+			kept = make(map[string]string, len(p.headers))
+		}
+		kept[name] = strings.Clone(values[0][:min(len(values[0]), maxHeader)])
+	}
+	return kept
 }
 
 // identify finds the execution a request belongs to. An id that we minted and that is live here is joined; anything else that a client sends

@@ -43,7 +43,7 @@ func TestToolsAreSeenBeforeTheAgentHasTheRequest(t *testing.T) {
 		t.Run(c.name, func(t *testing.T) {
 			var r *rig
 			seen := make(chan drain.Row, 1)
-			r = newRig(t, looksAtTools, http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
+			r = newRig(t, looksAtTools, http.HandlerFunc(func(_ http.ResponseWriter, req *http.Request) {
 				_, _ = io.Copy(io.Discard, req.Body)
 				seen <- r.ledger.Running()[0]
 			}))
@@ -66,7 +66,7 @@ func TestToolsAreSeenBeforeTheAgentHasTheRequest(t *testing.T) {
 func TestPeekingHoldsNothingUp(t *testing.T) {
 	const size = 1 << 20
 	first := make(chan struct{})
-	r := newRig(t, looksAtTools, http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
+	r := newRig(t, looksAtTools, http.HandlerFunc(func(_ http.ResponseWriter, req *http.Request) {
 		one := make([]byte, 1)
 		_, _ = io.ReadFull(req.Body, one)
 		close(first)

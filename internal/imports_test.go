@@ -33,12 +33,13 @@ var arrows = []struct {
 	}},
 	{"internal/api", []string{
 		"internal/auth", "internal/control", "internal/discovery", "internal/fleet", "internal/store",
-		"internal/routing", "internal/postmortem", "internal/versions", "internal/drain", "gen/operator",
+		"internal/routing", "internal/postmortem", "internal/versions", "internal/drain", "internal/signing", "gen/operator",
 	}},
 	{"internal/auth", nil},
 	{"internal/control", []string{
 		"internal/discovery", "internal/fleet", "internal/archive", "internal/store",
 		"internal/routing", "internal/postmortem", "internal/versions", "internal/drain",
+		"internal/conformance", "internal/signing",
 	}},
 	{"internal/discovery", []string{"internal/store", "internal/routing", "internal/routing/envoy", "internal/versions", "internal/drain"}},
 	{"internal/fleet", []string{"internal/store", "internal/routing", "internal/versions", "internal/drain", "gen/sidecar"}},
@@ -65,6 +66,9 @@ var arrows = []struct {
 	{"internal/archive/registry", []string{"internal/archive", "internal/versions"}},
 	{"internal/archive", []string{"internal/versions"}},
 
+	// Signatures of versions: no I/O, so that people, the control plane and sidecars check by the same code.
+	{"internal/signing", []string{"internal/versions"}},
+
 	// Tests of the whole, and their support: they run the built commands and a real Envoy.
 	{"internal/e2e", nil},
 	{"internal/envoytest", []string{"internal/routing/envoy"}},
@@ -79,13 +83,15 @@ var arrows = []struct {
 	{"internal/agentproto/grpc", []string{"internal/agentproto"}},
 	{"internal/agentproto/plain", []string{"internal/agentproto", "internal/drain"}},
 	{"internal/agentproto", []string{"internal/drain"}},
+	// Reports of the tests that a version was put through.
+	{"internal/conformance", nil},
 	{"internal/versions", []string{"internal/drain"}},
 	{"internal/drain", nil},
 }
 
 // pure packages read no clock, do no I/O and start no goroutine.
 var pure = []string{
-	"internal/agentproto", "internal/agentproto/a2a", "internal/agentproto/grpc", "internal/agentproto/jsonpeek", "internal/agentproto/mcp", "internal/agentproto/plain", "internal/drain", "internal/postmortem",
+	"internal/agentproto", "internal/agentproto/a2a", "internal/agentproto/grpc", "internal/agentproto/jsonpeek", "internal/agentproto/mcp", "internal/agentproto/plain", "internal/conformance", "internal/drain", "internal/postmortem",
 	"internal/routing", "internal/routing/envoy", "internal/versions",
 }
 

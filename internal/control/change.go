@@ -170,7 +170,7 @@ var errDryRun = errors.New("dry run")
 type draft struct {
 	Change
 	command routing.Kind      // what was typed; a deploy or weights may turn out to be a rollback
-	records []versions.Record // of the spec, before the change
+	records []versions.Record // that the change can depend on, as they are before it
 	digest  string            // of the rollback's target
 }
 
@@ -180,10 +180,10 @@ func (c *Controller) draft(tx *store.Tx, actor Actor, w want, how How, now time.
 	if err != nil {
 		return nil, err
 	}
-	d := &draft{command: w.kind, records: tx.Versions(w.spec)}
+	d := &draft{command: w.kind, records: tx.Relevant(w.spec, store.Weighted(before.Splits, g.splits))}
 	d.Before = before.Splits
 	if g.done != nil {
-		d.alreadyDone(*g.done, before, tx.History(w.spec))
+		d.alreadyDone(tx, *g.done, before)
 		return d, nil
 	}
 	splits, err := routing.Normalize(g.splits, d.records)
@@ -191,7 +191,7 @@ func (c *Controller) draft(tx *store.Tx, actor Actor, w want, how How, now time.
 		return nil, refuse("specctl get "+w.spec, "weights of %s: %v", w.spec, err)
 	}
 	if slices.Equal(splits, before.Splits) {
-		d.alreadyDone(before, before, tx.History(w.spec))
+		d.alreadyDone(tx, before, before)
 		return d, nil
 	}
 	d.Route = routing.Route{Spec: w.spec, Generation: before.Generation + 1, Splits: splits, Kind: w.kind, At: now, By: actor.Name, Reason: how.Reason, Freeze: before.Freeze}
@@ -210,13 +210,9 @@ func (c *Controller) draft(tx *store.Tx, actor Actor, w want, how How, now time.
 }
 
 // alreadyDone makes the draft tell of an earlier generation: what it replaced, and whether something has changed since.
-func (d *draft) alreadyDone(done, now routing.Route, history []routing.Route) {
-	d.Route, d.AlreadyDone, d.Before = done, true, nil
-	for _, r := range history {
-		if r.Generation+1 == done.Generation {
-			d.Before = r.Splits
-		}
-	}
+func (d *draft) alreadyDone(tx *store.Tx, done, now routing.Route) {
+	replaced, _ := tx.Generation(done.Spec, done.Generation-1)
+	d.Route, d.AlreadyDone, d.Before = done, true, replaced.Splits
 	if done.Generation == now.Generation {
 		return
 	}
@@ -260,9 +256,15 @@ func (c *Controller) admit(tx *store.Tx, d *draft, actor Actor, how How, now tim
 		}
 		d.Warnings = append(d.Warnings, fmt.Sprintf("%s has no ready instance: its requests fail until one starts", record.Ref()))
 	}
-	if !rollback {
-		d.Warnings = append(d.Warnings, c.exitWarning(d)...)
+	if rollback {
+		return nil
 	}
+	if d.Route.Kind != routing.KindUndo {
+		if err := c.compatibleExit(d); err != nil {
+			return err
+		}
+	}
+	d.Warnings = append(d.Warnings, c.exitWarning(d)...)
 	return nil
 }
 
@@ -312,7 +314,7 @@ func (c *Controller) refuseCold(tx *store.Tx, d *draft, record versions.Record) 
 	next := fmt.Sprintf("start one: specproxy --spec %s …", record.Ref())
 	if d.Route.Kind == routing.KindRollback {
 		abandoned := versionOf(d.Route.Abandoned[0], d.records)
-		for _, r := range routing.Candidates(abandoned.Version, d.records) {
+		for _, r := range routing.Candidates(abandoned.Version, tx.Versions(abandoned.Spec)) {
 			earlier := r.FirstWeight != 0 && routing.Earlier(r, abandoned) < 0
 			if earlier && r.Version != record.Version && r.Standing == versions.Good && c.fleet.Pool(c.store.View(), r.Spec, r.Version).Ready > 0 {
 				next = fmt.Sprintf("the next good version that is warm: specctl rollback %s --to %s", r.Spec, r.Version)
@@ -360,14 +362,12 @@ func (c *Controller) capacity(route routing.Route) Capacity {
 		target = slices.MaxFunc(route.Splits, func(a, b routing.Split) int { return int(a.BasisPoints) - int(b.BasisPoints) }).Version
 	}
 	out := Capacity{}
-	for _, r := range view.Versions(route.Spec) {
-		p := c.fleet.Pool(view, route.Spec, r.Version)
+	out.Ready = c.fleet.Pool(view, route.Spec, target).Ready
+	for _, version := range c.fleet.Seen(view, route.Spec) {
+		p := c.fleet.Pool(view, route.Spec, version)
 		out.Rate += p.Rate
 		if p.Ready > 0 {
 			out.SeenPerInstance = max(out.SeenPerInstance, p.Rate/float64(p.Ready))
-		}
-		if r.Version == target {
-			out.Ready = p.Ready
 		}
 	}
 	return out
@@ -425,7 +425,7 @@ func (c *Controller) liftFences(ctx context.Context, actor Actor, wants []want, 
 			if err != nil {
 				return err
 			}
-			abandoned, _ := routing.Abandoned(before.Splits, g.splits, tx.Versions(w.spec))
+			abandoned, _ := routing.Abandoned(before.Splits, g.splits, tx.Relevant(w.spec, store.Weighted(before.Splits, g.splits)))
 			rollback := len(abandoned) > 0 && w.kind != routing.KindUndo
 			for _, s := range g.splits {
 				if s.BasisPoints <= before.Weight(s.Version) {

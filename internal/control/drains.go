@@ -17,10 +17,8 @@ func (c *Controller) followDrains(ctx context.Context) error {
 	for {
 		changed := c.fleet.Changes()
 		view := c.store.View()
-		for _, order := range view.AllDrains() {
-			if order.Active() && order.State != drain.Drained {
-				c.moveDrain(ctx, order, c.fleet.Pool(view, order.Spec, order.Version))
-			}
+		for _, order := range view.UnfinishedDrains("") {
+			c.moveDrain(ctx, order, c.fleet.Pool(view, order.Spec, order.Version))
 		}
 		if err := c.wait(ctx, view.Revision(), changed); err != nil {
 			return err

@@ -38,13 +38,7 @@ func (c *Controller) Effect(spec string, generation uint64) (Effect, error) {
 		return Effect{}, &NotFound{Refused{Why: "spec " + spec + " has no route", Next: "specctl versions " + spec}}
 	}
 	if generation != 0 && generation != route.Generation {
-		found := false
-		for _, r := range view.History(spec) {
-			if r.Generation == generation {
-				route, found = r, true
-			}
-		}
-		if !found {
+		if route, ok = view.Generation(spec, generation); !ok {
 			return Effect{}, &NotFound{Refused{Why: "spec " + spec + " has no such generation", Next: "specctl get " + spec}}
 		}
 	}
@@ -140,10 +134,7 @@ func (c *Controller) followEffects(ctx context.Context) error {
 	for {
 		acked, fenced := c.discovery.Changes(), c.fleet.Changes()
 		view := c.store.View()
-		for _, record := range view.PostMortems() {
-			if record.Closing != nil {
-				continue
-			}
+		for _, record := range view.OpenPostMortems() {
 			for _, r := range record.Rollbacks {
 				if r.Effect != nil && r.Effect.ProxiesAcked == r.Effect.Proxies && r.Effect.FencesAcked == r.Effect.Fences {
 					continue

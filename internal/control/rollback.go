@@ -43,12 +43,12 @@ func (c *Controller) Rollback(ctx context.Context, actor Actor, targets []Rollba
 }
 
 func resolveRollback(tx *store.Tx, before routing.Route, t RollbackTarget) (goal, error) {
-	records := tx.Versions(t.Spec)
-	if len(records) == 0 {
+	if !tx.Known(t.Spec) {
 		return goal{}, &NotFound{Refused{Why: fmt.Sprintf("spec %s does not exist", t.Spec), Next: "specctl   (shows every spec)"}}
 	}
 	if before.Generation == 0 {
-		return goal{}, refuse("specctl deploy "+records[len(records)-1].Ref().String(), "%s has no traffic: nothing was ever deployed, so there is nothing to roll back", t.Spec)
+		newest, _ := tx.Newest(t.Spec)
+		return goal{}, refuse("specctl deploy "+newest.Ref().String(), "%s has no traffic: nothing was ever deployed, so there is nothing to roll back", t.Spec)
 	}
 	for _, v := range []string{t.To, t.From} {
 		if v == "" {
@@ -65,6 +65,7 @@ func resolveRollback(tx *store.Tx, before routing.Route, t RollbackTarget) (goal
 	if before.Weight(from) == 0 {
 		return goal{}, refuse("specctl get "+t.Spec, "%s:%s has no traffic at generation %d (%s): there is nothing to abandon", t.Spec, from, before.Generation, routing.Describe(before.Splits))
 	}
+	records := tx.Relevant(t.Spec, append(store.Weighted(before.Splits), from, t.To))
 	to, why := t.To, "you named it"
 	if to == "" {
 		var err error
@@ -84,16 +85,14 @@ func resolveRollback(tx *store.Tx, before routing.Route, t RollbackTarget) (goal
 // resolveFrom says which version is to be abandoned, or which rollback has already done what is asked. Who names a generation means what was
 // the newest version then, whatever is routed by now.
 func resolveFrom(tx *store.Tx, before routing.Route, t RollbackTarget) (from string, done *routing.Route) {
-	history, records := tx.History(t.Spec), tx.Versions(t.Spec)
+	newest := func(r routing.Route) string { return routing.Newest(r.Splits, tx.Relevant(t.Spec, store.Weighted(r.Splits))) }
 	from = t.From
 	if t.Generation != 0 && t.Generation < before.Generation {
-		for _, r := range history {
-			if from == "" && r.Generation == t.Generation {
-				from = routing.Newest(r.Splits, records)
-			}
+		if seen, ok := tx.Generation(t.Spec, t.Generation); ok && from == "" {
+			from = newest(seen)
 		}
 		// The first one since then: a later one answers a later command.
-		for _, r := range history {
+		for _, r := range tx.History(t.Spec) {
 			if r.Generation > t.Generation && abandons(r, from) {
 				return from, &r
 			}
@@ -106,10 +105,10 @@ func resolveFrom(tx *store.Tx, before routing.Route, t RollbackTarget) (from str
 		if before.Kind == routing.KindRollback && (t.To == "" || t.To == before.Target) {
 			return "", &before // the same command again; a further rollback must name what it abandons, or another target
 		}
-		return routing.Newest(before.Splits, records), nil
+		return newest(before), nil
 	}
 	if before.Weight(from) == 0 {
-		for _, r := range slices.Backward(history) {
+		for _, r := range slices.Backward(tx.History(t.Spec)) {
 			if abandons(r, from) {
 				return from, &r
 			}
@@ -202,7 +201,7 @@ func (c *Controller) Unfreeze(ctx context.Context, actor Actor, spec string) err
 		lifted = false
 		route, ok := tx.Route(spec)
 		switch {
-		case !ok && len(tx.Versions(spec)) == 0:
+		case !ok && !tx.Known(spec):
 			return &NotFound{Refused{Why: fmt.Sprintf("spec %s does not exist", spec), Next: "specctl   (shows every spec)"}}
 		case !ok || route.Freeze == nil:
 			return nil

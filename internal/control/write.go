@@ -132,14 +132,17 @@ func (c *Controller) evidence(d *draft) postmortem.Rollback {
 		if slices.Contains(r.Abandoned, v.Version) {
 			out.Abandoned = append(out.Abandoned, postmortem.Abandoned{Version: v.Version, Digest: v.Digest})
 		}
-		if v.FirstWeight == 0 {
-			continue
-		}
-		p := c.fleet.Pool(c.store.View(), r.Spec, v.Version)
-		out.Outcomes = append(out.Outcomes, postmortem.Outcome{Version: v.Version, Succeeded: p.Succeeded, Failed: p.Failed, Unknown: p.Unknown, InFlight: p.InFlight})
 	}
-	history := append(c.store.View().History(r.Spec), r)
-	for _, h := range history[max(0, len(history)-timelineSteps):] {
+	view := c.store.View()
+	seen := append(store.Weighted(d.Before, r.Splits), c.fleet.Seen(view, r.Spec)...)
+	versions.Sort(seen)
+	for _, version := range slices.Compact(seen) {
+		p := c.fleet.Pool(view, r.Spec, version)
+		out.Outcomes = append(out.Outcomes, postmortem.Outcome{Version: version, Succeeded: p.Succeeded, Failed: p.Failed, Unknown: p.Unknown, InFlight: p.InFlight})
+	}
+	history := view.LastGenerations(r.Spec, timelineSteps-1)
+	slices.Reverse(history)
+	for _, h := range append(history, r) {
 		out.Timeline = append(out.Timeline, postmortem.Step{Generation: h.Generation, At: h.At, By: h.By, Kind: h.Kind, Splits: h.Splits})
 	}
 	for _, p := range d.Plans {

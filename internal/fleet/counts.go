@@ -14,6 +14,8 @@ const recentSpan = 30 * time.Second
 type history struct {
 	gone   counts
 	recent window
+	// members are those of Fleet.members that belong to the pool, by instance id.
+	members map[string]*member
 }
 
 // counts are cumulative, as sidecars report them.
@@ -39,6 +41,7 @@ func (c *counts) add(t *sidecarv1.Totals) {
 // window counts by second over the last recentSpan. The zero value is empty.
 type window struct {
 	seconds [int(recentSpan / time.Second)]second
+	newest  time.Time
 }
 
 type second struct {
@@ -52,6 +55,7 @@ func (w *window) add(now time.Time, started, succeeded, failed uint64) {
 	if s.unix != now.Unix() {
 		*s = second{unix: now.Unix()}
 	}
+	w.newest = now
 	s.started += started
 	s.succeeded += succeeded
 	s.failed += failed

@@ -8,6 +8,7 @@ package fleet
 
 import (
 	"context"
+	"slices"
 	"sync"
 	"time"
 
@@ -53,9 +54,10 @@ type Fleet struct {
 	started time.Time
 
 	mu      sync.Mutex
-	members map[string]*member   // by instance id
-	pools   map[poolKey]*history // counts of gone instances and recent rates
-	changed chan struct{}        // closed and replaced on every change
+	members map[string]*member             // by instance id
+	pools   map[poolKey]*history           // counts of gone instances and recent rates
+	recent  map[string]map[string]*history // the same pools, by spec and version
+	changed chan struct{}                  // closed and replaced on every change
 	// acted wait to be stored, actedCount of them; storing are those that are on their way.
 	acted, storing map[waiting][]store.Failure
 	actedCount     int
@@ -85,7 +87,7 @@ func New(o Options) *Fleet {
 	}
 	return &Fleet{
 		store: o.Store, archive: o.Archive, proxies: o.Proxies, log: o.Log, grace: o.Grace, started: time.Now(),
-		members: map[string]*member{}, pools: map[poolKey]*history{}, changed: make(chan struct{}),
+		members: map[string]*member{}, pools: map[poolKey]*history{}, recent: map[string]map[string]*history{}, changed: make(chan struct{}),
 		acted: map[waiting][]store.Failure{},
 	}
 }
@@ -169,12 +171,10 @@ func (f *Fleet) Pool(view *store.View, spec, version string) Pool {
 	}
 	sum := h.gone.clone()
 	var early told
-	for _, m := range f.members {
-		if m.key == key {
-			sum.add(m.totals)
-			early.succeeded += m.told.succeeded
-			early.failed += m.told.failed
-		}
+	for _, m := range h.members {
+		sum.add(m.totals)
+		early.succeeded += m.told.succeeded
+		early.failed += m.told.failed
 	}
 	p.Succeeded, p.Failed, p.Unknown, p.PassedOn = sum.succeeded, sum.failed, sum.unknown, sum.passedOn
 	p.Succeeded += early.succeeded
@@ -193,12 +193,36 @@ func (f *Fleet) Running(spec, version string) []Running {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	var out []Running
-	for id, m := range f.members {
-		if m.key != (poolKey{spec, version}) {
-			continue
-		}
+	for id, m := range f.membersOf(spec, version) {
 		for _, x := range m.running {
 			out = append(out, Running{Instance: id, Execution: x})
+		}
+	}
+	return out
+}
+
+// membersOf one version, by instance id. f.mu is held.
+func (f *Fleet) membersOf(spec, version string) map[string]*member {
+	if h := f.pools[poolKey{spec, version}]; h != nil {
+		return h.members
+	}
+	return nil
+}
+
+// Seen are the versions of a spec that have instances, or of which executions began lately, in no order.
+func (f *Fleet) Seen(view *store.View, spec string) []string {
+	var out []string
+	for _, in := range view.Instances(spec) {
+		if !slices.Contains(out, in.Version) {
+			out = append(out, in.Version)
+		}
+	}
+	since := time.Now().Add(-recentSpan)
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	for version, h := range f.recent[spec] {
+		if h.recent.newest.After(since) && !slices.Contains(out, version) {
+			out = append(out, version)
 		}
 	}
 	return out
@@ -215,8 +239,8 @@ func (f *Fleet) Unfenced(ctx context.Context, spec, version string) error {
 	for {
 		f.mu.Lock()
 		wait, lifted := f.changed, true
-		for _, m := range f.members {
-			if m.key == (poolKey{spec, version}) && m.connected && m.status.GetFenced() {
+		for _, m := range f.membersOf(spec, version) {
+			if m.connected && m.status.GetFenced() {
 				lifted = false
 			}
 		}

@@ -37,16 +37,14 @@ func (f *Fleet) Run(ctx context.Context) error {
 
 func (f *Fleet) reap(ctx context.Context) {
 	view := f.store.View()
-	for _, spec := range view.Specs() {
-		for _, in := range view.Instances(spec) {
-			if f.silentFor(in) < f.grace || f.lastOfRouted(in) {
-				continue
-			}
-			if answers(ctx, in.Address) {
-				continue
-			}
-			f.remove(in.ID, "silent, and "+in.Address+" does not answer")
+	for _, in := range view.AllInstances() {
+		if f.silentFor(in) < f.grace || f.lastOfRouted(in) {
+			continue
 		}
+		if answers(ctx, in.Address) {
+			continue
+		}
+		f.remove(in.ID, "silent, and "+in.Address+" does not answer")
 	}
 }
 

@@ -119,8 +119,13 @@ func (s *session) register(ctx context.Context) error {
 		f.members[s.stored.ID] = m
 	}
 	if f.pools[s.key] == nil {
-		f.pools[s.key] = &history{}
+		f.pools[s.key] = &history{members: map[string]*member{}}
+		if f.recent[s.key.spec] == nil {
+			f.recent[s.key.spec] = map[string]*history{}
+		}
+		f.recent[s.key.spec][s.key.version] = f.pools[s.key]
 	}
+	f.pools[s.key].members[s.stored.ID] = m
 	m.session++
 	s.number = m.session
 	m.connected, m.address, m.status = true, s.stored.Address, nil
@@ -159,6 +164,7 @@ func (f *Fleet) remove(id, why string) {
 	defer f.mu.Unlock()
 	if m := f.members[id]; m != nil && !m.connected {
 		f.pools[m.key].gone.add(m.totals)
+		delete(f.pools[m.key].members, id)
 		delete(f.members, id)
 	}
 	f.broadcast()

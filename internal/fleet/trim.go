@@ -17,16 +17,14 @@ const keepRecords = 20_000
 // trim drops the oldest batches of versions that have too many.
 func (f *Fleet) trim(ctx context.Context) {
 	view := f.store.View()
-	for _, spec := range view.Specs() {
-		for _, record := range view.Versions(spec) {
-			err := f.trimBatches(ctx, view.Failures(spec, record.Version), (*store.Tx).DropFailures)
-			if err == nil {
-				err = f.trimBatches(ctx, view.Acts(spec, record.Version), (*store.Tx).DropActs)
-			}
-			if err != nil {
-				f.log.Error("drop old records of executions", zap.String("version", record.Ref().String()), zap.Error(err))
-				return
-			}
+	for _, ref := range view.Recorded() {
+		err := f.trimBatches(ctx, view.Failures(ref.Spec, ref.Version), (*store.Tx).DropFailures)
+		if err == nil {
+			err = f.trimBatches(ctx, view.Acts(ref.Spec, ref.Version), (*store.Tx).DropActs)
+		}
+		if err != nil {
+			f.log.Error("drop old records of executions", zap.Stringer("version", ref), zap.Error(err))
+			return
 		}
 	}
 }

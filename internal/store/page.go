@@ -1,6 +1,8 @@
 package store
 
 import (
+	"cmp"
+	"slices"
 	"strings"
 
 	"github.com/specproxy/specproxy/internal/drain"
@@ -39,14 +41,6 @@ func (v *View) SomeVersions(q VersionQuery) ([]versions.Record, error) {
 	}
 	s.prefix += numbers
 	return values[versions.Record](v.walk(versionRecords, s, "")), nil
-}
-
-// Newest returns the spec's newest version by semantic version order, deployed or not.
-func (v *View) Newest(spec string) (versions.Record, bool) {
-	for _, r := range values[versions.Record](v.walk(versionRecords, span{index: inOrder, prefix: within(spec), backward: true, limit: 1}, "")) {
-		return r, true
-	}
-	return versions.Record{}, false
 }
 
 // SomeSpecs returns the first specs after one whose names begin with the prefix; limit 0: all. They come by name, one that begins with
@@ -94,19 +88,23 @@ func (v *View) AllInstances() []routing.Instance {
 	return values[routing.Instance](v.list(instances, ""))
 }
 
-// Failing returns the versions that have failures on record. It reads one record of each.
-func (v *View) Failing() []versions.Ref {
+// Recorded returns the versions of which records of executions are kept: failures, acts or both. It reads one record of each.
+func (v *View) Recorded() []versions.Ref {
 	txn := v.db.Txn(false)
 	var all []versions.Ref
-	for from := ""; ; {
-		rows := walk(txn, failures, span{index: byPath, from: from, limit: 1})
-		if len(rows) == 0 {
-			return all
+	for _, k := range []*kind{failures, acts} {
+		for from := ""; ; {
+			rows := walk(txn, k, span{index: byPath, from: from, limit: 1})
+			if len(rows) == 0 {
+				break
+			}
+			elements := strings.SplitN(rows[0].path, "/", 3)
+			if b, ok := rows[0].value.(FailureBatch); ok {
+				all = append(all, versions.Ref{Spec: b.Spec, Version: b.Version})
+			}
+			from = afterAll(elements[0] + "/" + elements[1] + "/")
 		}
-		elements := strings.SplitN(rows[0].path, "/", 3)
-		if b, ok := rows[0].value.(FailureBatch); ok {
-			all = append(all, versions.Ref{Spec: b.Spec, Version: b.Version})
-		}
-		from = afterAll(elements[0] + "/" + elements[1] + "/")
 	}
+	slices.SortFunc(all, func(a, b versions.Ref) int { return cmp.Or(strings.Compare(a.Spec, b.Spec), versions.Compare(a.Version, b.Version)) })
+	return slices.Compact(all)
 }

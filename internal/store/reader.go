@@ -25,6 +25,8 @@ type Reader interface {
 	Specs() []string
 	// Known says that the spec has a version.
 	Known(spec string) bool
+	// Newest version of the spec by semantic version order, deployed or not.
+	Newest(spec string) (versions.Record, bool)
 	// Relevant versions for a decision about the named ones: see there.
 	Relevant(spec string, named []string) []versions.Record
 	// Route in force.
@@ -110,6 +112,15 @@ func (r reader) Specs() []string {
 		names = append(names, name)
 		at = afterAll(within(name))
 	}
+}
+
+// Newest returns the spec's newest version by semantic version order, deployed or not.
+func (r reader) Newest(spec string) (versions.Record, bool) {
+	s := span{index: inOrder, prefix: within(spec), backward: true, limit: 1}
+	for _, record := range values[versions.Record](r.walk(versionRecords, s, fullKey(versionRecords, within(spec)))) {
+		return record, true
+	}
+	return versions.Record{}, false
 }
 
 // Known says that the spec has a version.

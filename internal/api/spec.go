@@ -70,8 +70,8 @@ func (s *Server) specOf(view *store.View, name string) *operatorv1.Spec {
 		p := s.Fleet.Pool(view, name, d.Version)
 		out.Drains = append(out.Drains, drainOf(d, p.InFlight, p.Drained))
 	}
-	s.exitOf(view, out, route, records, newest)
-	s.troubleOf(view, out, route, newest)
+	cold := s.exitOf(view, out, route, records, newest)
+	s.troubleOf(view, out, route, newest, cold)
 	return out
 }
 
@@ -87,26 +87,27 @@ func lastChange(r routing.Route) string {
 	return string(r.Kind)
 }
 
-// exitOf says where a rollback would go now. An exit without a ready instance is none.
-func (s *Server) exitOf(view *store.View, out *operatorv1.Spec, route routing.Route, records []versions.Record, newest string) {
+// exitOf says where a rollback would go now. An exit without a ready instance is none; it is returned, so that it can be started.
+func (s *Server) exitOf(view *store.View, out *operatorv1.Spec, route routing.Route, records []versions.Record, newest string) (cold string) {
 	exit, why, err := routing.Exit(newest, route.Splits, records)
 	if errors.Is(err, routing.ErrNoExit) {
 		out.ExitReason = "no earlier good version than " + newest
-		return
+		return ""
 	}
 	if err != nil {
 		out.ExitReason = err.Error()
-		return
+		return ""
 	}
 	if s.Fleet.Pool(view, route.Spec, exit).Ready == 0 {
 		out.ExitReason = fmt.Sprintf("%s would be it (%s), but has no ready instance", exit, why)
-		return
+		return exit
 	}
 	out.Exit, out.ExitReason = exit, why
+	return ""
 }
 
 // troubleOf lists what is wrong, worst first, and the command that helps most.
-func (s *Server) troubleOf(view *store.View, out *operatorv1.Spec, route routing.Route, newest string) {
+func (s *Server) troubleOf(view *store.View, out *operatorv1.Spec, route routing.Route, newest, cold string) {
 	name := route.Spec
 	trouble := func(next, format string, args ...any) {
 		out.Trouble = append(out.Trouble, fmt.Sprintf(format, args...))
@@ -133,13 +134,17 @@ func (s *Server) troubleOf(view *store.View, out *operatorv1.Spec, route routing
 			}
 		}
 	}
-	if out.GetExit() == "" && len(view.Versions(name)) > 1 && newest != "" {
-		trouble("specctl get "+name, "exit: none — %s", out.GetExitReason())
-	}
 	for _, d := range out.GetDrains() {
 		if drain.State(d.GetState()) == drain.Held {
-			trouble("specctl executions "+name+" --on "+d.GetVersion(), "%s:%s holds %d executions that a person must look at", name, d.GetVersion(), d.GetHeld())
+			trouble("specctl executions "+name+" --on "+d.GetVersion(), "%s:%s: %d held for a person to look at", name, d.GetVersion(), d.GetHeld())
 		}
+	}
+	if out.GetExit() == "" && len(view.Versions(name)) > 1 && newest != "" {
+		next := "" // nothing helps but a better version
+		if cold != "" {
+			next = "specproxy --spec " + name + ":" + cold + " …"
+		}
+		trouble(next, "exit: none — %s", out.GetExitReason())
 	}
 	for _, r := range view.PostMortems() {
 		if b, ok := r.Rollback(name); ok && r.Open() {

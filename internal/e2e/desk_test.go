@@ -181,6 +181,16 @@ func (d *desk) post(path string, body any) (status int, answer string) {
 	return res.StatusCode, string(text)
 }
 
+// get reads a path of the sidecar's local API, for its effect on time only.
+func (d *desk) get(path string) {
+	res, err := http.Get("http://" + d.localAPI + path)
+	if err != nil {
+		d.t.Errorf("the sidecar's local API: %v", err)
+		return
+	}
+	res.Body.Close()
+}
+
 // await takes one value from a channel, in time.
 func await[T any](t *testing.T, what string, from <-chan T) T {
 	t.Helper()

@@ -388,7 +388,7 @@ func TestRollbackToEmptyPoolNamesWarmOne(t *testing.T) {
 	if s := w.spec("shop"); s.GetExit() != "" || !strings.Contains(s.GetExitReason(), "2.0.0 would be it") {
 		t.Errorf("exit %q: %s", s.GetExit(), s.GetExitReason())
 	}
-	w.ctl(0, []string{"exit: none"}, "get", "shop")
+	w.ctl(0, []string{"exit: none", "next: specproxy --spec shop:2.0.0"}, "get", "shop")
 	w.ctl(1, []string{"shop:2.0.0 has no ready instance", "specctl rollback shop --to 1.8.0", "--now"}, "rollback", "shop")
 	if got := w.weights("shop"); got != "2.1.0=10000" || len(w.postmortems()) != 0 {
 		t.Errorf("the refused rollback left %s and %v", got, w.postmortems())

@@ -89,6 +89,7 @@ func failureOf(x store.Failure) *operatorv1.Execution {
 	return &operatorv1.Execution{
 		Id: x.ID, Key: x.Key, Version: x.Version, Instance: x.Instance, Method: x.Method, Path: x.Path, StartedAt: stamp(x.StartedAt), EndedAt: stamp(x.EndedAt),
 		Effects: string(x.Effects), Outcome: x.Outcome, Reason: x.Reason, Disposition: string(x.Disposition), Why: x.Why, RouteGeneration: x.RouteGeneration, Status: int32(x.Status),
+		Tools: x.Tools, Skill: x.Skill,
 	}
 }
 

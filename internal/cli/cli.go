@@ -96,7 +96,7 @@ changed last and when, and the command to type next.`,
 	root.AddCommand(
 		a.publishCommand(), a.lintCommand(),
 		a.deployCommand(), a.weightsCommand(), a.rollbackCommand(), a.unfreezeCommand(),
-		a.getCommand(), a.versionsCommand(), a.executionsCommand(), a.proxiesCommand(),
+		a.getCommand(), a.versionsCommand(), a.executionsCommand(), a.effectsCommand(), a.proxiesCommand(),
 		a.postmortemCommand(), a.versionCommand(),
 	)
 	return root

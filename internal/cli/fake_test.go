@@ -388,6 +388,27 @@ func (f *fakeControl) ListVersions(_ context.Context, req *connect.Request[opera
 	return connect.NewResponse(&operatorv1.ListVersionsResponse{Versions: proto.CloneOf(f.spec).GetVersions()}), nil
 }
 
+func (f *fakeControl) ListEffects(_ context.Context, req *connect.Request[operatorv1.ListEffectsRequest]) (*connect.Response[operatorv1.ListEffectsResponse], error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if err := f.known(req.Msg.GetSpec()); err != nil {
+		return nil, err
+	}
+	if req.Msg.GetVersion() == "2.0.2" {
+		return connect.NewResponse(&operatorv1.ListEffectsResponse{}), nil
+	}
+	return connect.NewResponse(&operatorv1.ListEffectsResponse{
+		Effects: []*operatorv1.Effect{
+			{Version: "2.1.0", Execution: "x-2", Tool: "refund.issue", Class: "irreversible", Key: "r-1", At: ago(time.Minute), Source: "guarded", Running: true},
+			{Version: "2.1.0", Execution: "x-7", ExecutionKey: "order-7", Instance: "a", Tool: "ticket.open", Class: "compensable", Key: "t,2", Compensation: "ticket.close",
+				At: ago(2 * time.Minute), Source: "reported", Outcome: "failure", Reason: "no \x1b[31msuch order", Disposition: "complete"},
+			{Version: "2.1.0", Execution: "x-8", Tool: "note", Class: "compensable", Source: "observed"},
+		},
+		Counts:  []*operatorv1.EffectCount{{Version: "2.1.0", Class: "irreversible", Acts: 1, Executions: 1}, {Version: "2.1.0", Class: "compensable", Acts: 2, Executions: 2}},
+		Omitted: 4,
+	}), nil
+}
+
 func (f *fakeControl) ListExecutions(_ context.Context, req *connect.Request[operatorv1.ListExecutionsRequest]) (*connect.Response[operatorv1.ListExecutionsResponse], error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()

@@ -3,6 +3,7 @@ package cli
 import (
 	"encoding/csv"
 	"fmt"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -156,6 +157,28 @@ func (a *app) executionsTable(executions []*operatorv1.Execution, failed bool) {
 		t.row(a.clock(x.GetStartedAt()), x.GetVersion(), x.GetMethod()+" "+x.GetPath(), x.GetEffects(), executionState(x), executionName(x))
 	}
 	a.out.print(t, "")
+	a.printWhys(executions)
+}
+
+// ruleOf is the part of an execution's why that names the rule: "rule 2" or "default".
+func ruleOf(x *operatorv1.Execution) string {
+	label, _, _ := strings.Cut(x.GetWhy(), ":")
+	rule, _, _ := strings.Cut(label, " (")
+	return rule
+}
+
+// printWhys says once what each rule that decided meant, as -o csv does for every execution.
+func (a *app) printWhys(executions []*operatorv1.Execution) {
+	var whys []string
+	for _, x := range executions {
+		if x.GetWhy() != "" && !slices.Contains(whys, x.GetWhy()) {
+			whys = append(whys, x.GetWhy())
+		}
+	}
+	slices.Sort(whys)
+	for _, why := range whys {
+		a.out.field("why", "%s", why)
+	}
 }
 
 func executionState(x *operatorv1.Execution) string {
@@ -175,7 +198,7 @@ func executionState(x *operatorv1.Execution) string {
 	return strings.Join(parts, " ")
 }
 
-// executionName is the id, the client's own key beside it, and the reason of a failure.
+// executionName is the id, the client's own key beside it, the reason of a failure, and which rule of its contract decided over it.
 func executionName(x *operatorv1.Execution) string {
 	name := x.GetId()
 	if x.GetKey() != "" && x.GetKey() != x.GetId() {
@@ -183,6 +206,9 @@ func executionName(x *operatorv1.Execution) string {
 	}
 	if x.GetReason() != "" {
 		name += ": " + x.GetReason()
+	}
+	if rule := ruleOf(x); rule != "" {
+		name += "; by " + rule
 	}
 	return name
 }

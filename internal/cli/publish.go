@@ -86,8 +86,9 @@ func (a *app) lintCommand() *cobra.Command {
 		Use:   "lint DIR",
 		Short: "Check a folder without publishing it, and explain its in-flight contract",
 		Long: `Check a folder as publishing would, without asking a control plane: print its
-name, version and digest, and say in words what becomes of running executions
-if the version is rolled back.`,
+name, version and digest, and say in words what each rule of its contract means
+for executions that run when the version is rolled back. Rules that can never
+match are errors; ways in which an execution could go on for ever are warnings.`,
 		Example: "  specctl lint examples/refunds/specs/2.1.0",
 		Args:    exactly(1, "one folder"),
 		RunE: func(_ *cobra.Command, args []string) error {
@@ -103,46 +104,13 @@ if the version is rolled back.`,
 			for _, host := range m.Hosts {
 				a.out.field("host", "%s", host)
 			}
-			a.out.field("effects", "%s", reporting(m.InFlight.Effects))
-			a.printContract(m.InFlight)
+			for _, line := range drain.Explain(m.InFlight) {
+				a.out.field("contract", "%s", line)
+			}
+			for _, warning := range drain.Strands(m.InFlight) {
+				a.out.styled(red, "warning", "%s", warning)
+			}
 			return nil
 		},
 	}
-}
-
-func (a *app) printContract(c drain.Contract) {
-	t := newTable("EXECUTIONS", "ON ROLLBACK")
-	for i, rule := range c.Rules {
-		t.row(drain.RuleLabel(c, i), action(rule.Action))
-	}
-	t.row(drain.RuleLabel(c, -1), action(c.Default))
-	a.out.print(t, "  ")
-}
-
-// reporting says what is known of an agent's effects.
-func reporting(r drain.Reporting) string {
-	switch r {
-	case drain.Guarded:
-		return "guarded: the agent asks before it acts, so silence means none"
-	case drain.Reported:
-		return "reported: told after the act, so silence means unknown"
-	case drain.Unreported:
-		return "unreported: unknown, unless declared"
-	}
-	return string(r)
-}
-
-// action says what a rule does.
-func action(x drain.Action) string {
-	text := string(x.OnRollback)
-	if x.Within > 0 {
-		text += fmt.Sprintf(" within %s, then %s", x.Within, x.Then)
-	}
-	if x.Else != "" {
-		text += fmt.Sprintf(", else %s", x.Else)
-	}
-	if x.RetryAfter != (drain.Range{}) {
-		text += fmt.Sprintf(", retry after %s", x.RetryAfter)
-	}
-	return text
 }

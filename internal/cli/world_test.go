@@ -45,7 +45,7 @@ func inTrouble() *fakeControl {
 	}
 	f.executions = []*operatorv1.Execution{
 		{Id: "x-1", Key: "order-1", Version: "2.1.0", Instance: "i-1", Method: "POST", Path: "/refunds", StartedAt: ago(4 * time.Second), Effects: "none", RouteGeneration: 5},
-		{Id: "x-2", Version: "2.1.0", Instance: "i-2", Method: "GET", Path: "/stream", StartedAt: ago(9 * time.Second), Effects: "irreversible", Disposition: "complete", Why: "rule 2", RouteGeneration: 5},
+		{Id: "x-2", Version: "2.1.0", Instance: "i-2", Method: "GET", Path: "/stream", StartedAt: ago(9 * time.Second), Effects: "irreversible", Disposition: "complete", Why: "rule 2 (effects=irreversible): complete within 15m, then hold", RouteGeneration: 5},
 		{
 			Id: "x-3", Key: "order,3", Version: "2.1.0", Instance: "i-1", Method: "POST", Path: "/refunds", StartedAt: ago(60 * time.Second), EndedAt: ago(58 * time.Second),
 			Effects: "readonly", Outcome: "failure", Reason: "limit \x1b[31mexceeded\nagain", Status: 200, RouteGeneration: 5,

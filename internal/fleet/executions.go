@@ -100,7 +100,7 @@ func (r Running) Record(version string) store.Failure {
 		ID: x.GetId(), Key: x.GetKey(), Instance: r.Instance, Version: version, Method: x.GetMethod(), Path: x.GetPath(),
 		StartedAt: x.GetStartedAt().AsTime(), Effects: drain.Effects(x.GetEffects()), Outcome: x.GetOutcome(), Reason: x.GetOutcomeReason(),
 		Status: int(x.GetStatus()), Disposition: drain.Disposition(x.GetDisposition()), Why: x.GetWhy(), RouteGeneration: x.GetRouteGeneration(),
-		ActsOmitted: x.GetActsOmitted(),
+		ActsOmitted: x.GetActsOmitted(), Tools: x.GetTools(), Skill: x.GetSkill(),
 	}
 	if x.GetEndedAt() != nil {
 		out.EndedAt = x.GetEndedAt().AsTime()

@@ -52,6 +52,9 @@ type Failure struct {
 	Effects     drain.Effects `json:"effects"`
 	Acts        []Act         `json:"acts,omitempty"`
 	ActsOmitted uint64        `json:"actsOmitted,omitempty"`
+	// Tools that it has used, and the A2A skill that it asked for.
+	Tools []string `json:"tools,omitempty"`
+	Skill string   `json:"skill,omitempty"`
 	// Outcome is success, failure, or empty while unknown.
 	Outcome string `json:"outcome,omitempty"`
 	// Reason is the agent's own statement of why it failed.

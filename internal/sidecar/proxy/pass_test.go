@@ -351,3 +351,26 @@ func TestDeadlineOfTheRequestEndsIt(t *testing.T) {
 		t.Errorf("ledger %+v", cmp.Diff(row.Deadline, deadline.Round(0)))
 	}
 }
+
+func TestTheBeginningOfALongResponseIsNotKeptBack(t *testing.T) {
+	release := make(chan struct{})
+	r := newRig(t, cancels, http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
+		w.Header().Set("Content-Length", "6")
+		_, _ = io.WriteString(w, "abc")
+		w.(http.Flusher).Flush()
+		select {
+		case <-release:
+		case <-req.Context().Done():
+		}
+		_, _ = io.WriteString(w, "def")
+	}))
+	res := r.do(r.request("GET", "/", ""))
+	begun := make([]byte, 3)
+	if _, err := io.ReadFull(res.Body, begun); err != nil || string(begun) != "abc" {
+		t.Fatalf("%q: %v", begun, err)
+	}
+	close(release)
+	if rest := read(t, res); rest != "def" {
+		t.Errorf("then %q", rest)
+	}
+}

@@ -76,16 +76,20 @@ func New(c Config) *Proxy {
 	errorLog := zap.NewStdLog(c.Log.WithOptions(zap.IncreaseLevel(zap.WarnLevel)))
 	p.toAgent = &httputil.ReverseProxy{
 		Rewrite: p.rewriteForAgent, Transport: newAgentTransport(c.Agent), ModifyResponse: p.fromAgent, ErrorHandler: p.agentFailed,
-		BufferPool: buffers, ErrorLog: errorLog,
+		BufferPool: buffers, ErrorLog: errorLog, FlushInterval: flushInterval,
 	}
 	p.toTarget = &httputil.ReverseProxy{
-		Rewrite: rewriteForTarget, Transport: p.targets, ErrorHandler: p.targetFailed, BufferPool: buffers, ErrorLog: errorLog,
+		Rewrite: rewriteForTarget, Transport: p.targets, ErrorHandler: p.targetFailed, BufferPool: buffers, ErrorLog: errorLog, FlushInterval: flushInterval,
 	}
 	return p
 }
 
 // PassedOn counts the requests that reached this fenced sidecar and were passed on.
 func (p *Proxy) PassedOn() uint64 { return p.passedOn.Load() }
+
+// flushInterval bounds how long the beginning of a response of known length is kept back: the client is to see it, and a cut must find out
+// there what the ledger believes to be sent. Streams are flushed at once.
+const flushInterval = 10 * time.Millisecond
 
 // ServeHTTP serves one exchange.
 func (p *Proxy) ServeHTTP(rw http.ResponseWriter, r *http.Request) {

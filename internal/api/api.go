@@ -36,6 +36,8 @@ type Server struct {
 	Control   *control.Controller
 	Fleet     *fleet.Fleet
 	Discovery *discovery.Server
+
+	overview overview
 }
 
 // Handler is the API at its path.

@@ -12,57 +12,91 @@ import (
 	"github.com/specproxy/specproxy/internal/discovery"
 	"github.com/specproxy/specproxy/internal/fleet"
 	"github.com/specproxy/specproxy/internal/store"
+	"github.com/specproxy/specproxy/internal/versions"
 )
 
-// ListVersions of one spec, newest first.
+// ListVersions of one spec, newest first, a page at a time.
 func (s *Server) ListVersions(_ context.Context, req *connect.Request[operatorv1.ListVersionsRequest]) (*connect.Response[operatorv1.ListVersionsResponse], error) {
 	view := s.Store.View()
 	name := req.Msg.GetSpec()
 	if err := exists(view, name); err != nil {
 		return nil, err
 	}
-	out := s.versionsOf(view, name)
-	slices.Reverse(out)
-	return connect.NewResponse(&operatorv1.ListVersionsResponse{Versions: out}), nil
+	size, err := sizeOf(req.Msg.GetPageSize())
+	if err != nil {
+		return nil, err
+	}
+	after := req.Msg.GetPageToken()
+	if after != "" && versions.CheckVersion(after) != nil {
+		return nil, badToken(after)
+	}
+	records, err := view.SomeVersions(store.VersionQuery{
+		Spec: name, Numbers: req.Msg.GetPrefix(), Standing: versions.Standing(req.Msg.GetStanding()), After: after, Newest: true, Limit: size + 1,
+	})
+	if err != nil {
+		return nil, invalid(err.Error())
+	}
+	out := &operatorv1.ListVersionsResponse{}
+	if len(records) > size {
+		records = records[:size]
+		out.NextPageToken = records[size-1].Version
+	}
+	route, _ := view.Route(name)
+	for _, r := range records {
+		out.Versions = append(out.Versions, s.versionOf(view, route, r))
+	}
+	return connect.NewResponse(out), nil
 }
 
 func exists(view *store.View, spec string) error {
-	if len(view.Versions(spec)) > 0 {
+	if view.Known(spec) {
 		return nil
 	}
 	next := "specctl publish DIR"
-	if names := view.Specs(); len(names) > 0 {
-		next = "specctl   (there is: " + strings.Join(names[:min(len(names), 8)], ", ") + ")"
+	if names := view.SomeSpecs("", "", 8); len(names) > 0 {
+		next = "specctl   (there is: " + strings.Join(names, ", ") + ")"
 	}
 	return &control.NotFound{Refused: control.Refused{Why: "spec " + spec + " does not exist", Next: next}}
 }
 
-// GetFleet shows every spec, trouble first.
-func (s *Server) GetFleet(context.Context, *connect.Request[operatorv1.GetFleetRequest]) (*connect.Response[operatorv1.GetFleetResponse], error) {
+// GetFleet shows the specs, trouble first, a page at a time; by name where a prefix is asked for.
+func (s *Server) GetFleet(_ context.Context, req *connect.Request[operatorv1.GetFleetRequest]) (*connect.Response[operatorv1.GetFleetResponse], error) {
+	m := req.Msg
+	size, err := sizeOf(m.GetPageSize())
+	if err != nil {
+		return nil, err
+	}
+	var after *row
+	if m.GetPageToken() != "" && m.GetPrefix() == "" {
+		if after, err = parseToken(m.GetPageToken()); err != nil {
+			return nil, err
+		}
+	}
+	names, next, total, troubled := s.overview.page(s, after, size)
 	view := s.Store.View()
-	out := &operatorv1.GetFleetResponse{}
-	for _, name := range view.Specs() {
+	if m.GetPrefix() != "" {
+		next = ""
+		if names = view.SomeSpecs(m.GetPrefix(), m.GetPageToken(), size+1); len(names) > size {
+			names, next = names[:size], names[size-1]
+		}
+	}
+	out := &operatorv1.GetFleetResponse{NextPageToken: next, SpecsTotal: uint32(total), SpecsInTrouble: uint32(troubled)}
+	for _, name := range names {
 		out.Specs = append(out.Specs, s.specOf(view, name))
 	}
-	slices.SortStableFunc(out.Specs, func(a, b *operatorv1.Spec) int {
-		if d := len(b.GetTrouble()) - len(a.GetTrouble()); d != 0 {
-			return d
-		}
-		return b.GetChangedAt().AsTime().Compare(a.GetChangedAt().AsTime())
-	})
+	s.overview.shown(out.Specs)
 	for _, p := range s.Discovery.Proxies() {
 		out.ProxiesKnown++
 		if p.Connected {
 			out.ProxiesConnected++
 		}
 	}
-	for _, r := range view.PostMortems() {
-		if r.Open() {
-			out.PostmortemsOpen++
-		}
-	}
+	out.PostmortemsOpen = uint32(len(view.OpenPostMortems()))
 	return connect.NewResponse(out), nil
 }
+
+// shownGenerations is how much of a route's history GetSpec shows.
+const shownGenerations = 20
 
 // GetSpec answers at once, or when the store has moved past after_revision.
 func (s *Server) GetSpec(ctx context.Context, req *connect.Request[operatorv1.GetSpecRequest]) (*connect.Response[operatorv1.GetSpecResponse], error) {
@@ -77,11 +111,8 @@ func (s *Server) GetSpec(ctx context.Context, req *connect.Request[operatorv1.Ge
 		return nil, err
 	}
 	out := &operatorv1.GetSpecResponse{Spec: s.specOf(view, name), Revision: uint64(view.Revision())}
-	for _, r := range slices.Backward(view.History(name)) {
+	for _, r := range view.LastGenerations(name, shownGenerations) {
 		out.History = append(out.History, routeOf(r))
-		if len(out.History) == 20 {
-			break
-		}
 	}
 	return connect.NewResponse(out), nil
 }
@@ -94,14 +125,20 @@ func (s *Server) ListExecutions(_ context.Context, req *connect.Request[operator
 		return nil, err
 	}
 	out := &operatorv1.ListExecutionsResponse{}
-	found := false
-	for _, r := range view.Versions(name) {
-		if v := req.Msg.GetVersion(); v != "" && v != r.Version {
-			continue
+	refs := []string{req.Msg.GetVersion()}
+	switch {
+	case refs[0] != "":
+		if _, ok := view.Version(name, refs[0]); !ok {
+			return nil, &control.NotFound{Refused: control.Refused{Why: "version " + refs[0] + " of " + name + " is not published", Next: "specctl versions " + name}}
 		}
-		found = true
+	case req.Msg.GetFailed():
+		refs = recorded(view, name)
+	default:
+		refs = s.Fleet.Seen(view, name)
+	}
+	for _, version := range refs {
 		if req.Msg.GetFailed() {
-			batches := view.Failures(name, r.Version)
+			batches := view.Failures(name, version)
 			for _, x := range control.Failed(batches) {
 				out.Executions = append(out.Executions, failureOf(x))
 			}
@@ -110,17 +147,23 @@ func (s *Server) ListExecutions(_ context.Context, req *connect.Request[operator
 			}
 			continue
 		}
-		for _, x := range s.Fleet.Running(name, r.Version) {
-			out.Executions = append(out.Executions, runningOf(r.Version, x))
+		for _, x := range s.Fleet.Running(name, version) {
+			out.Executions = append(out.Executions, runningOf(version, x))
 		}
-	}
-	if !found {
-		return nil, &control.NotFound{Refused: control.Refused{Why: "version " + req.Msg.GetVersion() + " of " + name + " is not published", Next: "specctl versions " + name}}
 	}
 	slices.SortStableFunc(out.Executions, func(a, b *operatorv1.Execution) int {
 		return a.GetStartedAt().AsTime().Compare(b.GetStartedAt().AsTime())
 	})
 	return connect.NewResponse(out), nil
+}
+
+// recorded are the versions of a spec of which records of executions are kept.
+func recorded(view *store.View, spec string) []string {
+	var out []string
+	for _, ref := range view.Recorded(spec) {
+		out = append(out, ref.Version)
+	}
+	return out
 }
 
 func runningOf(version string, r fleet.Running) *operatorv1.Execution {

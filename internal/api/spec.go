@@ -19,18 +19,6 @@ const enough = 20
 // dropped is the loss of success, against the exit's own record, that is called trouble.
 const dropped = 0.05
 
-func (s *Server) versionsOf(view *store.View, name string) []*operatorv1.Version {
-	route, _ := view.Route(name)
-	var out []*operatorv1.Version
-	for _, r := range view.Versions(name) {
-		out = append(out, &operatorv1.Version{
-			Spec: name, Version: r.Version, Digest: r.Digest, Standing: string(r.Standing), StandingReason: r.StandingReason, PublishedAt: stamp(r.PublishedAt),
-			PublishedBy: r.PublishedBy, Weight: route.Weight(r.Version), Pool: poolOf(s.Fleet.Pool(view, name, r.Version), fenced(view, name, r.Version)), Postmortem: r.PostMortem,
-		})
-	}
-	return out
-}
-
 func fenced(view *store.View, spec, version string) bool {
 	order, ok := view.Drain(spec, version)
 	return ok && order.Active()
@@ -50,11 +38,20 @@ func poolOf(p fleet.Pool, fenced bool) *operatorv1.Pool {
 
 // specOf sums one spec up: what it is, what is wrong, what to type next.
 func (s *Server) specOf(view *store.View, name string) *operatorv1.Spec {
-	records := view.Versions(name)
-	out := &operatorv1.Spec{Name: name, Versions: s.versionsOf(view, name)}
 	route, routed := view.Route(name)
+	records := view.Relevant(name, store.Weighted(route.Splits))
+	out := &operatorv1.Spec{Name: name}
+	exit, _, err := routing.Exit(routing.Newest(route.Splits, records), route.Splits, records)
+	if err != nil {
+		exit = "" // said below
+	}
+	var shown []versions.Record
+	shown, out.MoreVersions = s.shownVersions(view, name, route, exit)
+	for _, r := range shown {
+		out.Versions = append(out.Versions, s.versionOf(view, route, r))
+	}
 	if !routed {
-		newest := records[len(records)-1]
+		newest, _ := view.Newest(name)
 		out.LastChange, out.Next, out.Hosts = "published, never deployed", "specctl deploy "+newest.Ref().String(), newest.Manifest.Hosts
 		return out
 	}
@@ -66,9 +63,11 @@ func (s *Server) specOf(view *store.View, name string) *operatorv1.Spec {
 	if f := route.Freeze; f != nil {
 		out.Freeze = &operatorv1.Freeze{Since: stamp(f.Since), Until: stamp(f.Until), Postmortem: f.PostMortem}
 	}
-	for _, d := range view.Drains(name) {
-		p := s.Fleet.Pool(view, name, d.Version)
-		out.Drains = append(out.Drains, drainOf(d, p.InFlight, p.Drained))
+	for _, r := range shown {
+		if d, ok := view.Drain(name, r.Version); ok {
+			p := s.Fleet.Pool(view, name, d.Version)
+			out.Drains = append(out.Drains, drainOf(d, p.InFlight, p.Drained))
+		}
 	}
 	cold := s.exitOf(view, out, route, records, newest)
 	s.troubleOf(view, out, route, newest, cold)
@@ -139,15 +138,15 @@ func (s *Server) troubleOf(view *store.View, out *operatorv1.Spec, route routing
 			trouble("specctl executions "+name+" --on "+d.GetVersion(), "%s:%s: %d held for a person to look at", name, d.GetVersion(), d.GetHeld())
 		}
 	}
-	if out.GetExit() == "" && len(view.Versions(name)) > 1 && newest != "" {
+	if out.GetExit() == "" && len(out.GetVersions()) > 1 && newest != "" {
 		next := "" // nothing helps but a better version
 		if cold != "" {
 			next = "specproxy --spec " + name + ":" + cold + " …"
 		}
 		trouble(next, "exit: none — %s", out.GetExitReason())
 	}
-	for _, r := range view.PostMortems() {
-		if b, ok := r.Rollback(name); ok && r.Open() {
+	for _, r := range view.OpenPostMortems() {
+		if b, ok := r.Rollback(name); ok {
 			trouble("specctl postmortem show "+r.ID, "%s is open: %s was abandoned for %s", r.ID, b.Abandoned[0].Version, b.Target)
 		}
 	}

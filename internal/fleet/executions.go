@@ -41,7 +41,7 @@ func (s *session) takeExecutions(ctx context.Context, batch *sidecarv1.Execution
 		f.wait(waiting{s.key, s.stored.ID}, acted)
 	}
 	full := f.actedCount >= actsWaiting
-	f.broadcast()
+	f.broadcast(s.key.spec)
 	f.mu.Unlock()
 	if full {
 		f.storeActs(ctx)

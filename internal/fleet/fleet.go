@@ -8,6 +8,7 @@ package fleet
 
 import (
 	"context"
+	"maps"
 	"slices"
 	"sync"
 	"time"
@@ -58,6 +59,7 @@ type Fleet struct {
 	pools   map[poolKey]*history           // counts of gone instances and recent rates
 	recent  map[string]map[string]*history // the same pools, by spec and version
 	changed chan struct{}                  // closed and replaced on every change
+	touched map[string]struct{}            // specs, for Touched
 	// acted wait to be stored, actedCount of them; storing are those that are on their way.
 	acted, storing map[waiting][]store.Failure
 	actedCount     int
@@ -87,9 +89,18 @@ func New(o Options) *Fleet {
 	}
 	return &Fleet{
 		store: o.Store, archive: o.Archive, proxies: o.Proxies, log: o.Log, grace: o.Grace, started: time.Now(),
-		members: map[string]*member{}, pools: map[poolKey]*history{}, recent: map[string]map[string]*history{}, changed: make(chan struct{}),
+		members: map[string]*member{}, pools: map[poolKey]*history{}, recent: map[string]map[string]*history{}, changed: make(chan struct{}), touched: map[string]struct{}{},
 		acted: map[waiting][]store.Failure{},
 	}
+}
+
+// Touched returns the specs whose sidecars came, went or reported since it was last called: it is for one caller.
+func (f *Fleet) Touched() []string {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	out := slices.Collect(maps.Keys(f.touched))
+	clear(f.touched)
+	return out
 }
 
 // Changes returns a channel that is closed at the next change of anything the Fleet can tell.
@@ -99,8 +110,11 @@ func (f *Fleet) Changes() <-chan struct{} {
 	return f.changed
 }
 
-// broadcast wakes everyone who waits on Changes. f.mu is held.
-func (f *Fleet) broadcast() {
+// broadcast wakes everyone who waits on Changes, which are of one spec; empty: it is not known of which. f.mu is held.
+func (f *Fleet) broadcast(spec string) {
+	if spec != "" {
+		f.touched[spec] = struct{}{}
+	}
 	close(f.changed)
 	f.changed = make(chan struct{})
 }

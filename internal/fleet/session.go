@@ -129,7 +129,7 @@ func (s *session) register(ctx context.Context) error {
 	m.session++
 	s.number = m.session
 	m.connected, m.address, m.status = true, s.stored.Address, nil
-	f.broadcast()
+	f.broadcast(s.key.spec)
 	return nil
 }
 
@@ -144,7 +144,7 @@ func (s *session) end() {
 	}
 	m.connected, m.silentAt = false, time.Now()
 	leaving := m.status.GetLeaving()
-	f.broadcast()
+	f.broadcast(s.key.spec)
 	f.mu.Unlock()
 	if leaving {
 		f.remove(s.stored.ID, "it left")
@@ -162,12 +162,14 @@ func (f *Fleet) remove(id, why string) {
 	}
 	f.mu.Lock()
 	defer f.mu.Unlock()
+	spec := ""
 	if m := f.members[id]; m != nil && !m.connected {
 		f.pools[m.key].gone.add(m.totals)
 		delete(f.pools[m.key].members, id)
 		delete(f.members, id)
+		spec = m.key.spec
 	}
-	f.broadcast()
+	f.broadcast(spec)
 	f.log.Info("instance removed", zap.String("instance", id), zap.String("why", why))
 }
 
@@ -261,7 +263,7 @@ func (s *session) takeStatus(ctx context.Context, st *sidecarv1.Status) error {
 	f.mu.Lock()
 	if m := f.members[s.stored.ID]; m != nil && m.session == s.number {
 		m.status = st
-		f.broadcast()
+		f.broadcast(s.key.spec)
 	}
 	f.mu.Unlock()
 	if firstLeave {
@@ -289,5 +291,5 @@ func (s *session) takeTotals(t *sidecarv1.Totals) {
 			up(t.GetSucceeded(), m.totals.GetSucceeded()), up(t.GetFailed(), m.totals.GetFailed()))
 	}
 	m.totals = t
-	f.broadcast()
+	f.broadcast(s.key.spec)
 }

@@ -17,7 +17,7 @@ const keepRecords = 20_000
 // trim drops the oldest batches of versions that have too many.
 func (f *Fleet) trim(ctx context.Context) {
 	view := f.store.View()
-	for _, ref := range view.Recorded() {
+	for _, ref := range view.Recorded("") {
 		err := f.trimBatches(ctx, view.Failures(ref.Spec, ref.Version), (*store.Tx).DropFailures)
 		if err == nil {
 			err = f.trimBatches(ctx, view.Acts(ref.Spec, ref.Version), (*store.Tx).DropActs)

@@ -88,13 +88,18 @@ func (v *View) AllInstances() []routing.Instance {
 	return values[routing.Instance](v.list(instances, ""))
 }
 
-// Recorded returns the versions of which records of executions are kept: failures, acts or both. It reads one record of each.
-func (v *View) Recorded() []versions.Ref {
+// Recorded returns the versions of a spec (empty: of all) of which records of executions are kept: failures, acts or both. It reads one record
+// of each.
+func (v *View) Recorded(spec string) []versions.Ref {
 	txn := v.db.Txn(false)
 	var all []versions.Ref
+	prefix := ""
+	if spec != "" {
+		prefix = within(spec)
+	}
 	for _, k := range []*kind{failures, acts} {
 		for from := ""; ; {
-			rows := walk(txn, k, span{index: byPath, from: from, limit: 1})
+			rows := walk(txn, k, span{index: byPath, prefix: prefix, from: from, limit: 1})
 			if len(rows) == 0 {
 				break
 			}
@@ -105,6 +110,8 @@ func (v *View) Recorded() []versions.Ref {
 			from = afterAll(elements[0] + "/" + elements[1] + "/")
 		}
 	}
-	slices.SortFunc(all, func(a, b versions.Ref) int { return cmp.Or(strings.Compare(a.Spec, b.Spec), versions.Compare(a.Version, b.Version)) })
+	slices.SortFunc(all, func(a, b versions.Ref) int {
+		return cmp.Or(strings.Compare(a.Spec, b.Spec), versions.Compare(a.Version, b.Version))
+	})
 	return slices.Compact(all)
 }

@@ -256,10 +256,10 @@ func TestShortLists(t *testing.T) {
 		"one generation":                  ok && one.Generation == 7 && !never,
 		"unfinished drains":               slices.Equal(states, []drain.State{drain.Ordered, drain.Draining, drain.Held}) && len(v.UnfinishedDrains("")) == 3 && len(v.UnfinishedDrains("a-b")) == 0,
 		"open post-mortems, newest first": slices.Equal(ids, []string{"PM-11", "PM-9", "PM-8", "PM-7", "PM-6", "PM-5", "PM-4", "PM-3", "PM-2", "PM-1"}),
-		"versions with records":                slices.Equal(v.Recorded(), []versions.Ref{{Spec: "a", Version: "1.0.0-rc.1"}, {Spec: "a", Version: "1.0.0"}, {Spec: "b", Version: "1.0.0"}}),
+		"versions with records":           slices.Equal(v.Recorded(""), []versions.Ref{{Spec: "a", Version: "1.0.0-rc.1"}, {Spec: "a", Version: "1.0.0"}, {Spec: "b", Version: "1.0.0"}}),
 	} {
 		if !ok {
-			t.Errorf("%s: wrong: %v %v %v %v", what, generations, states, ids, v.Recorded())
+			t.Errorf("%s: wrong: %v %v %v %v", what, generations, states, ids, v.Recorded(""))
 		}
 	}
 }

@@ -37,8 +37,10 @@ func NewRelay(t testing.TB, target string) *Relay {
 	return r
 }
 
-// Up is the number of bytes that clients sent, Down the number that they were sent.
-func (r *Relay) Up() int64   { return r.up.Load() }
+// Up is the number of bytes that clients have sent.
+func (r *Relay) Up() int64 { return r.up.Load() }
+
+// Down is the number of bytes that clients were sent.
 func (r *Relay) Down() int64 { return r.down.Load() }
 
 // Cut breaks every connection and refuses new ones until Mend.

@@ -44,7 +44,9 @@ var arrows = []struct {
 	{"internal/discovery", []string{"internal/store", "internal/routing", "internal/routing/envoy", "internal/versions", "internal/drain"}},
 	{"internal/fleet", []string{"internal/store", "internal/routing", "internal/versions", "internal/drain", "gen/sidecar"}},
 	{"internal/store", []string{"internal/routing", "internal/postmortem", "internal/versions", "internal/drain"}},
-	{"internal/cli", []string{"internal/versions", "internal/drain", "gen/operator"}},
+	{"internal/cli", []string{
+		"internal/archive/bundle", "internal/specdiff", "internal/signing", "internal/versions", "internal/drain", "gen/operator",
+	}},
 
 	{"internal/sidecar", []string{
 		"internal/sidecar/agent", "internal/sidecar/execid", "internal/sidecar/journal", "internal/sidecar/localapi", "internal/sidecar/posture",
@@ -66,6 +68,8 @@ var arrows = []struct {
 	{"internal/archive/registry", []string{"internal/archive", "internal/versions"}},
 	{"internal/archive", []string{"internal/versions"}},
 
+	// Versions in a file, for moving between clusters: what export writes and import reads.
+	{"internal/archive/bundle", []string{"internal/versions"}},
 	// Signatures of versions: no I/O, so that people, the control plane and sidecars check by the same code.
 	{"internal/signing", []string{"internal/versions"}},
 
@@ -83,6 +87,8 @@ var arrows = []struct {
 	{"internal/agentproto/grpc", []string{"internal/agentproto"}},
 	{"internal/agentproto/plain", []string{"internal/agentproto", "internal/drain"}},
 	{"internal/agentproto", []string{"internal/drain"}},
+	// What changed between two versions, for people.
+	{"internal/specdiff", []string{"internal/versions", "internal/drain"}},
 	// Reports of the tests that a version was put through.
 	{"internal/conformance", nil},
 	{"internal/versions", []string{"internal/drain"}},
@@ -92,7 +98,7 @@ var arrows = []struct {
 // pure packages read no clock, do no I/O and start no goroutine.
 var pure = []string{
 	"internal/agentproto", "internal/agentproto/a2a", "internal/agentproto/grpc", "internal/agentproto/jsonpeek", "internal/agentproto/mcp", "internal/agentproto/plain", "internal/conformance", "internal/drain", "internal/postmortem",
-	"internal/routing", "internal/routing/envoy", "internal/versions",
+	"internal/routing", "internal/routing/envoy", "internal/specdiff", "internal/versions",
 }
 
 // sole names the one package that may import a library, by prefix of the library's path.

@@ -95,6 +95,10 @@ func ParseRef(s string) (Ref, error) {
 // String is "name:version".
 func (r Ref) String() string { return r.Spec + ":" + r.Version }
 
+// Tag is the OCI tag under which other tools find the version: "<spec>-<version>". A name has no dot and a version's first number is followed by
+// one, so no two versions share a tag.
+func (r Ref) Tag() string { return r.Spec + "-" + r.Version }
+
 // Check says why the reference is not valid, or nil.
 func (r Ref) Check() error {
 	if err := CheckName(r.Spec); err != nil {

@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"runtime"
+	"slices"
 	"sync"
 	"time"
 
@@ -24,6 +26,8 @@ const (
 	seenInterval = time.Hour
 	// saveRetry is how long to wait before records are written again that could not be.
 	saveRetry = time.Second
+	// buildBatch is how many specs one goroutine builds at a time.
+	buildBatch = 64
 	// lastSave bounds the write of the records when the server stops.
 	lastSave = 2 * time.Second
 )
@@ -169,17 +173,25 @@ func (s *Server) publish(names []string, revision int64) {
 			names = append(names, name)
 		}
 	}
+	slices.Sort(names)
+	names = slices.Compact(names)
+	built := make([]*entry, len(names))
+	var builders errgroup.Group
+	builders.SetLimit(runtime.GOMAXPROCS(0))
+	for begin := 0; begin < len(names); begin += buildBatch {
+		builders.Go(func() error {
+			for i := begin; i < min(begin+buildBatch, len(names)); i++ {
+				if spec, exists := read[names[i]]; exists {
+					built[i] = s.build(spec)
+				}
+			}
+			return nil
+		})
+	}
+	_ = builders.Wait() // a spec that cannot be built is an entry, not an error
 	entries := make(map[string]*entry, len(names))
-	for _, name := range names {
-		if _, done := entries[name]; done {
-			continue
-		}
-		spec, exists := read[name]
-		if !exists {
-			entries[name] = nil
-			continue
-		}
-		entries[name] = s.build(spec)
+	for i, name := range names {
+		entries[name] = built[i]
 	}
 	s.catalog.publish(revision, entries)
 }

@@ -43,8 +43,23 @@ const (
 // cluster makes one version's cluster. Its bytes depend on the name alone, so a cluster is never updated, only added and removed:
 // an update would make Envoy warm it anew and ask for its endpoints again.
 func cluster(name string) (*Resource, error) {
-	c := &clusterv3.Cluster{
-		Name:                 name,
+	return newResource(name, &clusterv3.Cluster{
+		Name:                          name,
+		ClusterDiscoveryType:          shared.ClusterDiscoveryType,
+		EdsClusterConfig:              shared.EdsClusterConfig,
+		ConnectTimeout:                shared.ConnectTimeout,
+		LbPolicy:                      shared.LbPolicy,
+		CommonLbConfig:                shared.CommonLbConfig,
+		CircuitBreakers:               shared.CircuitBreakers,
+		TypedExtensionProtocolOptions: shared.TypedExtensionProtocolOptions,
+	})
+}
+
+// shared is all of a cluster but its name. Nobody changes it.
+var shared = commonCluster()
+
+func commonCluster() *clusterv3.Cluster {
+	return &clusterv3.Cluster{
 		ClusterDiscoveryType: &clusterv3.Cluster_Type{Type: clusterv3.Cluster_EDS},
 		EdsClusterConfig:     &clusterv3.Cluster_EdsClusterConfig{EdsConfig: overADS()},
 		ConnectTimeout:       durationpb.New(connectTimeout),
@@ -75,7 +90,6 @@ func cluster(name string) (*Resource, error) {
 			}),
 		},
 	}
-	return newResource(name, c)
 }
 
 func thresholds(priority corev3.RoutingPriority) *clusterv3.CircuitBreakers_Thresholds {

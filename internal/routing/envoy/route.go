@@ -43,7 +43,7 @@ func route(s Spec, pools []Pool) (*Resource, error) {
 		Domains: []string{"*"},
 		// What Envoy has read of a body up to this size can be sent again by a hand-over. It also bounds what a request may hold in memory.
 		RequestBodyBufferLimit: wrapperspb.UInt64(uint64(buffer)),
-		RetryPolicy:            retries(),
+		RetryPolicy:            retryPolicy,
 		// Tells the sidecar that the request came through an Envoy of ours and that a 307 will be followed.
 		RequestHeadersToAdd: []*corev3.HeaderValueOption{overwrite(HeaderBuffer, strconv.FormatUint(uint64(buffer), 10))},
 	}
@@ -130,8 +130,11 @@ func routeAction(redirect *routev3.InternalRedirectPolicy) *routev3.RouteAction 
 	}
 }
 
-// retries are for what provably never reached an agent, on another host. Every other kind could execute a request twice.
-func retries() *routev3.RetryPolicy {
+// retryPolicy is for what provably never reached an agent, on another host. Every other kind could execute a request twice. Nobody
+// changes it.
+var retryPolicy = connectFailures()
+
+func connectFailures() *routev3.RetryPolicy {
 	return &routev3.RetryPolicy{
 		RetryOn:    "connect-failure",
 		NumRetries: wrapperspb.UInt32(connectRetries),

@@ -8,6 +8,7 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"path/filepath"
 	"strings"
 	"time"
 
@@ -28,7 +29,7 @@ type Options struct {
 	Listen string
 	// Advertise is host:port where Envoy and other sidecars reach Listen; empty: the address it really listens on.
 	Advertise string
-	// LocalAPI is host:port for the agent's API, on loopback. Default 127.0.0.1:0.
+	// LocalAPI is host:port for the agent's API, on loopback, or unix:/path of a socket. Default 127.0.0.1:0.
 	LocalAPI string
 	// Command starts the agent; else Upstream says where it already runs.
 	Command  []string
@@ -132,8 +133,24 @@ func (o Options) validateAddresses() error {
 			return fmt.Errorf("--advertise %q: write the host:port under which Envoy reaches this sidecar, such as 10.0.0.5:9000", o.Advertise)
 		}
 	}
+	return o.validateLocalAPI()
+}
+
+// unixPrefix marks the path of a Unix socket, in --local-api and in SPECPROXY_URL.
+const unixPrefix = "unix:"
+
+// maxSocketPath is how long a socket's path may be, sun_path less its final zero (unix(7)).
+const maxSocketPath = 107
+
+func (o Options) validateLocalAPI() error {
+	if path, ok := strings.CutPrefix(o.LocalAPI, unixPrefix); ok {
+		if !filepath.IsAbs(path) || len(path) > maxSocketPath {
+			return fmt.Errorf("--local-api %q: write unix: and an absolute path of at most %d bytes, such as unix:/run/specproxy/agent.sock", o.LocalAPI, maxSocketPath)
+		}
+		return nil
+	}
 	if host, _, err := net.SplitHostPort(o.LocalAPI); err != nil || !isLoopback(host) {
-		return fmt.Errorf("--local-api %q: write a loopback host:port, such as 127.0.0.1:0: only the agent beside the sidecar may use it", o.LocalAPI)
+		return fmt.Errorf("--local-api %q: write a loopback host:port, such as 127.0.0.1:0, or unix:/path: only the agent beside the sidecar may use it", o.LocalAPI)
 	}
 	return nil
 }

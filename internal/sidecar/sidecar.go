@@ -16,6 +16,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"io/fs"
 	"math"
 	mathrand "math/rand/v2"
 	"net"
@@ -131,21 +132,34 @@ func (s *sidecar) obtainVersion(ctx context.Context) error {
 }
 
 func (s *sidecar) listen(ctx context.Context) error {
-	open := func(flag, address string) (net.Listener, error) {
+	open := func(flag, network, address string) (net.Listener, error) {
 		var lc net.ListenConfig
-		l, err := lc.Listen(ctx, "tcp", address)
+		l, err := lc.Listen(ctx, network, address)
 		if err != nil {
-			return nil, fmt.Errorf("%s %s: %w; choose another port, or 0 for any that is free", flag, address, err)
+			return nil, fmt.Errorf("%s %s: %w; choose another address", flag, address, err)
 		}
 		s.later(func() error { _ = l.Close(); return nil }) // its server has closed it as a rule
 		return l, nil
 	}
 	var err error
-	if s.data, err = open("--listen", s.Listen); err != nil {
+	if s.data, err = open("--listen", "tcp", s.Listen); err != nil {
 		return err
 	}
-	if s.api, err = open("--local-api", s.LocalAPI); err != nil {
+	network, address := "tcp", s.LocalAPI
+	if path, ok := strings.CutPrefix(s.LocalAPI, unixPrefix); ok {
+		network, address = "unix", path
+		if err := removeStaleSocket(path); err != nil {
+			return fmt.Errorf("--local-api %s: %w", s.LocalAPI, err)
+		}
+	}
+	if s.api, err = open("--local-api", network, address); err != nil {
 		return err
+	}
+	if network == "unix" {
+		// Whoever may use it can speak for the agent.
+		if err := os.Chmod(address, 0o600); err != nil {
+			return fmt.Errorf("--local-api %s: %w", s.LocalAPI, err)
+		}
 	}
 	if s.Advertise == "" {
 		s.Advertise = s.data.Addr().String()
@@ -248,7 +262,31 @@ func (s *sidecar) startAgent(context.Context) error {
 	return nil
 }
 
-func (s *sidecar) apiURL() string { return "http://" + s.api.Addr().String() }
+// apiURL is what the agent finds in SPECPROXY_URL: http://127.0.0.1:PORT, or unix:/path of a socket.
+func (s *sidecar) apiURL() string {
+	if s.api.Addr().Network() == "unix" {
+		return unixPrefix + s.api.Addr().String()
+	}
+	return "http://" + s.api.Addr().String()
+}
+
+// removeStaleSocket removes a socket that an earlier process left and nobody listens on; anything else at the path is left alone.
+func removeStaleSocket(path string) error {
+	info, err := os.Lstat(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	if info.Mode().Type() != fs.ModeSocket {
+		return errors.New("there is something that is no socket: choose another path")
+	}
+	if conn, err := net.Dial("unix", path); err == nil {
+		return errors.Join(errors.New("another process listens there: choose another path"), conn.Close())
+	}
+	return os.Remove(path)
+}
 
 // assemble wires the parts; none of them runs yet.
 func (s *sidecar) assemble() {

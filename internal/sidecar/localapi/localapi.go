@@ -97,7 +97,11 @@ func (a *API) effects(w http.ResponseWriter, r *http.Request) {
 	if !decode(w, r, &req) {
 		return
 	}
-	class, err := drain.ParseEffects(req.Class)
+	var class drain.Effects
+	var err error
+	if req.Class != "" { // else what the manifest declares of the tool, or unknown
+		class, err = drain.ParseEffects(req.Class)
+	}
 	if err != nil || req.Tool == "" {
 		if err == nil {
 			err = errors.New("name the tool")

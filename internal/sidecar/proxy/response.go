@@ -1,6 +1,7 @@
 package proxy
 
 import (
+	"errors"
 	"fmt"
 	"io"
 	"net/http"
@@ -13,6 +14,7 @@ import (
 
 	"github.com/specproxy/specproxy/internal/agentproto/grpc"
 	"github.com/specproxy/specproxy/internal/agentproto/plain"
+	"github.com/specproxy/specproxy/internal/drain"
 )
 
 // response remembers what was sent and keeps informational responses back: they could carry headers past the ledger.
@@ -60,6 +62,10 @@ func (p *Proxy) fromAgent(res *http.Response) error {
 	x := exchangeOf(res.Request)
 	x.heed(res.Header)
 	if err := x.execution.Respond(p.Now()); err != nil {
+		var refused drain.ErrRefused
+		if errors.As(err, &refused) {
+			x.cut(refused.Decision) // the ledger decides over many before it tells each: its call is on its way
+		}
 		return err
 	}
 	if x.cutBy() != nil {

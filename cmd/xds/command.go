@@ -26,13 +26,13 @@ Its data directory holds everything: an embedded etcd, the archive of spec versi
 When it listens it prints one JSON line with its addresses; logs go to standard error.`,
 		Example:       "  xds --data-dir ./data\n  xds bootstrap --node edge-1 --listen 127.0.0.1:10000 > envoy.yaml && envoy -c envoy.yaml",
 		Version:       version,
-		Args:          cobra.NoArgs,
+		Args:          noArgs,
 		SilenceUsage:  true,
 		SilenceErrors: true,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			parsed, err := zap.ParseAtomicLevel(level)
 			if err != nil {
-				return fmt.Errorf("--log-level: %w", err)
+				return usage(fmt.Errorf("--log-level %q: write debug, info, warn or error", level))
 			}
 			config := zap.NewProductionConfig()
 			config.Level, config.EncoderConfig.EncodeTime = parsed, zapcore.RFC3339NanoTimeEncoder
@@ -48,6 +48,7 @@ When it listens it prints one JSON line with its addresses; logs go to standard 
 		},
 	}
 	root.SetOut(out)
+	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usage(err) })
 	f := root.Flags()
 	f.StringVar(&o.DataDir, "data-dir", "./data", "directory of the embedded etcd, the archive and the admin token")
 	f.StringVar(&o.Archive, "archive", "", "keep versions in a registry, oci://HOST[:PORT]/REPOSITORY, instead of the data directory; credentials come from the Docker configuration")
@@ -72,7 +73,7 @@ func bootstrap(out io.Writer) *cobra.Command {
 		Use:     "bootstrap --node NAME --listen HOST:PORT",
 		Short:   "Print the configuration a stock Envoy starts with",
 		Example: "  xds bootstrap --node edge-1 --listen 127.0.0.1:10000 > envoy.yaml && envoy -c envoy.yaml",
-		Args:    cobra.NoArgs,
+		Args:    noArgs,
 		RunE: func(*cobra.Command, []string) error {
 			if tokenFile != "" {
 				raw, err := os.ReadFile(tokenFile)
@@ -86,7 +87,7 @@ func bootstrap(out io.Writer) *cobra.Command {
 			}
 			config, err := envoy.Bootstrap(o)
 			if err != nil {
-				return err
+				return usage(err)
 			}
 			_, err = out.Write(config)
 			return err
@@ -101,6 +102,14 @@ func bootstrap(out io.Writer) *cobra.Command {
 	f.StringVar(&tls.CA, "ca", "", "PEM file, on Envoy's machine, that verifies the control plane's certificate")
 	f.StringVar(&tls.Cert, "cert", "", "PEM file, on Envoy's machine, with Envoy's own certificate")
 	f.StringVar(&tls.Key, "key", "", "PEM file, on Envoy's machine, with its key")
-	_ = cmd.MarkFlagRequired("node")
 	return cmd
+}
+
+func usage(err error) error { return &controlplane.UsageError{Err: err} }
+
+func noArgs(cmd *cobra.Command, args []string) error {
+	if len(args) > 0 {
+		return usage(fmt.Errorf("%s takes no argument, got %q; see %s --help", cmd.CommandPath(), args[0], cmd.CommandPath()))
+	}
+	return nil
 }

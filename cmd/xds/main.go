@@ -3,10 +3,13 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"os/signal"
 	"syscall"
+
+	"github.com/specproxy/specproxy/internal/controlplane"
 )
 
 // version is set by the linker.
@@ -17,6 +20,14 @@ func main() {
 	defer stop()
 	if err := command(version, os.Stdout).ExecuteContext(ctx); err != nil {
 		fmt.Fprintln(os.Stderr, "xds:", err)
-		os.Exit(1)
+		os.Exit(exitCode(err))
 	}
+}
+
+// exitCode is 2 for wrong usage, 1 for everything else.
+func exitCode(err error) int {
+	if _, ok := errors.AsType[*controlplane.UsageError](err); ok {
+		return 2
+	}
+	return 1
 }

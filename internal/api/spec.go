@@ -3,6 +3,7 @@ package api
 import (
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 
 	operatorv1 "github.com/specproxy/specproxy/gen/specproxy/operator/v1"
@@ -145,11 +146,32 @@ func (s *Server) troubleOf(view *store.View, out *operatorv1.Spec, route routing
 		}
 		trouble(next, "exit: none — %s", out.GetExitReason())
 	}
+	for _, v := range out.GetVersions() {
+		if v.GetPool().GetInstances() == v.GetPool().GetReady() {
+			continue
+		}
+		for i, in := range notReady(view, name, v.GetVersion()) {
+			if i == shownNotReady {
+				break
+			}
+			trouble("", "%s:%s: instance %s is not ready: %s", name, v.GetVersion(), in.ID, in.Reason)
+		}
+	}
 	for _, r := range view.OpenPostMortems() {
 		if b, ok := r.Rollback(name); ok {
 			trouble("specctl postmortem show "+r.ID, "%s is open: %s was abandoned for %s", r.ID, b.Abandoned[0].Version, b.Target)
 		}
 	}
+}
+
+// shownNotReady bounds how many instances of one version are named.
+const shownNotReady = 3
+
+// notReady lists the instances that say what keeps them from being ready.
+func notReady(view *store.View, spec, version string) []routing.Instance {
+	return slices.DeleteFunc(view.InstancesOf(spec, version), func(in routing.Instance) bool {
+		return in.Health != routing.Starting || in.Reason == ""
+	})
 }
 
 // baseline is the success rate to compare a version with: that of the exit, else of the spec's best other version, over all its time.

@@ -48,9 +48,26 @@ func report(w io.Writer, err error) {
 	if refused, ok := errors.AsType[*connect.Error](err); ok && message == refused.Error() {
 		message = refused.Message()
 	}
-	lines := strings.Split(clean(message), "\n")
+	lines := strings.Split(strings.TrimRight(clean(message), "\n "), "\n")
 	fmt.Fprintf(w, "specctl: %s\n", lines[0])
+	margin := narrowest(lines[1:])
 	for _, more := range lines[1:] {
-		fmt.Fprintf(w, "  %s\n", strings.TrimSpace(more))
+		if next := strings.TrimSpace(more); strings.HasPrefix(next, "next: ") {
+			more, margin = next, 0
+		}
+		fmt.Fprintf(w, "  %s\n", more[min(margin, len(more)):])
 	}
+}
+
+// narrowest is the indent that all lines have, so that an example among them keeps its shape.
+func narrowest(lines []string) int {
+	margin := -1
+	for _, line := range lines {
+		if text := strings.TrimLeft(line, " "); text != "" && !strings.HasPrefix(text, "next: ") {
+			if indent := len(line) - len(text); margin < 0 || indent < margin {
+				margin = indent
+			}
+		}
+	}
+	return max(margin, 0)
 }

@@ -31,7 +31,7 @@ other content under the same name and version is refused.`,
 		}
 		files, packed, err := load(args[0])
 		if err != nil {
-			return err
+			return fmt.Errorf("%w\nnext: correct it, and check it with: specctl lint %s", err, args[0])
 		}
 		c, err := a.connect()
 		if err != nil {

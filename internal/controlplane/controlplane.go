@@ -58,11 +58,17 @@ type Options struct {
 	Listening func(api, grpc string)
 }
 
+// UsageError says that the options cannot be served with; nothing was begun.
+type UsageError struct{ Err error }
+
+func (e *UsageError) Error() string { return e.Err.Error() }
+func (e *UsageError) Unwrap() error { return e.Err }
+
 // Run serves until ctx ends or a part fails.
 func Run(ctx context.Context, o Options) (err error) {
 	tlsConfig, token, err := check(o)
 	if err != nil {
-		return err
+		return &UsageError{err}
 	}
 	if err := os.MkdirAll(o.DataDir, 0o700); err != nil {
 		return fmt.Errorf("data directory %s: %w", o.DataDir, err)

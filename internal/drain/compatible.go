@@ -6,9 +6,9 @@ import (
 	"github.com/Masterminds/semver/v3"
 )
 
-// CanHandOver says that some rule or the default may hand an execution over.
+// CanHandOver says that some rule, the default or a promotion may hand an execution over to another version.
 func (c Contract) CanHandOver() bool {
-	if c.Default.OnRollback == Handover {
+	if c.Default.OnRollback == Handover || c.OnPromote.Disposition == Handover {
 		return true
 	}
 	for i := range c.Rules {

@@ -63,6 +63,14 @@ type Contract struct {
 	CompatibleWith string `json:"compatibleWith,omitempty" yaml:"compatibleWith,omitempty"`
 	// Declared says what routes, tools and skills are known to do to the world. Of those that match a request the worst counts.
 	Declared []Declaration `json:"declared,omitempty" yaml:"declared,omitempty"`
+	// DefaultWithin bounds the deadline of a `complete` that gives none: twice the pool's own 99th percentile, then hold. Default 1m-1h.
+	DefaultWithin Range `json:"defaultWithin,omitzero" yaml:"defaultWithin,omitempty"`
+	// MaxTotal caps how long `complete` lets a conversation go on under the abandoned version: an execution to which several exchanges belong.
+	// At its end even what is held is cancelled, but for irreversible effects. Zero: no cap.
+	MaxTotal Duration `json:"maxTotal,omitempty" yaml:"maxTotal,omitempty"`
+	// OnPromote governs where the version loses all weight and is not abandoned; OnShutdown where one instance of it ends.
+	OnPromote  Section `json:"onPromote,omitzero" yaml:"onPromote,omitempty"`
+	OnShutdown Section `json:"onShutdown,omitzero" yaml:"onShutdown,omitempty"`
 }
 
 // Action is a disposition with all that goes with it.

@@ -26,6 +26,10 @@ type View struct {
 	Replayable bool
 	// HandedOver: it has been handed over once already.
 	HandedOver bool
+	// Conversation: several exchanges belong to it.
+	Conversation bool
+	// Redirectable: a proxy will follow a redirect of it. Asked only at a shutdown, where nobody is known to forward to.
+	Redirectable bool
 }
 
 // Decision is what an order does to one execution.
@@ -45,6 +49,8 @@ type Decision struct {
 	Why string
 	// Effects is the class the rules were matched against; never empty.
 	Effects Effects
+	// End is when a conversation is over even if it is held; zero: never.
+	End time.Time
 }
 
 // Cuts says that the execution ends here, by hand-over or cancel. It is final.
@@ -52,7 +58,12 @@ func (d Decision) Cuts() bool { return d.Disposition == Handover || d.Dispositio
 
 // Decide is what an order that abandons the version in favour of target would do to the execution. The contract must be valid.
 func Decide(c Contract, x View, target string, now time.Time) Decision {
-	return newPlan(c).decide(x, target, Range{}, now)
+	return newPlan(c).decide(x, &Order{Target: target}, Range{}, now)
+}
+
+// DecideUnder is what this very order would do: of its kind, with its default deadline and its spread.
+func DecideUnder(c Contract, x View, o Order, now time.Time) Decision {
+	return newPlan(c).decide(x, &o, o.retry(), now)
 }
 
 // plan is a contract with the labels of its rules, made once for many decisions.
@@ -71,19 +82,15 @@ func newPlan(c Contract) *plan {
 }
 
 // decide takes the range that retry signals are spread over where the contract gives none.
-func (p *plan) decide(x View, target string, retry Range, now time.Time) Decision {
+func (p *plan) decide(x View, o *Order, retry Range, now time.Time) Decision {
 	effects := p.effective(x.Effects)
-	rule := p.match(&x, effects, now)
-	action, label := p.Default, p.labels[len(p.Rules)]
-	if rule >= 0 {
-		action, label = p.Rules[rule].Action, p.labels[rule]
-	}
+	action, rule, label := p.governing(o.Kind, &x, effects, now)
 	if !action.RetryAfter.IsZero() {
 		retry = action.RetryAfter
 	}
 	d := Decision{Disposition: action.OnRollback, Rule: rule, Effects: effects, Why: label}
 	if d.Disposition == Handover {
-		if obstacle := p.obstacle(x, target, rule, effects); obstacle != "" {
+		if obstacle := p.obstacle(x, o, rule >= 0 && p.Rules[rule].When.Effects.Has(effects), effects); obstacle != "" {
 			d.Disposition = action.Else
 			d.Why += "handover is impossible (" + obstacle + "), so "
 		}
@@ -91,17 +98,23 @@ func (p *plan) decide(x View, target string, retry Range, now time.Time) Decisio
 	switch d.Disposition {
 	case Handover:
 		d.RetryAfter = retry
-		d.Why += "handover to " + target
+		d.Why += "handover to " + o.Target
 	case Cancel:
 		if effects == EffectsIrreversible {
 			d.Why += "cancel, but " + neverCut + ": "
 			p.spare(&d, x, action, now)
+			p.cap(&d, x, o, now)
 			return d
 		}
 		d.RetryAfter = retry
 		d.Why += cancelWords(retry)
 	case Complete, Hold:
-		d.complete(x, action.Within, action.Then, now)
+		within, then := action.Within, action.Then
+		if within == 0 && o.DefaultWithin > 0 {
+			within, then = Duration(o.DefaultWithin), Hold
+		}
+		d.complete(x, within, then, now)
+		p.cap(&d, x, o, now)
 		if d.Then == Cancel {
 			d.RetryAfter = retry
 		}
@@ -112,9 +125,8 @@ func (p *plan) decide(x View, target string, retry Range, now time.Time) Decisio
 const neverCut = "an irreversible effect is never cut"
 
 // obstacle says why the execution cannot be handed over, or "". What it did is done again by the target, so an effect worse than reading
-// needs a rule that names its class, and an irreversible one is never repeated.
-func (p *plan) obstacle(x View, target string, rule int, effects Effects) string {
-	named := rule >= 0 && p.Rules[rule].When.Effects.Has(effects)
+// needs a rule (or a person) that names its class, and an irreversible one is never repeated.
+func (p *plan) obstacle(x View, o *Order, named bool, effects Effects) string {
 	switch {
 	case x.HandedOver:
 		return "it was handed over before"
@@ -126,8 +138,10 @@ func (p *plan) obstacle(x View, target string, rule int, effects Effects) string
 		return "effects are irreversible"
 	case effects != EffectsNone && effects != EffectsReadonly && !named:
 		return "effects are " + string(effects) + " and the rule does not name them"
-	case !p.Compatible(target):
-		return target + " is not in compatibleWith " + p.CompatibleWith
+	case o.Kind == KindShutdown && !x.Redirectable:
+		return "no proxy would follow a redirect of it"
+	case o.Kind != KindShutdown && !p.Compatible(o.Target):
+		return o.Target + " is not in compatibleWith " + p.CompatibleWith
 	}
 	return ""
 }
@@ -176,6 +190,24 @@ func (d *Decision) complete(x View, within Duration, then Disposition, now time.
 		return
 	}
 	d.Why += ", then " + string(then)
+}
+
+// cap ends a conversation under an abandoned version at maxTotal, and keeps its deadline before that.
+func (p *plan) cap(d *Decision, x View, o *Order, now time.Time) {
+	if p.MaxTotal == 0 || o.Kind == KindPromote || o.Kind == KindShutdown {
+		return
+	}
+	d.End = now.Add(time.Duration(p.MaxTotal))
+	if !x.Conversation {
+		return // until a second exchange joins it
+	}
+	d.Why += "; a conversation, for " + p.MaxTotal.String() + " in all"
+	if d.Deadline.IsZero() || d.End.Before(d.Deadline) {
+		d.Deadline, d.Then = d.End, Cancel
+		if d.Effects == EffectsIrreversible {
+			d.Then = Hold
+		}
+	}
 }
 
 func cancelWords(retry Range) string {

@@ -59,6 +59,10 @@ type entry struct {
 	// order is the one that decided.
 	order *Order
 	held  bool
+	// settling: it counts in its shard's settling.
+	settling bool
+	// redirectable is of the first exchange.
+	redirectable bool
 	// keeps: it has ended and is kept for readers.
 	keeps bool
 }
@@ -67,7 +71,7 @@ func newEntry(l *Ledger, s *shard, b Begin) *entry {
 	e := &entry{
 		ledger: l, shard: s,
 		id: b.ID, key: b.Key, method: b.Method, path: b.Path, grpc: b.GRPC, headers: b.Headers, from: b.HandedOverFrom, generation: b.RouteGeneration,
-		started: b.Started, deadline: b.Deadline, declared: l.declared(b), open: 1,
+		started: b.Started, deadline: b.Deadline, declared: l.declared(b), open: 1, redirectable: b.Redirectable,
 	}
 	e.first = Execution{entry: e, cut: b.Cut, open: true}
 	return e
@@ -90,6 +94,10 @@ func (e *entry) admit(b Begin) (x *Execution, refused *Order, joined bool) {
 		if fence := e.ledger.fence.Load(); fence != nil {
 			order = *fence
 		}
+		return nil, &order, true
+	}
+	if d := e.decision; d != nil && !e.void && !d.End.IsZero() && !b.Started.Before(d.End) {
+		order := *e.order // the conversation has had its time
 		return nil, &order, true
 	}
 	x = &Execution{entry: e, cut: b.Cut, open: true}
@@ -182,7 +190,7 @@ func (e *entry) view() View {
 	worst, _ := e.worst()
 	return View{
 		Method: e.method, Path: e.path, GRPC: e.grpc, Headers: e.headers, Tools: e.tools(), Skill: e.skill, Started: e.started, Deadline: e.deadline, Effects: worst,
-		Responded: e.responded, Replayable: e.replayable && !e.joined, HandedOver: e.from != "",
+		Responded: e.responded, Replayable: e.replayable && !e.joined, HandedOver: e.from != "", Conversation: e.joined, Redirectable: e.redirectable,
 	}
 }
 
@@ -219,13 +227,16 @@ func (e *entry) copy() Row {
 		ID: e.id, Key: e.key, Method: e.method, Path: e.path, GRPC: e.grpc, Headers: e.headers, Tools: e.tools(), Skill: e.skill, StartedAt: e.started, EndedAt: e.ended, RouteGeneration: e.generation,
 		Effects: e.ledger.plan.effective(worst), EffectsSource: source, Acts: slices.Clone(e.acts), ActsOmitted: e.omitted,
 		Responded: e.responded, Replayable: e.replayable && !e.joined, Outcome: e.outcome, OutcomeReason: e.reason, Status: e.status,
-		HandedOverFrom: e.from, Deadline: e.deadline,
+		HandedOverFrom: e.from, Deadline: e.deadline, Conversation: e.joined,
 	}
 	for _, a := range e.pending {
 		row.Acts = append(row.Acts, *a)
 	}
 	if e.decision != nil {
 		row.Disposition, row.Why = e.decision.Disposition, e.decision.Why
+		if !e.void && !e.cut() && !e.held {
+			row.SettleBy = e.decision.Deadline
+		}
 	}
 	if e.held {
 		row.Disposition = Hold
@@ -240,6 +251,9 @@ func (e *entry) end(now time.Time) {
 		e.outcome, e.reason = Failure, fmt.Sprintf("status %d", e.status)
 	}
 	e.keeps = e.outcome == Failure || e.decision != nil || slices.ContainsFunc(e.acts, Act.Touches)
+	if !e.cut() {
+		e.ledger.durations[durationBucket(now.Sub(e.started))].Add(1)
+	}
 	e.uncount()
 	if e.keeps {
 		e.ledger.keep(e)
@@ -254,6 +268,9 @@ func (e *entry) uncount() {
 	s.chain.remove(e)
 	if e.held {
 		s.totals.Held--
+	}
+	if e.settling {
+		s.settling--
 	}
 	switch e.outcome {
 	case Success:

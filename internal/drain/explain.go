@@ -18,7 +18,25 @@ func Explain(c Contract) []string {
 	if c.CompatibleWith != "" {
 		lines = append(lines, "hand-over: only to a version in "+c.CompatibleWith)
 	}
+	lines = append(lines, c.explainLimits()...)
 	return append(lines, "always: an execution with a known irreversible effect is never cut: it completes, and past its deadline it is held for a person")
+}
+
+// explainLimits says what holds beside the rules.
+func (c Contract) explainLimits() (lines []string) {
+	if !c.DefaultWithin.IsZero() {
+		lines = append(lines, "default deadline: where no within is given, twice the 99th percentile of the pool's own durations, within "+c.DefaultWithin.String()+", then hold")
+	}
+	if c.MaxTotal != 0 {
+		lines = append(lines, "conversations: at most "+c.MaxTotal.String()+" after a rollback, then end with a signal to retry, held or not")
+	}
+	if !c.OnPromote.IsZero() {
+		lines = append(lines, "on a promotion: "+c.OnPromote.action().words())
+	}
+	if !c.OnShutdown.IsZero() {
+		lines = append(lines, "on the shutdown of an instance: "+c.OnShutdown.action().words())
+	}
+	return lines
 }
 
 func (d Declaration) words(r Reporting) string {

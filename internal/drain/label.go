@@ -10,6 +10,9 @@ import (
 // RuleLabel names a rule for people, by Decision.Rule: "rule 2: effects=none, olderThan=2s" for index 1, "default" for -1 and for an index that
 // the contract does not have.
 func RuleLabel(c Contract, i int) string {
+	if i == OperatorRule {
+		return "operator"
+	}
 	if i < 0 || i >= len(c.Rules) {
 		return "default"
 	}

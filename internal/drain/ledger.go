@@ -19,6 +19,10 @@ type Order struct {
 	At time.Time
 	// RetrySpread is the span over which the retry signals of a cancelled crowd are spread where the contract gives no range.
 	RetrySpread time.Duration
+	// Kind says which section of the contract governs; empty: that of a rollback.
+	Kind Kind
+	// DefaultWithin is the deadline of a `complete` that gives none, after which it is held; 0: it runs until it ends.
+	DefaultWithin time.Duration
 }
 
 // retry is the range that the order gives.
@@ -41,6 +45,8 @@ type Ledger struct {
 	// execution is either refused or decided over.
 	fence  atomic.Pointer[Order]
 	orders orders
+
+	durations [durationBuckets]atomic.Uint64
 }
 
 // shard holds the live executions whose ids hash to it.
@@ -50,8 +56,10 @@ type shard struct {
 	chain chain
 	// totals is this shard's share; InFlight is the length of live.
 	totals Totals
-	lastID string
-	lastAt time.Time
+	// settling counts those in flight that the standing order decided over.
+	settling uint64
+	lastID   string
+	lastAt   time.Time
 }
 
 // keptRows bounds the ended executions that are kept for readers. Beyond it the oldest go; Totals still count them.
@@ -83,6 +91,8 @@ type Begin struct {
 	// GRPC and Headers are as in View.
 	GRPC    bool
 	Headers map[string]string
+	// Redirectable is as in View.
+	Redirectable bool
 	// RouteGeneration assigned it; 0 if it was pinned, handed over or came past the proxy.
 	RouteGeneration uint64
 	Started         time.Time
@@ -181,6 +191,20 @@ func (l *Ledger) Totals() Totals {
 		s.mu.Unlock()
 	}
 	return t
+}
+
+// Durations of the executions that have ended by themselves: what an order cut says nothing about how long they take.
+func (l *Ledger) Durations() Durations {
+	var d Durations
+	for i := range l.durations {
+		if n := l.durations[i].Load(); n > 0 {
+			for len(d) <= i {
+				d = append(d, 0)
+			}
+			d[i] = n
+		}
+	}
+	return d
 }
 
 // Changed returns the executions that changed after since, oldest change first, and the number to ask with next: running ones, and ended ones

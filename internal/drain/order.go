@@ -11,6 +11,8 @@ type orders struct {
 	mu sync.Mutex
 	// generation is that of the newest order taken.
 	generation uint64
+	// settling is the newest order if it left the fence down.
+	settling *Order
 	// due holds executions with a deadline; those that have ended leave it when they come to the top.
 	due deadlines
 }
@@ -40,22 +42,22 @@ func (l *Ledger) Order(o Order, now time.Time) bool {
 		return false
 	}
 	l.orders.generation = o.Generation
+	l.unsettle()
 	l.fence.Store(&o)
-	var cuts []cut
-	for _, e := range l.live() {
-		cuts = e.decide(&o, now, &l.orders.due, cuts)
-	}
-	heap.Init(&l.orders.due)
+	cuts := l.decideAll(&o, now)
 	l.orders.mu.Unlock()
 	call(cuts)
 	return true
 }
 
-// Lift takes the fence down, if generation is not older than its order, and says whether it did. Cut executions stay cut; those that were to
+// Lift takes the fence down, or ends what Settle began, if generation is not older than its order, and says whether it did. Cut executions stay cut; those that were to
 // complete just run on, without a deadline.
 func (l *Ledger) Lift(generation uint64) bool {
 	l.orders.mu.Lock()
 	defer l.orders.mu.Unlock()
+	if o := l.orders.settling; o != nil && generation >= o.Generation {
+		return l.unsettle()
+	}
 	fence := l.fence.Load()
 	if fence == nil || generation < fence.Generation {
 		return false
@@ -88,7 +90,7 @@ func (l *Ledger) Tick(now time.Time) (next time.Time) {
 				next = top.at
 				break
 			}
-			cuts = top.entry.expire(cuts)
+			cuts = top.entry.expire(top.at, cuts)
 		}
 		heap.Pop(&l.orders.due)
 	}
@@ -104,8 +106,9 @@ func (e *entry) decide(o *Order, now time.Time, due *deadlines, cuts []cut) []cu
 	if !e.ended.IsZero() || e.decision != nil && !e.void {
 		return cuts
 	}
-	d := e.ledger.plan.decide(e.view(), o.Target, o.retry(), now)
+	d := e.ledger.plan.decide(e.view(), o, o.retry(), now)
 	e.decision, e.order, e.void = &d, o, false
+	e.settles(true)
 	e.touch()
 	if d.Cuts() {
 		return e.cuts(cuts)
@@ -113,17 +116,41 @@ func (e *entry) decide(o *Order, now time.Time, due *deadlines, cuts []cut) []cu
 	if !d.Deadline.IsZero() {
 		*due = append(*due, deadline{d.Deadline, e})
 	}
+	if !d.End.IsZero() && !d.End.Equal(d.Deadline) {
+		*due = append(*due, deadline{d.End, e})
+	}
 	return cuts
 }
 
-// expire applies what follows the deadline. What the execution did since the decision counts: an irreversible effect is never cut.
-func (e *entry) expire(cuts []cut) []cut {
+// settles counts the entry among those that the standing order decided over, or no longer. The entry's lock is held.
+func (e *entry) settles(yes bool) {
+	if e.settling == yes {
+		return
+	}
+	e.settling = yes
+	e.shard.mu.Lock()
+	defer e.shard.mu.Unlock()
+	if yes {
+		e.shard.settling++
+	} else {
+		e.shard.settling--
+	}
+}
+
+// expire applies what follows a deadline that has come. What the execution did since the decision counts: an irreversible effect is never cut.
+func (e *entry) expire(at time.Time, cuts []cut) []cut {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	if !e.ended.IsZero() {
+	if !e.ended.IsZero() || e.void || e.cut() {
 		return cuts
 	}
 	d := *e.decision
+	switch {
+	case !d.End.IsZero() && at.Equal(d.End) && e.joined:
+		d.Then = Cancel // its time in all is over, held or not
+	case !at.Equal(d.Deadline) || e.held:
+		return cuts // an operator has decided otherwise, or it is no conversation
+	}
 	worst, _ := e.worst()
 	d.Effects = e.ledger.plan.effective(worst)
 	d.Why += "; the deadline has passed: "
@@ -131,6 +158,7 @@ func (e *entry) expire(cuts []cut) []cut {
 		d.Disposition = Cancel
 		d.Why += cancelWords(d.RetryAfter)
 		e.decision = &d
+		e.hold(false)
 		e.touch()
 		return e.cuts(cuts)
 	}
@@ -139,10 +167,25 @@ func (e *entry) expire(cuts []cut) []cut {
 		d.Then = Hold
 		d.Why += ", since " + neverCut
 	}
-	e.decision, e.held = &d, true
-	e.count(func(t *Totals) { t.Held++ })
+	e.decision = &d
+	e.hold(true)
 	e.touch()
 	return cuts
+}
+
+// hold counts the entry among the held ones, or no longer. The entry's lock is held.
+func (e *entry) hold(yes bool) {
+	if e.held == yes {
+		return
+	}
+	e.held = yes
+	e.count(func(t *Totals) {
+		if yes {
+			t.Held++
+		} else {
+			t.Held--
+		}
+	})
 }
 
 // lift voids a decision to complete.
@@ -153,10 +196,8 @@ func (e *entry) lift() {
 		return
 	}
 	e.void = true
-	if e.held {
-		e.held = false
-		e.count(func(t *Totals) { t.Held-- })
-	}
+	e.hold(false)
+	e.settles(false)
 	e.touch()
 }
 

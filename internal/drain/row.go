@@ -62,13 +62,17 @@ type Row struct {
 	HandedOverFrom string
 	// Deadline is the request's own, zero if it has none.
 	Deadline time.Time
+	// SettleBy is when the standing order ends or holds it; zero: it does not.
+	SettleBy time.Time
+	// Conversation: several exchanges belong to it.
+	Conversation bool
 }
 
 // View is the row as Decide sees it.
 func (r Row) View() View {
 	return View{
 		Method: r.Method, Path: r.Path, GRPC: r.GRPC, Headers: r.Headers, Tools: r.Tools, Skill: r.Skill, Started: r.StartedAt, Deadline: r.Deadline, Effects: r.Effects,
-		Responded: r.Responded, Replayable: r.Replayable, HandedOver: r.HandedOverFrom != "",
+		Responded: r.Responded, Replayable: r.Replayable, HandedOver: r.HandedOverFrom != "", Conversation: r.Conversation,
 	}
 }
 

@@ -25,6 +25,14 @@ func (c Contract) Validate() []error {
 			p.add("inFlight.compatibleWith", "%s", err)
 		}
 	}
+	if c.DefaultWithin.Min < 0 || !c.DefaultWithin.IsZero() && c.DefaultWithin.Max == 0 {
+		p.add("inFlight.defaultWithin", "%s is not a range: write such as 1m-1h", c.DefaultWithin)
+	}
+	if c.MaxTotal < 0 {
+		p.add("inFlight.maxTotal", "%s is negative: write a duration such as 24h", c.MaxTotal)
+	}
+	c.OnPromote.validate("inFlight.onPromote", &p)
+	c.OnShutdown.validate("inFlight.onShutdown", &p)
 	for i, d := range c.Declared {
 		d.validate(fmt.Sprintf("inFlight.declared[%d]", i), &p)
 	}

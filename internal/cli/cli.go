@@ -94,7 +94,9 @@ changed last and when, and the command to type next.`,
 	root.SetUsageTemplate(strings.ReplaceAll(root.UsageTemplate(), ".FlagUsages", ".FlagUsagesWrapped 80"))
 	root.CompletionOptions.HiddenDefaultCmd = true
 	root.AddCommand(
-		a.publishCommand(), a.lintCommand(), a.verifyCommand(), a.importCommand(),
+		a.publishCommand(), a.lintCommand(), a.verifyCommand(), a.importCommand(), a.exportCommand(),
+		a.showCommand(), a.catCommand(), a.diffCommand(), a.lineageCommand(),
+		a.keyCommand(), a.signCommand(), a.attachCommand(), a.policyCommand(),
 		a.deployCommand(), a.weightsCommand(), a.rollbackCommand(), a.unfreezeCommand(),
 		a.getCommand(), a.versionsCommand(), a.executionsCommand(), a.effectsCommand(), a.proxiesCommand(),
 		a.postmortemCommand(), a.versionCommand(),

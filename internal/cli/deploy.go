@@ -1,8 +1,10 @@
 package cli
 
 import (
+	"context"
 	"fmt"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -43,14 +45,16 @@ func (f *changeFlags) overridden() *operatorv1.Override {
 
 func (a *app) deployCommand() *cobra.Command {
 	cmd := &cobra.Command{
-		Use:   "deploy SPEC:VERSION...",
+		Use:   "deploy REF...",
 		Short: "Give versions all of their specs' traffic, in one transaction",
 		Long: `Give each named version all of its spec's traffic, in one transaction.
-Deploying an earlier version is a rollback and is treated as one.`,
+Deploying an earlier version is a rollback and is treated as one.
+
+` + refHelp,
 		Example: `  specctl deploy customer-service:2.1.0
   specctl deploy customer-service:2.1.0 billing:1.4.0 --dry-run
   specctl deploy customer-service:2.1.0 --override PM-1 --reason "false alarm"`,
-		Args: atLeast(1, "one SPEC:VERSION or more"),
+		Args: atLeast(1, "one REF or more, such as customer-service:2.1.0"),
 	}
 	output := outputFlag(cmd, asTable, asJSON)
 	flags := a.addChangeFlags(cmd)
@@ -62,16 +66,22 @@ Deploying an earlier version is a rollback and is treated as one.`,
 		request := &operatorv1.DeployRequest{
 			Reason: flags.reason, DryRun: flags.dryRun, Now: flags.now, Automation: flags.automation, Override: flags.overridden(),
 		}
-		for _, arg := range args {
-			ref, err := versions.ParseRef(arg)
-			if err != nil {
+		references := make([]reference, len(args))
+		for i, arg := range args {
+			if references[i], err = parseReference(arg); err != nil {
 				return usageError(cmd, "%v", err)
 			}
-			request.Refs = append(request.Refs, &operatorv1.Ref{Spec: ref.Spec, Version: ref.Version})
 		}
 		c, err := a.connect()
 		if err != nil {
 			return err
+		}
+		for _, r := range references {
+			ref, err := a.resolve(cmd.Context(), c, r)
+			if err != nil {
+				return err
+			}
+			request.Refs = append(request.Refs, &operatorv1.Ref{Spec: ref.Spec, Version: ref.Version})
 		}
 		deployed, err := ask(cmd.Context(), c, client.Deploy, request, 0)
 		if err != nil {
@@ -99,13 +109,17 @@ The percentages sum to 100; versions that are not named get none.`,
 		if err != nil {
 			return err
 		}
-		weights, err := parseWeights(args[1:])
-		if err != nil {
-			return usageError(cmd, "%s: %v", args[0], err)
-		}
 		c, err := a.connect()
 		if err != nil {
 			return err
+		}
+		named, err := a.resolveWeights(cmd.Context(), c, args[0], args[1:])
+		if err != nil {
+			return err
+		}
+		weights, err := parseWeights(named)
+		if err != nil {
+			return usageError(cmd, "%s: %v", args[0], err)
 		}
 		set, err := ask(cmd.Context(), c, client.SetWeights, &operatorv1.SetWeightsRequest{
 			Spec: args[0], Weights: weights,
@@ -117,6 +131,24 @@ The percentages sum to 100; versions that are not named get none.`,
 		return a.conclude(cmd.Context(), c, []*operatorv1.Change{set.GetChange()}, flags.follow(), format)
 	}
 	return cmd
+}
+
+// resolveWeights puts versions in place of the names that stand for one.
+func (a *app) resolveWeights(ctx context.Context, c *conn, spec string, args []string) ([]string, error) {
+	named := slices.Clone(args)
+	for i, arg := range args {
+		what, percent, ok := strings.Cut(arg, "=")
+		r, err := parseWhat(spec, what)
+		if !ok || what == "" || err != nil || r.exact() {
+			continue // for parseWeights to judge
+		}
+		ref, err := a.resolve(ctx, c, r)
+		if err != nil {
+			return nil, err
+		}
+		named[i] = ref.Version + "=" + percent
+	}
+	return named, nil
 }
 
 var percentage = regexp.MustCompile(`^(\d{1,3})(?:\.(\d{1,2}))?%?$`)

@@ -24,15 +24,19 @@ const whole = "whole"
 
 func (a *app) verifyCommand() *cobra.Command {
 	cmd := &cobra.Command{
-		Use:   "verify [SPEC[:VERSION]]",
-		Short: "Read versions from the archive and report damage",
+		Use:   "verify [SPEC[:VERSION] | --key PUB REF]",
+		Short: "Read versions from the archive and report damage, or check a signature",
 		Long: `Read versions from the archive itself, every byte of them, and report those
 that are not what their records name: damaged, missing, or under a tag that
 gives other tools something else. A damaged document never reaches an agent;
-this finds it before it is needed. Exits 1 if anything is not whole.`,
+this finds it before it is needed. Exits 1 if anything is not whole.
+
+With --key, read one version and check its signatures here, against the given
+public keys: exits 0 if one of them signed it. A REF may then stand for it.`,
 		Example: `  specctl verify --all
   specctl verify customer-service
-  specctl verify customer-service:2.0.3 -o json | jq -r '.checks[].state'`,
+  specctl verify customer-service:2.0.3 -o json | jq -r '.checks[].state'
+  specctl verify customer-service:2.1.0 --key release.pub`,
 		Args: func(cmd *cobra.Command, args []string) error {
 			if len(args) > 1 {
 				return usageError(cmd, "%s wants one spec or version, got %d arguments", cmd.CommandPath(), len(args))
@@ -42,10 +46,14 @@ this finds it before it is needed. Exits 1 if anything is not whole.`,
 	}
 	output := outputFlag(cmd, asTable, asJSON)
 	all := cmd.Flags().Bool("all", false, "every version of every spec")
+	keys := cmd.Flags().StringArray("key", nil, "PEM file with a public key that may have signed the version (may be repeated)")
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		format, err := output()
 		if err != nil {
 			return err
+		}
+		if len(*keys) > 0 {
+			return a.verifyKeys(cmd, args, *keys, format)
 		}
 		if *all == (len(args) == 1) {
 			return usageError(cmd, "%s wants one spec or version, or --all", cmd.CommandPath())

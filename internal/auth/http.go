@@ -43,13 +43,15 @@ func Guard(next http.Handler, token Token, hosts []string) http.Handler {
 	})
 }
 
-// hostAllowed takes loopback names and addresses, and what the operator listed.
+// hostAllowed takes localhost, addresses, and the names that the operator listed. An address cannot be rebound: only a name can be made to
+// point here by whoever serves it.
 func hostAllowed(hostport string, hosts []string) bool {
 	host, _, err := net.SplitHostPort(hostport)
 	if err != nil {
 		host = hostport
 	}
-	return Loopback(host) || slices.Contains(hosts, strings.ToLower(host))
+	address := net.ParseIP(strings.Trim(host, "[]")) != nil
+	return address || Loopback(host) || slices.ContainsFunc(hosts, func(name string) bool { return strings.EqualFold(name, host) })
 }
 
 // typeAllowed takes what Connect, gRPC and gRPC-Web send; a browser cannot send any of these across sites without asking first.

@@ -38,6 +38,8 @@ type Config struct {
 	Servers []string
 	// Token is the bearer token for the xDS servers.
 	Token string
+	// Bootstrap replaces the generated configuration, and with it Listen, Servers and Token; its admin page must listen on port 0.
+	Bootstrap []byte
 	// LogLevel of Envoy; default "warning". Its log is shown when the test fails.
 	LogLevel string
 	// Concurrency is the number of worker threads; default 1.
@@ -121,11 +123,14 @@ func start(dir string, c Config) (*Envoy, error) {
 	if err != nil {
 		return nil, err
 	}
-	bootstrap, err := envoy.Bootstrap(envoy.BootstrapOptions{
-		Node: c.Node, Listen: c.Listen, Admin: "127.0.0.1:0", Servers: c.Servers, Token: c.Token,
-	})
-	if err != nil {
-		return nil, err
+	bootstrap := c.Bootstrap
+	if bootstrap == nil {
+		bootstrap, err = envoy.Bootstrap(envoy.BootstrapOptions{
+			Node: c.Node, Listen: c.Listen, Admin: "127.0.0.1:0", Servers: c.Servers, Token: c.Token,
+		})
+		if err != nil {
+			return nil, err
+		}
 	}
 	config, adminPath := filepath.Join(dir, "envoy.yaml"), filepath.Join(dir, "admin")
 	if err := os.WriteFile(config, bootstrap, 0o600); err != nil {

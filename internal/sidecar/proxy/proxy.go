@@ -101,6 +101,7 @@ func (p *Proxy) ServeHTTP(rw http.ResponseWriter, r *http.Request) {
 		_ = http.NewResponseController(w).EnableFullDuplex()
 		w.request = &watchedBody{ReadCloser: r.Body}
 		r.Body = w.request
+		defer w.request.retire(w)
 	}
 	a := read(r, p.Now())
 	// The fence may be lifted between the ledger's answer and the look at the posture; it does not flap.

@@ -8,7 +8,9 @@ import (
 	"net/url"
 	"strconv"
 	"strings"
+	"sync"
 	"sync/atomic"
+	"time"
 
 	"go.uber.org/zap"
 
@@ -25,13 +27,33 @@ type response struct {
 	request *watchedBody
 }
 
-// watchedBody knows whether a request has ended.
+// watchedBody knows whether a request has ended, and that nobody reads it after its handler has returned.
 type watchedBody struct {
 	io.ReadCloser
 	ended atomic.Bool
+
+	mu      sync.Mutex // held over every Read: the transport reads on a goroutine of its own
+	retired bool
+}
+
+// retire ends a Read under way and refuses all that follow. In full-duplex mode net/http may wait for ever on a connection whose body comes
+// to its end after the handler has returned; an answer that came before the end of the request closes its connection anyway.
+func (b *watchedBody) retire(w *response) {
+	if b.ended.Load() {
+		return
+	}
+	_ = http.NewResponseController(w).SetReadDeadline(time.Unix(1, 0))
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.retired = true
 }
 
 func (b *watchedBody) Read(p []byte) (int, error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.retired {
+		return 0, http.ErrBodyReadAfterClose
+	}
 	n, err := b.ReadCloser.Read(p)
 	if err == io.EOF {
 		b.ended.Store(true)

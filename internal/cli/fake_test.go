@@ -350,7 +350,10 @@ func (f *fakeControl) GetFleet(context.Context, *connect.Request[operatorv1.GetF
 	defer f.mu.Unlock()
 	response := &operatorv1.GetFleetResponse{ProxiesConnected: 1, ProxiesKnown: 2, PostmortemsOpen: uint32(len(f.records))}
 	if f.spec != nil {
-		response.Specs = []*operatorv1.Spec{proto.CloneOf(f.spec)}
+		response.Specs, response.SpecsTotal = []*operatorv1.Spec{proto.CloneOf(f.spec)}, 1
+		if len(f.spec.GetTrouble()) > 0 {
+			response.SpecsInTrouble = 1
+		}
 	}
 	return connect.NewResponse(response), nil
 }

@@ -11,6 +11,7 @@ import (
 // fleetCommand is what specctl does without a command.
 func (a *app) fleetCommand(root *cobra.Command) {
 	output := outputFlag(root, asTable, asJSON)
+	page := addPageFlags(root, "only specs whose name begins so, by name")
 	root.RunE = func(cmd *cobra.Command, _ []string) error {
 		format, err := output()
 		if err != nil {
@@ -20,32 +21,33 @@ func (a *app) fleetCommand(root *cobra.Command) {
 		if err != nil {
 			return err
 		}
-		fleet, err := ask(cmd.Context(), c, client.GetFleet, &operatorv1.GetFleetRequest{}, 0)
+		fleet, err := ask(cmd.Context(), c, client.GetFleet,
+			&operatorv1.GetFleetRequest{PageSize: page.limit, PageToken: page.after, Prefix: page.prefix}, 0)
 		if err != nil {
 			return err
 		}
 		if format == asJSON {
 			return a.out.json(fleet)
 		}
-		a.printFleet(fleet)
+		a.printFleet(fleet, page)
+		page.more(a.out, "specctl", fleet.GetNextPageToken())
 		return nil
 	}
 }
 
-func (a *app) printFleet(fleet *operatorv1.GetFleetResponse) {
+func (a *app) printFleet(fleet *operatorv1.GetFleetResponse, page *pageFlags) {
+	if len(fleet.GetSpecs()) == 0 && page.prefix != "" {
+		a.out.line("no spec's name begins with %s", clean(page.prefix))
+		a.out.field("next", "specctl")
+		return
+	}
 	if len(fleet.GetSpecs()) == 0 {
 		a.out.line("no spec is published yet")
 		a.out.field("next", "specctl publish DIR")
 		return
 	}
-	troubled := 0
-	for _, spec := range fleet.GetSpecs() {
-		if len(spec.GetTrouble()) > 0 {
-			troubled++
-		}
-	}
 	a.out.line("%s, %s; proxies %d of %d connected; %s open",
-		plural(len(fleet.GetSpecs()), "spec", "specs"), a.troubleCount(troubled),
+		plural(int(fleet.GetSpecsTotal()), "spec", "specs"), a.troubleCount(int(fleet.GetSpecsInTrouble())),
 		fleet.GetProxiesConnected(), fleet.GetProxiesKnown(),
 		plural(int(fleet.GetPostmortemsOpen()), "post-mortem", "post-mortems"))
 	for _, spec := range fleet.GetSpecs() {
@@ -78,7 +80,11 @@ func (a *app) printSpec(spec *operatorv1.Spec) {
 	}
 	a.out.print(t, "  ")
 	if quiet > 0 {
-		a.out.field("also", "%s without weight or instance: specctl versions %s", plural(quiet, "version", "versions"), spec.GetName())
+		count := plural(quiet, "version", "versions")
+		if spec.GetMoreVersions() {
+			count = fmt.Sprintf("more than %d versions", quiet)
+		}
+		a.out.field("also", "%s without weight or instance: specctl versions %s", count, spec.GetName())
 	}
 	a.printChanged(spec)
 	a.out.field("next", "%s", spec.GetNext())

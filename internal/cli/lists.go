@@ -17,12 +17,17 @@ import (
 func (a *app) versionsCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "versions SPEC",
-		Short: "List every version of a spec, its standing and why",
+		Short: "List the versions of a spec, their standing and why",
+		Long: `List the versions of a spec, newest first, their standing and why; a page at a
+time, optionally only those that begin with some numbers or have one standing.`,
 		Example: `  specctl versions customer-service
+  specctl versions customer-service --prefix 2.0 --standing good
   specctl versions customer-service -o json | jq -r '.versions[].digest'`,
 		Args: exactly(1, "one spec"),
 	}
 	output := outputFlag(cmd, asTable, asJSON)
+	page := addPageFlags(cmd, "only versions with these first numbers, such as 2.0")
+	standing := cmd.Flags().String("standing", "", "only this one: published, candidate, good, aborted, quarantined or retired")
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		format, err := output()
 		if err != nil {
@@ -32,7 +37,9 @@ func (a *app) versionsCommand() *cobra.Command {
 		if err != nil {
 			return err
 		}
-		list, err := ask(cmd.Context(), c, client.ListVersions, &operatorv1.ListVersionsRequest{Spec: args[0]}, 0)
+		list, err := ask(cmd.Context(), c, client.ListVersions, &operatorv1.ListVersionsRequest{
+			Spec: args[0], PageSize: page.limit, PageToken: page.after, Prefix: page.prefix, Standing: *standing,
+		}, 0)
 		if err != nil {
 			return err
 		}
@@ -41,16 +48,21 @@ func (a *app) versionsCommand() *cobra.Command {
 		}
 		t := newTable("VERSION", ">WEIGHT", "READY", "DIGEST", "PUBLISHED", "STANDING")
 		for _, v := range list.GetVersions() {
-			standing := v.GetStanding()
+			why := v.GetStanding()
 			if v.GetStandingReason() != "" {
-				standing += ": " + v.GetStandingReason()
+				why += ": " + v.GetStandingReason()
 			}
 			if v.GetPostmortem() != "" {
-				standing += " (" + v.GetPostmortem() + ")"
+				why += " (" + v.GetPostmortem() + ")"
 			}
-			t.row(v.GetVersion(), percent(v.GetWeight()), ready(v.GetPool()), shortDigest(v.GetDigest()), a.age(v.GetPublishedAt()), standing)
+			t.row(v.GetVersion(), percent(v.GetWeight()), ready(v.GetPool()), shortDigest(v.GetDigest()), a.age(v.GetPublishedAt()), why)
 		}
 		a.out.print(t, "")
+		var filters []string
+		if *standing != "" {
+			filters = append(filters, "--standing "+*standing)
+		}
+		page.more(a.out, "specctl versions "+args[0], list.GetNextPageToken(), filters...)
 		return nil
 	}
 	return cmd

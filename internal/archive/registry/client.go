@@ -170,6 +170,11 @@ func answered(host string, r *errcode.ErrorResponse) string {
 	return fmt.Sprintf("%s %s: %d %s", r.Method, r.URL.Path, r.StatusCode, words)
 }
 
+func unauthorized(err error) bool {
+	var answer *errcode.ErrorResponse
+	return errors.As(err, &answer) && answer.StatusCode == http.StatusUnauthorized
+}
+
 // unknownRepository says that the registry has never heard of the repository.
 func unknownRepository(err error) bool {
 	var answer *errcode.ErrorResponse

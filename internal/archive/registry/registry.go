@@ -87,6 +87,8 @@ func Open(o Options) (*Archive, error) {
 		// A registry's answer is bounded in each page, and so is the number of pages.
 		TagListPageSize: 1000,
 		TagListMaxPages: 10_000,
+		// A list of referrers that was replaced is untagged, and so the collector's; many registries allow nobody else to delete.
+		SkipReferrersGC: true,
 		HandleWarning: func(w remote.Warning) {
 			o.Log.Warn("the registry warns", zap.String("archive", o.Target), zap.String("text", w.Text))
 		},
@@ -151,6 +153,10 @@ func (a *Archive) push(ctx context.Context, blob versions.Blob) (had bool, err e
 		return had, err
 	}
 	err = a.repo.Blobs().Push(ctx, desc, bytes.NewReader(blob.Data))
+	if unauthorized(err) {
+		// An upload is two requests with one token, which may have expired between them; the next upload gets a new one.
+		err = a.repo.Blobs().Push(ctx, desc, bytes.NewReader(blob.Data))
+	}
 	if errors.Is(err, errdef.ErrAlreadyExists) {
 		return true, nil
 	}
@@ -231,11 +237,7 @@ func (a *Archive) fetch(ctx context.Context, want string) (versions.Packed, erro
 	if err != nil {
 		return versions.Packed{}, err
 	}
-	return versions.Unpack(image, func(blob string) ([]byte, error) {
-		_, r, err := a.repo.Blobs().FetchReference(ctx, blob)
-		data, err := readAll(r, err, versions.MaxVersionSize)
-		return data, a.reason(err)
-	})
+	return versions.Unpack(image, func(blob string) ([]byte, error) { return a.blob(ctx, blob, versions.MaxVersionSize) })
 }
 
 // image reads an image manifest and holds it against its digest.

@@ -36,6 +36,8 @@ type View struct {
 type Decision struct {
 	// Disposition is complete, handover or cancel.
 	Disposition Disposition
+	// Kind of the order.
+	Kind Kind
 	// Deadline ends `complete`; zero: it runs until it ends.
 	Deadline time.Time
 	// Then follows the deadline: cancel or hold. Empty without one.
@@ -88,7 +90,7 @@ func (p *plan) decide(x View, o *Order, retry Range, now time.Time) Decision {
 	if !action.RetryAfter.IsZero() {
 		retry = action.RetryAfter
 	}
-	d := Decision{Disposition: action.OnRollback, Rule: rule, Effects: effects, Why: label}
+	d := Decision{Disposition: action.OnRollback, Kind: o.Kind, Rule: rule, Effects: effects, Why: label}
 	if d.Disposition == Handover {
 		if obstacle := p.obstacle(x, o, rule >= 0 && p.Rules[rule].When.Effects.Has(effects), effects); obstacle != "" {
 			d.Disposition = action.Else

@@ -6,22 +6,48 @@ import "time"
 type Drain struct {
 	Spec    string `json:"spec"`
 	Version string `json:"version"`
-	// Generation is the route generation that abandoned the version.
+	// Kind is rollback (also where it is empty) or promote.
+	Kind Kind `json:"kind,omitempty"`
+	// Generation is the route generation that took the version's weight.
 	Generation uint64    `json:"generation"`
 	Target     string    `json:"target"`
 	State      State     `json:"state"`
 	OrderedAt  time.Time `json:"orderedAt"`
 	EndedAt    time.Time `json:"endedAt,omitzero"`
 	PostMortem string    `json:"postMortem"`
+	// Lowered is since when a command holds the fence down that is about to route the version again; zero: none does. If the command does
+	// not come to its end, the fence rises again and the drain goes on.
+	Lowered time.Time `json:"lowered,omitzero"`
 	// RetrySpread is the span over which retry signals are spread where the contract names none.
 	RetrySpread time.Duration `json:"retrySpread"`
 	// Base is what the pool's sidecars had counted when the order came; Counts is what came on top of it.
 	Base   Counts `json:"base"`
 	Counts Counts `json:"counts"`
+	// Left is what instances had counted that are gone since; ArrivedBase what the target's had, of executions that were handed over to them.
+	Left        Counts `json:"left,omitzero"`
+	ArrivedBase uint64 `json:"arrivedBase,omitempty"`
+	// Arrived is what came on top of it, as far as the drain has come.
+	Arrived uint64 `json:"arrived,omitempty"`
+	// DefaultWithin is the deadline of a complete for which the contract gives none; 0: none.
+	DefaultWithin time.Duration `json:"defaultWithin,omitempty"`
 }
 
-// Active says that the version is fenced: every state but superseded and cancelled.
+// Active says that the order stands: every state but superseded and cancelled.
 func (d Drain) Active() bool { return d.State != Superseded && d.State != Cancelled }
+
+// Fences says that the version is fenced: it was abandoned, the order stands, and no command holds the fence down.
+func (d Drain) Fences() bool { return d.Active() && d.Kind != KindPromote && d.Lowered.IsZero() }
+
+// Settles says that sidecars are to decide over what runs though the version goes on admitting. Once nothing of it runs there is nothing to say.
+func (d Drain) Settles() bool { return d.Kind == KindPromote && d.Unfinished() }
+
+// Unfinished says that executions may still run under the order.
+func (d Drain) Unfinished() bool {
+	return d.State == Ordered || d.State == Draining || d.State == Held
+}
+
+// CountsWith is what the order has done so far, if the instances that are here have counted this.
+func (d Drain) CountsWith(here Counts) Counts { return here.Plus(d.Left).Minus(d.Base) }
 
 // Counts are executions by what the order did to them.
 type Counts struct {
@@ -48,6 +74,11 @@ const (
 	// Cancelled means that the rollback was undone.
 	Cancelled State = "cancelled"
 )
+
+// Plus is the sum of two.
+func (c Counts) Plus(o Counts) Counts {
+	return Counts{Completed: c.Completed + o.Completed, HandedOver: c.HandedOver + o.HandedOver, Cancelled: c.Cancelled + o.Cancelled, Held: c.Held + o.Held}
+}
 
 // Minus is the difference of two cumulative counts; it never goes below zero, since a sidecar that restarts counts from zero.
 func (c Counts) Minus(base Counts) Counts {

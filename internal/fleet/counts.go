@@ -20,8 +20,9 @@ type history struct {
 
 // counts are cumulative, as sidecars report them.
 type counts struct {
-	started, succeeded, failed, unknown, passedOn uint64
-	drained                                       drain.Counts
+	started, succeeded, failed, unknown, passedOn, arrived uint64
+	drained                                                drain.Counts
+	durations                                              drain.Durations
 }
 
 func (c counts) clone() *counts { return &c }
@@ -32,10 +33,15 @@ func (c *counts) add(t *sidecarv1.Totals) {
 	c.failed += t.GetFailed()
 	c.unknown += t.GetUnknown()
 	c.passedOn += t.GetPassedOn()
-	c.drained.Completed += t.GetCompleted()
-	c.drained.HandedOver += t.GetHandedOver()
-	c.drained.Cancelled += t.GetCancelled()
-	c.drained.Held += t.GetHeld()
+	c.arrived += t.GetArrived()
+	c.drained = c.drained.Plus(countsOf(t))
+	if d := t.GetDurations(); len(d) > 0 {
+		c.durations = c.durations.Plus(d)
+	}
+}
+
+func countsOf(t *sidecarv1.Totals) drain.Counts {
+	return drain.Counts{Completed: t.GetCompleted(), HandedOver: t.GetHandedOver(), Cancelled: t.GetCancelled(), Held: t.GetHeld()}
 }
 
 // window counts by second over the last recentSpan. The zero value is empty.

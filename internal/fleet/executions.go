@@ -118,7 +118,7 @@ func (r Running) Record(version string) store.Failure {
 func ViewOf(x *sidecarv1.Execution) drain.View {
 	v := drain.View{
 		Method: x.GetMethod(), Path: x.GetPath(), Started: x.GetStartedAt().AsTime(), Responded: x.GetResponded(), Replayable: x.GetReplayable(),
-		HandedOver: x.GetHandedOverFrom() != "", GRPC: x.GetGrpc(), Headers: x.GetHeaders(), Tools: x.GetTools(), Skill: x.GetSkill(),
+		HandedOver: x.GetHandedOverFrom() != "", Conversation: x.GetConversation(), GRPC: x.GetGrpc(), Headers: x.GetHeaders(), Tools: x.GetTools(), Skill: x.GetSkill(),
 	}
 	if x.GetDeadline() != nil {
 		v.Deadline = x.GetDeadline().AsTime()

@@ -25,6 +25,8 @@ import (
 // Archive is where sidecars pull versions from.
 type Archive interface {
 	Get(ctx context.Context, digest string) (versions.Packed, error)
+	// Attachments of the version with this digest, verified.
+	Attachments(ctx context.Context, subject, kind string) ([]versions.Attachment, error)
 }
 
 // Proxies tells when an instance's endpoint has left every connected proxy.
@@ -129,13 +131,48 @@ type Pool struct {
 	Succeeded, Failed uint64
 	Unknown           uint64
 	Drained           drain.Counts
-	PassedOn          uint64
+	// Here is the part of Drained that instances counted which are stored now.
+	Here     drain.Counts
+	PassedOn uint64
+	// Arrived came by a hand-over.
+	Arrived uint64
+	// Settling is the part of InFlight that an order decided over.
+	Settling uint64
+	// Durations of executions that ended by themselves.
+	Durations drain.Durations
 	// Rate is new executions a second, over the last 30 s.
 	Rate float64
 	// RecentSucceeded and RecentFailed ended within the last 30 s, or run and have stated it.
 	RecentSucceeded, RecentFailed uint64
 	// Fence is how far the order to stop admitting has come.
 	Fence Fences
+	// decided says for each instance under which order it decided last.
+	decided []decided
+}
+
+type decided struct {
+	instance   string
+	connected  bool
+	generation uint64
+}
+
+// Acked is how far an order has come: raising the fence, or (a promotion) deciding over what runs.
+func (p Pool) Acked(order drain.Drain) Fences {
+	if order.Kind != drain.KindPromote {
+		return p.Fence
+	}
+	f := Fences{Total: len(p.decided)}
+	for _, d := range p.decided {
+		switch {
+		case !d.connected:
+			f.Laggards = append(f.Laggards, d.instance+": no control stream")
+		case d.generation < order.Generation:
+			f.Laggards = append(f.Laggards, d.instance+": order not acknowledged")
+		default:
+			f.Acked++
+		}
+	}
+	return f
 }
 
 // Fences says which instances of a pool have raised their fence.
@@ -160,6 +197,7 @@ func (f *Fleet) Pool(view *store.View, spec, version string) Pool {
 			p.Ready++
 		}
 		m := f.members[in.ID]
+		p.decided = append(p.decided, decidedBy(in, m))
 		if m == nil || !m.connected {
 			p.Silent++
 			p.Fence.Laggards = append(p.Fence.Laggards, "instance "+in.ID+" at "+in.Address+": no control stream")
@@ -175,6 +213,8 @@ func (f *Fleet) Pool(view *store.View, spec, version string) Pool {
 			}
 		}
 		p.InFlight += m.totals.GetInFlight()
+		p.Settling += m.totals.GetSettling()
+		p.Here = p.Here.Plus(countsOf(m.totals))
 		if at := m.status.GetLastAdmissionAt(); at != nil && at.AsTime().After(p.Fence.LastAdmissionAt) {
 			p.Fence.LastAdmissionAt, p.Fence.LastAdmissionID = at.AsTime(), m.status.GetLastAdmissionId()
 		}
@@ -193,13 +233,21 @@ func (f *Fleet) Pool(view *store.View, spec, version string) Pool {
 	p.Succeeded, p.Failed, p.Unknown, p.PassedOn = sum.succeeded, sum.failed, sum.unknown, sum.passedOn
 	p.Succeeded += early.succeeded
 	p.Failed += early.failed
-	p.Drained = sum.drained
+	p.Drained, p.Arrived, p.Durations = sum.drained, sum.arrived, sum.durations
 	now := time.Now()
 	p.Rate = h.recent.rate(now, f.started)
 	p.RecentSucceeded, p.RecentFailed = h.recent.outcomes(now)
 	p.RecentSucceeded += early.succeeded
 	p.RecentFailed += early.failed
 	return p
+}
+
+func decidedBy(in routing.Instance, m *member) decided {
+	d := decided{instance: "instance " + in.ID + " at " + in.Address}
+	if m != nil {
+		d.connected, d.generation = m.connected, m.status.GetOrderedGeneration()
+	}
+	return d
 }
 
 // Running lists the executions that a version's sidecars report as running, with the id of the instance each runs on.

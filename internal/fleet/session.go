@@ -102,7 +102,7 @@ func (s *session) register(ctx context.Context) error {
 		for _, other := range tx.Instances(s.stored.Spec) {
 			if other.Address == s.stored.Address && other.ID != s.stored.ID {
 				// The address has a new owner, so the old one is dead.
-				tx.DeleteInstance(other.ID)
+				bury(tx, other.ID, f.lastCounts(other.ID))
 			}
 		}
 		tx.PutInstance(s.stored)
@@ -156,7 +156,8 @@ func (s *session) end() {
 func (f *Fleet) remove(id, why string) {
 	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
 	defer cancel()
-	if _, err := f.store.Update(ctx, func(tx *store.Tx) error { tx.DeleteInstance(id); return nil }); err != nil {
+	last := f.lastCounts(id)
+	if _, err := f.store.Update(ctx, func(tx *store.Tx) error { bury(tx, id, last); return nil }); err != nil {
 		f.log.Error("remove instance", zap.String("instance", id), zap.Error(err))
 		return
 	}
@@ -183,7 +184,7 @@ func (s *session) sendStates(ctx context.Context) error {
 	revisions := make(chan moved, 1)
 	for {
 		view := s.fleet.store.View()
-		if state := StateOf(view, s.key.spec, s.key.version); last == nil || !sameState(last, state) {
+		if state := StateOf(view, s.key.spec, s.key.version, s.stored.ID); last == nil || !sameState(last, state) {
 			if err := s.stream.Send(&sidecarv1.SessionResponse{Message: &sidecarv1.SessionResponse_State{State: state}}); err != nil {
 				return err
 			}
@@ -259,6 +260,9 @@ func (s *session) takeStatus(ctx context.Context, st *sidecarv1.Status) error {
 			return status.Errorf(codes.Unavailable, "store the health of instance %s: %v", next.ID, err)
 		}
 		s.stored = next
+	}
+	if err := s.takeOverrides(ctx, st.GetOverrides()); err != nil {
+		return err
 	}
 	f.mu.Lock()
 	if m := f.members[s.stored.ID]; m != nil && m.session == s.number {

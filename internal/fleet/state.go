@@ -11,32 +11,51 @@ import (
 )
 
 // StateOf is what a sidecar of this version must hold by this view. Its generation is the view's revision, which only grows, on any replica.
-func StateOf(view *store.View, spec, version string) *sidecarv1.State {
+func StateOf(view *store.View, spec, version, instance string) *sidecarv1.State {
 	secret := view.Secret()
 	state := &sidecarv1.State{
 		Generation:   uint64(view.Revision()),
 		Pin:          routing.Pin(secret, spec, version),
 		ExecutionKey: routing.ExecutionKey(secret, spec, version),
 	}
-	order, ok := view.Drain(spec, version)
-	if !ok || !order.Active() {
-		return state
+	if policy, ok := view.Policy(spec); ok {
+		record, _ := view.Version(spec, version)
+		state.RequiredKeys = policy.KeysFor(record)
 	}
-	target := finalTarget(view, order)
-	state.Fence = &sidecarv1.Fence{
+	for _, i := range view.PendingInterventions(spec, version, instance) {
+		state.Overrides = append(state.Overrides, &sidecarv1.Override{
+			Id: i.ID, Execution: i.Execution, Disposition: string(i.Disposition), Why: i.Actor + ": " + i.Reason + " (" + i.ID + ")", DespiteEffects: i.DespiteEffects,
+		})
+	}
+	switch order, ok := view.Drain(spec, version); {
+	case !ok:
+	case order.Fences():
+		state.Fence = orderOf(view, order)
+	case order.Settles():
+		state.Settle = orderOf(view, order)
+	}
+	return state
+}
+
+// orderOf is the order as it travels, with the target as it is now.
+func orderOf(view *store.View, order drain.Drain) *sidecarv1.Fence {
+	secret, spec, target := view.Secret(), order.Spec, finalTarget(view, order)
+	out := &sidecarv1.Fence{
 		Generation:    order.Generation,
 		TargetVersion: target,
 		TargetPin:     routing.Pin(secret, spec, target),
 		Postmortem:    order.PostMortem,
 		OrderedAt:     timestamppb.New(order.OrderedAt),
 		RetrySpread:   durationpb.New(order.RetrySpread),
+		Kind:          string(order.Kind),
+		DefaultWithin: durationpb.New(order.DefaultWithin),
 	}
 	for _, in := range view.InstancesOf(spec, target) {
 		if in.Health == routing.Ready {
-			state.Fence.TargetAddresses = append(state.Fence.TargetAddresses, in.Address)
+			out.TargetAddresses = append(out.TargetAddresses, in.Address)
 		}
 	}
-	return state
+	return out
 }
 
 // finalTarget follows a chain of rollbacks to the version that takes new work: 2.2 went to 2.1, which went to 2.0.
@@ -44,7 +63,7 @@ func finalTarget(view *store.View, order drain.Drain) string {
 	seen := map[string]bool{order.Version: true}
 	for {
 		next, ok := view.Drain(order.Spec, order.Target)
-		if !ok || !next.Active() || seen[order.Target] {
+		if !ok || !next.Fences() || seen[order.Target] {
 			return order.Target
 		}
 		seen[order.Target] = true

@@ -17,6 +17,7 @@ import (
 	"github.com/specproxy/specproxy/internal/sidecar/agent"
 	"github.com/specproxy/specproxy/internal/sidecar/execid"
 	"github.com/specproxy/specproxy/internal/sidecar/session"
+	"github.com/specproxy/specproxy/internal/signing"
 	"github.com/specproxy/specproxy/internal/versions"
 )
 
@@ -40,6 +41,8 @@ type Options struct {
 	Instance string
 	// TokenFile and CAFile authenticate the sidecar to the control plane and the control plane to the sidecar.
 	TokenFile, CAFile string
+	// RequireKeys are the keys one of which must have signed the version, or its agent is not started, whatever the control plane says.
+	RequireKeys []signing.PublicKey
 	// Runtime is what the command line says about what runs the version. Binary is found out.
 	Runtime versions.Runtime
 	// DrainTimeout is how long a leaving sidecar lets executions run.

@@ -11,6 +11,8 @@ import (
 	"time"
 
 	"go.uber.org/zap"
+
+	"github.com/specproxy/specproxy/internal/drain"
 )
 
 const (
@@ -37,6 +39,7 @@ func (s *sidecar) serve(ctx context.Context) error {
 			})
 		},
 		func() { s.fallBack(background) },
+		func() { s.lookForSignatures(background) },
 		func() { failed <- dataServer.Serve(s.data) },
 		func() { failed <- apiServer.Serve(s.api) },
 	} {
@@ -84,6 +87,9 @@ func (s *sidecar) fallBack(ctx context.Context) {
 	}
 	if s.keeper.Current() != nil {
 		return
+	}
+	if stored, err := s.keeper.Stored(); err == nil && stored != nil {
+		s.demand(ctx, stored.GetRequiredKeys())
 	}
 	restored, err := s.keeper.Restore()
 	switch {
@@ -143,7 +149,7 @@ func (s *sidecar) agentGone() bool {
 	}
 }
 
-// leave ends in order: no new work please; what runs goes on for a while; what then still runs is cut with the retry signal. Nothing is
+// leave ends in order: no new work please; what runs is settled by onShutdown and goes on for a while; what then still runs is cut with the retry signal. Nothing is
 // refused before that. A second signal, or the end of ctx, cuts the waiting short.
 func (s *sidecar) leave(ctx context.Context, sig os.Signal) {
 	s.Log.Info("leaving", zap.Stringer("signal", sig))
@@ -157,6 +163,7 @@ func (s *sidecar) leave(ctx context.Context, sig os.Signal) {
 		s.Log.Warn("leaving without the control plane's word that the proxies have let go")
 	}
 	stop()
+	s.settle()
 	idle, stop := context.WithTimeout(waiting, s.DrainTimeout)
 	err := s.proxy.AwaitIdle(idle)
 	stop()
@@ -168,6 +175,16 @@ func (s *sidecar) leave(ctx context.Context, sig os.Signal) {
 	if number, ok := sig.(syscall.Signal); ok && s.process != nil {
 		s.process.Stop(number, s.Timing.Stop)
 	}
+}
+
+// settle decides by onShutdown over what still runs, once the proxies send nothing more.
+func (s *sidecar) settle() {
+	if s.version.Manifest.InFlight.OnShutdown.IsZero() {
+		return // all completes, as far as the drain timeout lets it
+	}
+	now := time.Now()
+	s.ledger.Leave(drain.Order{Target: s.Ref.Version, At: now}, now)
+	s.moved()
 }
 
 // hurry ends the waiting at the second signal, or when the agent dies, and passes other signals on.

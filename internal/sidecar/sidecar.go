@@ -47,7 +47,7 @@ import (
 // Run runs the sidecar until a signal or ctx ends it, or the agent dies: then the error is an *agent.ExitError.
 func Run(ctx context.Context, o Options) (err error) {
 	o.Timing = o.Timing.withDefaults()
-	s := &sidecar{Options: o, startedAt: time.Now(), redo: make(chan struct{}, 1)}
+	s := &sidecar{Options: o, startedAt: time.Now(), redo: make(chan struct{}, 1), trust: trust{wake: make(chan struct{}, 1)}}
 	defer func() { err = errors.Join(err, s.cleanUp()) }()
 	for _, step := range []func(context.Context) error{
 		s.openState, s.obtainVersion, s.listen, s.nameInstance, s.openJournal, s.findAgent, s.startAgent,
@@ -80,9 +80,13 @@ type sidecar struct {
 	group     *session.Group
 	proxy     *proxy.Proxy
 	local     *localapi.API
+	overrides *overrides
 	// redo wakes the deadlines' goroutine.
 	redo chan struct{}
 
+	// source is where signatures come from that are demanded later.
+	source specdir.Source
+	trust  trust
 	health health
 	undo   []func() error // last one first
 }
@@ -119,7 +123,7 @@ func (s *sidecar) obtainVersion(ctx context.Context) error {
 	if s.controls, err = dialing.Dial(s.Controls); err != nil {
 		return err
 	}
-	source := specdir.Source{Copy: local, Patience: s.Timing.Patience, Log: s.Log}
+	source := specdir.Source{Copy: local, Keys: s.RequireKeys, Patience: s.Timing.Patience, Log: s.Log}
 	for _, c := range s.controls {
 		s.later(c.Close)
 		source.Replicas = append(source.Replicas, specdir.Replica{Address: c.Address, Client: c.Client()})
@@ -127,6 +131,7 @@ func (s *sidecar) obtainVersion(ctx context.Context) error {
 	if s.version, err = source.Obtain(ctx, s.Ref); err != nil {
 		return err
 	}
+	s.source = source
 	s.later(func() error { return specdir.Remove(s.dir.specs()) })
 	return specdir.Write(s.dir.specs(), s.version)
 }
@@ -292,6 +297,7 @@ func removeStaleSocket(path string) error {
 func (s *sidecar) assemble() {
 	contract := s.version.Manifest.InFlight
 	s.ledger = drain.NewLedger(contract)
+	s.overrides = &overrides{ledger: s.ledger, log: s.Log}
 	s.keeper = posture.New(s.dir.state(), s.ledger, time.Now)
 	s.health.mismatch = s.version.Manifest.Runtime.Mismatch(s.runtime)
 	if s.health.mismatch != "" {
@@ -340,9 +346,13 @@ func (s *sidecar) confirmed(id string) {
 
 // apply puts a State in force.
 func (s *sidecar) apply(state *sidecarv1.State) (bool, error) {
+	s.demand(context.Background(), state.GetRequiredKeys()) // reads files only
 	applied, err := s.keeper.Apply(state)
 	if err != nil {
 		s.Log.Error("a state from the control plane could not be applied", zap.Uint64("generation", state.GetGeneration()), zap.Error(err))
+	}
+	if applied {
+		s.overrides.apply(state) // after the fence: a hand-over needs a target
 	}
 	s.moved()
 	return applied, err

@@ -36,6 +36,7 @@ func (s *sidecar) status() *sidecarv1.Status {
 	// In this order: what is applied is in the ledger, and what is fenced admits nothing more, so a status never claims more than it shows.
 	st := &sidecarv1.Status{Leaving: leaving, AppliedGeneration: s.keeper.Applied()}
 	_, st.Fenced = s.ledger.Fenced()
+	st.OrderedGeneration, st.Overrides = s.ledger.Ordered(), s.overrides.status()
 	if id, at := s.ledger.LastAdmission(); id != "" {
 		st.LastAdmissionId, st.LastAdmissionAt = id, timestamppb.New(at)
 	}
@@ -44,6 +45,8 @@ func (s *sidecar) status() *sidecarv1.Status {
 		st.Reason = "no state from the control plane yet"
 	case s.health.mismatch != "":
 		st.Reason = s.health.mismatch
+	case s.trust.reason() != "":
+		st.Reason = s.trust.reason()
 	case !answers && silence != nil:
 		st.Reason = fmt.Sprintf("the agent does not answer on %s: %v", s.endpoint, silence)
 	case !answers:
@@ -60,5 +63,6 @@ func (s *sidecar) totals() *sidecarv1.Totals {
 	return &sidecarv1.Totals{
 		Started: t.Started, Succeeded: t.Succeeded, Failed: t.Failed, Unknown: t.Unknown, InFlight: t.InFlight,
 		Completed: t.Completed, HandedOver: t.HandedOver, Cancelled: t.Cancelled, Held: t.Held, Arrived: t.Arrived, PassedOn: s.proxy.PassedOn(),
+		Durations: s.ledger.Durations(), Settling: s.ledger.Settling(),
 	}
 }

@@ -16,7 +16,7 @@ const (
 	byStanding = "standing"
 	// asExit has the versions where a rollback may go, in the order in which they first held weight.
 	asExit = "exit"
-	// unfinished has the drains in which executions may still run, and the open post-mortems.
+	// unfinished has the drains in which executions may still run, and the open post-mortems, and the interventions that no sidecar has answered.
 	unfinished = "unfinished"
 )
 
@@ -54,7 +54,7 @@ func exitOf(v any) string {
 
 func unfinishedDrain(v any) string {
 	d := v.(drain.Drain)
-	if d.State != drain.Ordered && d.State != drain.Draining && d.State != drain.Held {
+	if !d.Unfinished() {
 		return ""
 	}
 	return path(d.Spec, d.Version)

@@ -48,6 +48,9 @@ type Reader interface {
 	Drains(spec string) []drain.Drain
 	// AllDrains of every spec, by spec and version.
 	AllDrains() []drain.Drain
+	// Interventions of operators on executions of the version, by id; those that an instance has not answered.
+	Interventions(spec, version string) []Intervention
+	PendingInterventions(spec, version, instance string) []Intervention
 	PostMortem(id string) (postmortem.Record, bool)
 	// PostMortems, newest first.
 	PostMortems() []postmortem.Record

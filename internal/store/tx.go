@@ -153,11 +153,13 @@ func (t *Tx) PutDrain(d drain.Drain) { t.put(drains, path(d.Spec, d.Version), d)
 func (t *Tx) PutPostMortem(r postmortem.Record) { t.put(postMortems, path(r.ID), r) }
 
 // NextPostMortemID returns "PM-1", then "PM-2": each id once, unless the Update fails.
-func (t *Tx) NextPostMortemID() string {
-	c, _ := one[counter](t.reader, counters, postMortems.name)
+func (t *Tx) NextPostMortemID() string { return t.nextID(postMortems.name, "PM") }
+
+func (t *Tx) nextID(name, prefix string) string {
+	c, _ := one[counter](t.reader, counters, name)
 	c.Last++
-	t.put(counters, postMortems.name, c)
-	return fmt.Sprintf("PM-%d", c.Last)
+	t.put(counters, name, c)
+	return fmt.Sprintf("%s-%d", prefix, c.Last)
 }
 
 // ClaimHost gives a host name to a spec. A name that belongs to another spec cannot be claimed.

@@ -33,11 +33,21 @@ type Posture struct {
 	Key []byte
 	// Fence is nil if the version takes new work.
 	Fence *Fence
+	// Settle says where what runs may be handed over to, though the version takes new work; nil if nothing is ordered.
+	Settle *Fence
+}
+
+// Target is where executions are handed over to; nil if nothing is ordered.
+func (p *Posture) Target() *Fence {
+	if p.Fence != nil {
+		return p.Fence
+	}
+	return p.Settle
 }
 
 // Fence says where new work goes instead.
 type Fence struct {
-	// Generation is the route generation that abandoned the version.
+	// Generation is the route generation that took the version's weight.
 	Generation      uint64
 	TargetVersion   string
 	TargetPin       string
@@ -49,6 +59,7 @@ type Fence struct {
 // Ledger is told of the fence.
 type Ledger interface {
 	Order(o drain.Order, now time.Time) bool
+	Settle(o drain.Order, now time.Time) bool
 	Lift(generation uint64) bool
 	Renumber()
 }
@@ -136,24 +147,39 @@ func (k *Keeper) apply(state *sidecarv1.State) (bool, error) {
 		k.ledger.Renumber()
 	}
 	before := k.current.Load()
-	next := &Posture{Generation: state.GetGeneration(), Pin: state.GetPin(), Key: bytes.Clone(state.GetExecutionKey()), Fence: fenceOf(state.GetFence())}
+	next := &Posture{Generation: state.GetGeneration(), Pin: state.GetPin(), Key: bytes.Clone(state.GetExecutionKey()), Fence: fenceOf(state.GetFence()), Settle: fenceOf(state.GetSettle())}
 	k.state = proto.CloneOf(state)
 	if next.Fence != nil {
+		if before != nil && before.Fence == nil {
+			// It may be the fence that was lowered before, under the generation it had: the command that was to route the version again did not
+			// come to its end. States come in order, so this order is no late one.
+			k.ledger.Renumber()
+		}
 		// The posture first: who is refused must find the fence.
 		k.current.Store(next)
-		k.ledger.Order(drain.Order{
-			Generation: next.Fence.Generation, Target: next.Fence.TargetVersion,
-			At: state.GetFence().GetOrderedAt().AsTime(), RetrySpread: next.Fence.RetrySpread,
-		}, k.now())
+		k.ledger.Order(orderOf(state.GetFence()), k.now())
 		k.applied.Store(next.Generation)
 		return true, nil
 	}
 	if before != nil && before.Fence != nil {
 		k.ledger.Lift(before.Fence.Generation)
 	}
+	if before != nil && before.Settle != nil && next.Settle == nil {
+		k.ledger.Lift(before.Settle.Generation)
+	}
 	k.current.Store(next)
+	if next.Settle != nil { // after the posture: who is handed over must find the target
+		k.ledger.Settle(orderOf(state.GetSettle()), k.now())
+	}
 	k.applied.Store(next.Generation)
 	return true, nil
+}
+
+func orderOf(f *sidecarv1.Fence) drain.Order {
+	return drain.Order{
+		Generation: f.GetGeneration(), Target: f.GetTargetVersion(), At: f.GetOrderedAt().AsTime(), RetrySpread: f.GetRetrySpread().AsDuration(),
+		Kind: drain.Kind(f.GetKind()), DefaultWithin: f.GetDefaultWithin().AsDuration(),
+	}
 }
 
 func fenceOf(f *sidecarv1.Fence) *Fence {

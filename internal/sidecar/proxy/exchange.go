@@ -43,7 +43,7 @@ type exchange struct {
 // ending is why an exchange is cut: by an order, or since the instance leaves.
 type ending struct {
 	decision drain.Decision
-	fence    *posture.Fence // the fence that was up then; nil if the instance leaves
+	fence    *posture.Fence // where the version's work goes; nil if nothing was ordered, or the instance leaves
 }
 
 type exchangeKey struct{}
@@ -85,7 +85,10 @@ func (x *exchange) run() {
 func (x *exchange) cut(d drain.Decision) {
 	e := &ending{decision: d}
 	if state := x.proxy.Posture(); state != nil {
-		e.fence = state.Fence
+		e.fence = state.Target()
+		if d.Kind == drain.KindShutdown { // another instance of the same version: proxies have let go of this one
+			e.fence = &posture.Fence{TargetVersion: x.proxy.Ref.Version, TargetPin: state.Pin}
+		}
 	}
 	x.close(e)
 }

@@ -131,7 +131,7 @@ func (p *Proxy) admit(w *response, r *http.Request, a arrival, state *posture.Po
 	x := &exchange{proxy: p, w: w, in: r, arrival: a, ctx: ctx, cancel: cancel, id: id, pin: state.Pin}
 	admitted, _ := p.Ledger.Admit(drain.Begin{
 		ID: id, Key: key, Method: r.Method, Path: r.URL.Path, RouteGeneration: a.route, Started: a.at, Deadline: a.deadline,
-		HandedOverFrom: a.origin, GRPC: a.kind == grpcCall, Headers: p.ruled(r.Header), Cut: x.cut,
+		HandedOverFrom: a.origin, GRPC: a.kind == grpcCall, Redirectable: a.redirectable(), Headers: p.ruled(r.Header), Cut: x.cut,
 	})
 	if admitted == nil {
 		cancel(nil)

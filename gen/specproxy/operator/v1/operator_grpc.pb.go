@@ -42,6 +42,9 @@ const (
 	OperatorService_GetSpec_FullMethodName         = "/specproxy.operator.v1.OperatorService/GetSpec"
 	OperatorService_ListExecutions_FullMethodName  = "/specproxy.operator.v1.OperatorService/ListExecutions"
 	OperatorService_ListEffects_FullMethodName     = "/specproxy.operator.v1.OperatorService/ListEffects"
+	OperatorService_PreviewDrain_FullMethodName    = "/specproxy.operator.v1.OperatorService/PreviewDrain"
+	OperatorService_ListDrains_FullMethodName      = "/specproxy.operator.v1.OperatorService/ListDrains"
+	OperatorService_SettleExecution_FullMethodName = "/specproxy.operator.v1.OperatorService/SettleExecution"
 	OperatorService_ListProxies_FullMethodName     = "/specproxy.operator.v1.OperatorService/ListProxies"
 	OperatorService_ListPostMortems_FullMethodName = "/specproxy.operator.v1.OperatorService/ListPostMortems"
 	OperatorService_GetPostMortem_FullMethodName   = "/specproxy.operator.v1.OperatorService/GetPostMortem"
@@ -94,6 +97,12 @@ type OperatorServiceClient interface {
 	ListExecutions(ctx context.Context, in *ListExecutionsRequest, opts ...grpc.CallOption) (*ListExecutionsResponse, error)
 	// ListEffects lists what executions under a version did to the world: the compensation worklist.
 	ListEffects(ctx context.Context, in *ListEffectsRequest, opts ...grpc.CallOption) (*ListEffectsResponse, error)
+	// PreviewDrain says what a rollback now would do to each running execution. It changes nothing.
+	PreviewDrain(ctx context.Context, in *PreviewDrainRequest, opts ...grpc.CallOption) (*PreviewDrainResponse, error)
+	// ListDrains shows how far drains have come.
+	ListDrains(ctx context.Context, in *ListDrainsRequest, opts ...grpc.CallOption) (*ListDrainsResponse, error)
+	// SettleExecution decides over one running execution in place of its rule, and waits up to `wait` for its sidecar to carry that out.
+	SettleExecution(ctx context.Context, in *SettleExecutionRequest, opts ...grpc.CallOption) (*SettleExecutionResponse, error)
 	ListProxies(ctx context.Context, in *ListProxiesRequest, opts ...grpc.CallOption) (*ListProxiesResponse, error)
 	ListPostMortems(ctx context.Context, in *ListPostMortemsRequest, opts ...grpc.CallOption) (*ListPostMortemsResponse, error)
 	GetPostMortem(ctx context.Context, in *GetPostMortemRequest, opts ...grpc.CallOption) (*GetPostMortemResponse, error)
@@ -318,6 +327,36 @@ func (c *operatorServiceClient) ListEffects(ctx context.Context, in *ListEffects
 	return out, nil
 }
 
+func (c *operatorServiceClient) PreviewDrain(ctx context.Context, in *PreviewDrainRequest, opts ...grpc.CallOption) (*PreviewDrainResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(PreviewDrainResponse)
+	err := c.cc.Invoke(ctx, OperatorService_PreviewDrain_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *operatorServiceClient) ListDrains(ctx context.Context, in *ListDrainsRequest, opts ...grpc.CallOption) (*ListDrainsResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(ListDrainsResponse)
+	err := c.cc.Invoke(ctx, OperatorService_ListDrains_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *operatorServiceClient) SettleExecution(ctx context.Context, in *SettleExecutionRequest, opts ...grpc.CallOption) (*SettleExecutionResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(SettleExecutionResponse)
+	err := c.cc.Invoke(ctx, OperatorService_SettleExecution_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 func (c *operatorServiceClient) ListProxies(ctx context.Context, in *ListProxiesRequest, opts ...grpc.CallOption) (*ListProxiesResponse, error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	out := new(ListProxiesResponse)
@@ -404,6 +443,12 @@ type OperatorServiceServer interface {
 	ListExecutions(context.Context, *ListExecutionsRequest) (*ListExecutionsResponse, error)
 	// ListEffects lists what executions under a version did to the world: the compensation worklist.
 	ListEffects(context.Context, *ListEffectsRequest) (*ListEffectsResponse, error)
+	// PreviewDrain says what a rollback now would do to each running execution. It changes nothing.
+	PreviewDrain(context.Context, *PreviewDrainRequest) (*PreviewDrainResponse, error)
+	// ListDrains shows how far drains have come.
+	ListDrains(context.Context, *ListDrainsRequest) (*ListDrainsResponse, error)
+	// SettleExecution decides over one running execution in place of its rule, and waits up to `wait` for its sidecar to carry that out.
+	SettleExecution(context.Context, *SettleExecutionRequest) (*SettleExecutionResponse, error)
 	ListProxies(context.Context, *ListProxiesRequest) (*ListProxiesResponse, error)
 	ListPostMortems(context.Context, *ListPostMortemsRequest) (*ListPostMortemsResponse, error)
 	GetPostMortem(context.Context, *GetPostMortemRequest) (*GetPostMortemResponse, error)
@@ -480,6 +525,15 @@ func (UnimplementedOperatorServiceServer) ListExecutions(context.Context, *ListE
 }
 func (UnimplementedOperatorServiceServer) ListEffects(context.Context, *ListEffectsRequest) (*ListEffectsResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method ListEffects not implemented")
+}
+func (UnimplementedOperatorServiceServer) PreviewDrain(context.Context, *PreviewDrainRequest) (*PreviewDrainResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method PreviewDrain not implemented")
+}
+func (UnimplementedOperatorServiceServer) ListDrains(context.Context, *ListDrainsRequest) (*ListDrainsResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method ListDrains not implemented")
+}
+func (UnimplementedOperatorServiceServer) SettleExecution(context.Context, *SettleExecutionRequest) (*SettleExecutionResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method SettleExecution not implemented")
 }
 func (UnimplementedOperatorServiceServer) ListProxies(context.Context, *ListProxiesRequest) (*ListProxiesResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method ListProxies not implemented")
@@ -892,6 +946,60 @@ func _OperatorService_ListEffects_Handler(srv interface{}, ctx context.Context, 
 	return interceptor(ctx, in, info, handler)
 }
 
+func _OperatorService_PreviewDrain_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(PreviewDrainRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(OperatorServiceServer).PreviewDrain(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: OperatorService_PreviewDrain_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(OperatorServiceServer).PreviewDrain(ctx, req.(*PreviewDrainRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _OperatorService_ListDrains_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(ListDrainsRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(OperatorServiceServer).ListDrains(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: OperatorService_ListDrains_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(OperatorServiceServer).ListDrains(ctx, req.(*ListDrainsRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _OperatorService_SettleExecution_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(SettleExecutionRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(OperatorServiceServer).SettleExecution(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: OperatorService_SettleExecution_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(OperatorServiceServer).SettleExecution(ctx, req.(*SettleExecutionRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 func _OperatorService_ListProxies_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
 	in := new(ListProxiesRequest)
 	if err := dec(in); err != nil {
@@ -1054,6 +1162,18 @@ var OperatorService_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "ListEffects",
 			Handler:    _OperatorService_ListEffects_Handler,
+		},
+		{
+			MethodName: "PreviewDrain",
+			Handler:    _OperatorService_PreviewDrain_Handler,
+		},
+		{
+			MethodName: "ListDrains",
+			Handler:    _OperatorService_ListDrains_Handler,
+		},
+		{
+			MethodName: "SettleExecution",
+			Handler:    _OperatorService_SettleExecution_Handler,
 		},
 		{
 			MethodName: "ListProxies",

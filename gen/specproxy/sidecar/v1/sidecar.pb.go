@@ -412,8 +412,12 @@ type Status struct {
 	// Last new execution that this sidecar admitted to its agent; unset if none ever.
 	LastAdmissionAt *timestamppb.Timestamp `protobuf:"bytes,6,opt,name=last_admission_at,json=lastAdmissionAt,proto3" json:"last_admission_at,omitempty"`
 	LastAdmissionId string                 `protobuf:"bytes,7,opt,name=last_admission_id,json=lastAdmissionId,proto3" json:"last_admission_id,omitempty"`
-	unknownFields   protoimpl.UnknownFields
-	sizeCache       protoimpl.SizeCache
+	// Route generation of the newest order (fence or settle) that was decided under.
+	OrderedGeneration uint64 `protobuf:"varint,8,opt,name=ordered_generation,json=orderedGeneration,proto3" json:"ordered_generation,omitempty"`
+	// What became of each override in the newest State.
+	Overrides     []*OverrideResult `protobuf:"bytes,9,rep,name=overrides,proto3" json:"overrides,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Status) Reset() {
@@ -495,6 +499,73 @@ func (x *Status) GetLastAdmissionId() string {
 	return ""
 }
 
+func (x *Status) GetOrderedGeneration() uint64 {
+	if x != nil {
+		return x.OrderedGeneration
+	}
+	return 0
+}
+
+func (x *Status) GetOverrides() []*OverrideResult {
+	if x != nil {
+		return x.Overrides
+	}
+	return nil
+}
+
+type OverrideResult struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Id    string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
+	// Empty: it was carried out.
+	Refusal       string `protobuf:"bytes,2,opt,name=refusal,proto3" json:"refusal,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *OverrideResult) Reset() {
+	*x = OverrideResult{}
+	mi := &file_specproxy_sidecar_v1_sidecar_proto_msgTypes[5]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *OverrideResult) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*OverrideResult) ProtoMessage() {}
+
+func (x *OverrideResult) ProtoReflect() protoreflect.Message {
+	mi := &file_specproxy_sidecar_v1_sidecar_proto_msgTypes[5]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use OverrideResult.ProtoReflect.Descriptor instead.
+func (*OverrideResult) Descriptor() ([]byte, []int) {
+	return file_specproxy_sidecar_v1_sidecar_proto_rawDescGZIP(), []int{5}
+}
+
+func (x *OverrideResult) GetId() string {
+	if x != nil {
+		return x.Id
+	}
+	return ""
+}
+
+func (x *OverrideResult) GetRefusal() string {
+	if x != nil {
+		return x.Refusal
+	}
+	return ""
+}
+
 // Execution is one unit of agent work as its sidecar knows it.
 type Execution struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -537,14 +608,18 @@ type Execution struct {
 	// Those request headers that rules of its contract look at, by lower-case name.
 	Headers map[string]string `protobuf:"bytes,23,rep,name=headers,proto3" json:"headers,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
 	// Further acts that touched the world, beyond those that are kept of one execution.
-	ActsOmitted   uint64 `protobuf:"varint,24,opt,name=acts_omitted,json=actsOmitted,proto3" json:"acts_omitted,omitempty"`
+	ActsOmitted uint64 `protobuf:"varint,24,opt,name=acts_omitted,json=actsOmitted,proto3" json:"acts_omitted,omitempty"`
+	// When the standing order ends or holds it; unset: it does not.
+	SettleBy *timestamppb.Timestamp `protobuf:"bytes,25,opt,name=settle_by,json=settleBy,proto3" json:"settle_by,omitempty"`
+	// Several exchanges belong to it.
+	Conversation  bool `protobuf:"varint,26,opt,name=conversation,proto3" json:"conversation,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Execution) Reset() {
 	*x = Execution{}
-	mi := &file_specproxy_sidecar_v1_sidecar_proto_msgTypes[5]
+	mi := &file_specproxy_sidecar_v1_sidecar_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -556,7 +631,7 @@ func (x *Execution) String() string {
 func (*Execution) ProtoMessage() {}
 
 func (x *Execution) ProtoReflect() protoreflect.Message {
-	mi := &file_specproxy_sidecar_v1_sidecar_proto_msgTypes[5]
+	mi := &file_specproxy_sidecar_v1_sidecar_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -569,7 +644,7 @@ func (x *Execution) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Execution.ProtoReflect.Descriptor instead.
 func (*Execution) Descriptor() ([]byte, []int) {
-	return file_specproxy_sidecar_v1_sidecar_proto_rawDescGZIP(), []int{5}
+	return file_specproxy_sidecar_v1_sidecar_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *Execution) GetId() string {
@@ -740,6 +815,20 @@ func (x *Execution) GetActsOmitted() uint64 {
 	return 0
 }
 
+func (x *Execution) GetSettleBy() *timestamppb.Timestamp {
+	if x != nil {
+		return x.SettleBy
+	}
+	return nil
+}
+
+func (x *Execution) GetConversation() bool {
+	if x != nil {
+		return x.Conversation
+	}
+	return false
+}
+
 // Effect is one act on the world that an execution reported.
 type Effect struct {
 	state        protoimpl.MessageState `protogen:"open.v1"`
@@ -756,7 +845,7 @@ type Effect struct {
 
 func (x *Effect) Reset() {
 	*x = Effect{}
-	mi := &file_specproxy_sidecar_v1_sidecar_proto_msgTypes[6]
+	mi := &file_specproxy_sidecar_v1_sidecar_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -768,7 +857,7 @@ func (x *Effect) String() string {
 func (*Effect) ProtoMessage() {}
 
 func (x *Effect) ProtoReflect() protoreflect.Message {
-	mi := &file_specproxy_sidecar_v1_sidecar_proto_msgTypes[6]
+	mi := &file_specproxy_sidecar_v1_sidecar_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -781,7 +870,7 @@ func (x *Effect) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Effect.ProtoReflect.Descriptor instead.
 func (*Effect) Descriptor() ([]byte, []int) {
-	return file_specproxy_sidecar_v1_sidecar_proto_rawDescGZIP(), []int{6}
+	return file_specproxy_sidecar_v1_sidecar_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *Effect) GetTool() string {
@@ -838,7 +927,7 @@ type ExecutionBatch struct {
 
 func (x *ExecutionBatch) Reset() {
 	*x = ExecutionBatch{}
-	mi := &file_specproxy_sidecar_v1_sidecar_proto_msgTypes[7]
+	mi := &file_specproxy_sidecar_v1_sidecar_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -850,7 +939,7 @@ func (x *ExecutionBatch) String() string {
 func (*ExecutionBatch) ProtoMessage() {}
 
 func (x *ExecutionBatch) ProtoReflect() protoreflect.Message {
-	mi := &file_specproxy_sidecar_v1_sidecar_proto_msgTypes[7]
+	mi := &file_specproxy_sidecar_v1_sidecar_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -863,7 +952,7 @@ func (x *ExecutionBatch) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExecutionBatch.ProtoReflect.Descriptor instead.
 func (*ExecutionBatch) Descriptor() ([]byte, []int) {
-	return file_specproxy_sidecar_v1_sidecar_proto_rawDescGZIP(), []int{7}
+	return file_specproxy_sidecar_v1_sidecar_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *ExecutionBatch) GetSnapshot() bool {
@@ -880,7 +969,7 @@ func (x *ExecutionBatch) GetExecutions() []*Execution {
 	return nil
 }
 
-// Totals count since the sidecar process started; they never go down, but in_flight and held.
+// Totals count since the sidecar process started; they never go down, but in_flight, held and settling.
 type Totals struct {
 	state     protoimpl.MessageState `protogen:"open.v1"`
 	Started   uint64                 `protobuf:"varint,1,opt,name=started,proto3" json:"started,omitempty"`
@@ -897,14 +986,18 @@ type Totals struct {
 	// Executions that arrived here by a hand-over.
 	Arrived uint64 `protobuf:"varint,10,opt,name=arrived,proto3" json:"arrived,omitempty"`
 	// New work that reached this fenced sidecar and was passed on.
-	PassedOn      uint64 `protobuf:"varint,11,opt,name=passed_on,json=passedOn,proto3" json:"passed_on,omitempty"`
+	PassedOn uint64 `protobuf:"varint,11,opt,name=passed_on,json=passedOn,proto3" json:"passed_on,omitempty"`
+	// How long executions took that ended by themselves: bucket i counts up to 2^(i/4) ms. Trailing zeros are left out.
+	Durations []uint64 `protobuf:"varint,12,rep,packed,name=durations,proto3" json:"durations,omitempty"`
+	// Of in_flight: those that the standing order decided over.
+	Settling      uint64 `protobuf:"varint,13,opt,name=settling,proto3" json:"settling,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Totals) Reset() {
 	*x = Totals{}
-	mi := &file_specproxy_sidecar_v1_sidecar_proto_msgTypes[8]
+	mi := &file_specproxy_sidecar_v1_sidecar_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -916,7 +1009,7 @@ func (x *Totals) String() string {
 func (*Totals) ProtoMessage() {}
 
 func (x *Totals) ProtoReflect() protoreflect.Message {
-	mi := &file_specproxy_sidecar_v1_sidecar_proto_msgTypes[8]
+	mi := &file_specproxy_sidecar_v1_sidecar_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -929,7 +1022,7 @@ func (x *Totals) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Totals.ProtoReflect.Descriptor instead.
 func (*Totals) Descriptor() ([]byte, []int) {
-	return file_specproxy_sidecar_v1_sidecar_proto_rawDescGZIP(), []int{8}
+	return file_specproxy_sidecar_v1_sidecar_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *Totals) GetStarted() uint64 {
@@ -1009,6 +1102,20 @@ func (x *Totals) GetPassedOn() uint64 {
 	return 0
 }
 
+func (x *Totals) GetDurations() []uint64 {
+	if x != nil {
+		return x.Durations
+	}
+	return nil
+}
+
+func (x *Totals) GetSettling() uint64 {
+	if x != nil {
+		return x.Settling
+	}
+	return 0
+}
+
 // State is the whole of what a sidecar must hold; a newer one replaces the older, an older generation is ignored.
 type State struct {
 	state      protoimpl.MessageState `protogen:"open.v1"`
@@ -1020,14 +1127,18 @@ type State struct {
 	// Unset: the version takes new work.
 	Fence *Fence `protobuf:"bytes,4,opt,name=fence,proto3" json:"fence,omitempty"`
 	// PEM public keys one of which must have signed the version, or the instance is not ready; empty: none need.
-	RequiredKeys  []string `protobuf:"bytes,5,rep,name=required_keys,json=requiredKeys,proto3" json:"required_keys,omitempty"`
+	RequiredKeys []string `protobuf:"bytes,5,rep,name=required_keys,json=requiredKeys,proto3" json:"required_keys,omitempty"`
+	// In place of a fence where the version lost its weight and nothing is wrong with it: decide over what runs, go on admitting.
+	Settle *Fence `protobuf:"bytes,6,opt,name=settle,proto3" json:"settle,omitempty"`
+	// What operators decided over single executions of this instance. They stay here until the sidecar has told what became of them.
+	Overrides     []*Override `protobuf:"bytes,7,rep,name=overrides,proto3" json:"overrides,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *State) Reset() {
 	*x = State{}
-	mi := &file_specproxy_sidecar_v1_sidecar_proto_msgTypes[9]
+	mi := &file_specproxy_sidecar_v1_sidecar_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1039,7 +1150,7 @@ func (x *State) String() string {
 func (*State) ProtoMessage() {}
 
 func (x *State) ProtoReflect() protoreflect.Message {
-	mi := &file_specproxy_sidecar_v1_sidecar_proto_msgTypes[9]
+	mi := &file_specproxy_sidecar_v1_sidecar_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1052,7 +1163,7 @@ func (x *State) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use State.ProtoReflect.Descriptor instead.
 func (*State) Descriptor() ([]byte, []int) {
-	return file_specproxy_sidecar_v1_sidecar_proto_rawDescGZIP(), []int{9}
+	return file_specproxy_sidecar_v1_sidecar_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *State) GetGeneration() uint64 {
@@ -1090,6 +1201,99 @@ func (x *State) GetRequiredKeys() []string {
 	return nil
 }
 
+func (x *State) GetSettle() *Fence {
+	if x != nil {
+		return x.Settle
+	}
+	return nil
+}
+
+func (x *State) GetOverrides() []*Override {
+	if x != nil {
+		return x.Overrides
+	}
+	return nil
+}
+
+type Override struct {
+	state     protoimpl.MessageState `protogen:"open.v1"`
+	Id        string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
+	Execution string                 `protobuf:"bytes,2,opt,name=execution,proto3" json:"execution,omitempty"`
+	// complete, handover, cancel.
+	Disposition string `protobuf:"bytes,3,opt,name=disposition,proto3" json:"disposition,omitempty"`
+	// Who and why, for people.
+	Why string `protobuf:"bytes,4,opt,name=why,proto3" json:"why,omitempty"`
+	// Cut it in spite of what it did.
+	DespiteEffects bool `protobuf:"varint,5,opt,name=despite_effects,json=despiteEffects,proto3" json:"despite_effects,omitempty"`
+	unknownFields  protoimpl.UnknownFields
+	sizeCache      protoimpl.SizeCache
+}
+
+func (x *Override) Reset() {
+	*x = Override{}
+	mi := &file_specproxy_sidecar_v1_sidecar_proto_msgTypes[11]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Override) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Override) ProtoMessage() {}
+
+func (x *Override) ProtoReflect() protoreflect.Message {
+	mi := &file_specproxy_sidecar_v1_sidecar_proto_msgTypes[11]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Override.ProtoReflect.Descriptor instead.
+func (*Override) Descriptor() ([]byte, []int) {
+	return file_specproxy_sidecar_v1_sidecar_proto_rawDescGZIP(), []int{11}
+}
+
+func (x *Override) GetId() string {
+	if x != nil {
+		return x.Id
+	}
+	return ""
+}
+
+func (x *Override) GetExecution() string {
+	if x != nil {
+		return x.Execution
+	}
+	return ""
+}
+
+func (x *Override) GetDisposition() string {
+	if x != nil {
+		return x.Disposition
+	}
+	return ""
+}
+
+func (x *Override) GetWhy() string {
+	if x != nil {
+		return x.Why
+	}
+	return ""
+}
+
+func (x *Override) GetDespiteEffects() bool {
+	if x != nil {
+		return x.DespiteEffects
+	}
+	return false
+}
+
 // Fence: admit no new execution; pass what still lands to the target; settle running ones by the version's own contract.
 type Fence struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -1102,14 +1306,18 @@ type Fence struct {
 	Postmortem      string                 `protobuf:"bytes,5,opt,name=postmortem,proto3" json:"postmortem,omitempty"`
 	OrderedAt       *timestamppb.Timestamp `protobuf:"bytes,6,opt,name=ordered_at,json=orderedAt,proto3" json:"ordered_at,omitempty"`
 	// Over this span retry signals of a cancelled crowd are spread when the contract gives none.
-	RetrySpread   *durationpb.Duration `protobuf:"bytes,7,opt,name=retry_spread,json=retrySpread,proto3" json:"retry_spread,omitempty"`
+	RetrySpread *durationpb.Duration `protobuf:"bytes,7,opt,name=retry_spread,json=retrySpread,proto3" json:"retry_spread,omitempty"`
+	// rollback (also if empty), promote.
+	Kind string `protobuf:"bytes,8,opt,name=kind,proto3" json:"kind,omitempty"`
+	// Deadline of a complete for which the contract gives none; 0: none.
+	DefaultWithin *durationpb.Duration `protobuf:"bytes,9,opt,name=default_within,json=defaultWithin,proto3" json:"default_within,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Fence) Reset() {
 	*x = Fence{}
-	mi := &file_specproxy_sidecar_v1_sidecar_proto_msgTypes[10]
+	mi := &file_specproxy_sidecar_v1_sidecar_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1121,7 +1329,7 @@ func (x *Fence) String() string {
 func (*Fence) ProtoMessage() {}
 
 func (x *Fence) ProtoReflect() protoreflect.Message {
-	mi := &file_specproxy_sidecar_v1_sidecar_proto_msgTypes[10]
+	mi := &file_specproxy_sidecar_v1_sidecar_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1134,7 +1342,7 @@ func (x *Fence) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Fence.ProtoReflect.Descriptor instead.
 func (*Fence) Descriptor() ([]byte, []int) {
-	return file_specproxy_sidecar_v1_sidecar_proto_rawDescGZIP(), []int{10}
+	return file_specproxy_sidecar_v1_sidecar_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *Fence) GetGeneration() uint64 {
@@ -1186,6 +1394,20 @@ func (x *Fence) GetRetrySpread() *durationpb.Duration {
 	return nil
 }
 
+func (x *Fence) GetKind() string {
+	if x != nil {
+		return x.Kind
+	}
+	return ""
+}
+
+func (x *Fence) GetDefaultWithin() *durationpb.Duration {
+	if x != nil {
+		return x.DefaultWithin
+	}
+	return nil
+}
+
 type Left struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	unknownFields protoimpl.UnknownFields
@@ -1194,7 +1416,7 @@ type Left struct {
 
 func (x *Left) Reset() {
 	*x = Left{}
-	mi := &file_specproxy_sidecar_v1_sidecar_proto_msgTypes[11]
+	mi := &file_specproxy_sidecar_v1_sidecar_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1206,7 +1428,7 @@ func (x *Left) String() string {
 func (*Left) ProtoMessage() {}
 
 func (x *Left) ProtoReflect() protoreflect.Message {
-	mi := &file_specproxy_sidecar_v1_sidecar_proto_msgTypes[11]
+	mi := &file_specproxy_sidecar_v1_sidecar_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1219,7 +1441,7 @@ func (x *Left) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Left.ProtoReflect.Descriptor instead.
 func (*Left) Descriptor() ([]byte, []int) {
-	return file_specproxy_sidecar_v1_sidecar_proto_rawDescGZIP(), []int{11}
+	return file_specproxy_sidecar_v1_sidecar_proto_rawDescGZIP(), []int{13}
 }
 
 type PullRequest struct {
@@ -1236,7 +1458,7 @@ type PullRequest struct {
 
 func (x *PullRequest) Reset() {
 	*x = PullRequest{}
-	mi := &file_specproxy_sidecar_v1_sidecar_proto_msgTypes[12]
+	mi := &file_specproxy_sidecar_v1_sidecar_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1248,7 +1470,7 @@ func (x *PullRequest) String() string {
 func (*PullRequest) ProtoMessage() {}
 
 func (x *PullRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_specproxy_sidecar_v1_sidecar_proto_msgTypes[12]
+	mi := &file_specproxy_sidecar_v1_sidecar_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1261,7 +1483,7 @@ func (x *PullRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PullRequest.ProtoReflect.Descriptor instead.
 func (*PullRequest) Descriptor() ([]byte, []int) {
-	return file_specproxy_sidecar_v1_sidecar_proto_rawDescGZIP(), []int{12}
+	return file_specproxy_sidecar_v1_sidecar_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *PullRequest) GetSpec() string {
@@ -1310,7 +1532,7 @@ type PullResponse struct {
 
 func (x *PullResponse) Reset() {
 	*x = PullResponse{}
-	mi := &file_specproxy_sidecar_v1_sidecar_proto_msgTypes[13]
+	mi := &file_specproxy_sidecar_v1_sidecar_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1322,7 +1544,7 @@ func (x *PullResponse) String() string {
 func (*PullResponse) ProtoMessage() {}
 
 func (x *PullResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_specproxy_sidecar_v1_sidecar_proto_msgTypes[13]
+	mi := &file_specproxy_sidecar_v1_sidecar_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1335,7 +1557,7 @@ func (x *PullResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PullResponse.ProtoReflect.Descriptor instead.
 func (*PullResponse) Descriptor() ([]byte, []int) {
-	return file_specproxy_sidecar_v1_sidecar_proto_rawDescGZIP(), []int{13}
+	return file_specproxy_sidecar_v1_sidecar_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *PullResponse) GetDigest() string {
@@ -1409,7 +1631,7 @@ const file_specproxy_sidecar_v1_sidecar_proto_rawDesc = "" +
 	"\n" +
 	"ToolsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\x8b\x02\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\xfe\x02\n" +
 	"\x06Status\x12\x14\n" +
 	"\x05ready\x18\x01 \x01(\bR\x05ready\x12\x18\n" +
 	"\aleaving\x18\x02 \x01(\bR\aleaving\x12\x16\n" +
@@ -1417,7 +1639,12 @@ const file_specproxy_sidecar_v1_sidecar_proto_rawDesc = "" +
 	"\x12applied_generation\x18\x04 \x01(\x04R\x11appliedGeneration\x12\x16\n" +
 	"\x06fenced\x18\x05 \x01(\bR\x06fenced\x12F\n" +
 	"\x11last_admission_at\x18\x06 \x01(\v2\x1a.google.protobuf.TimestampR\x0flastAdmissionAt\x12*\n" +
-	"\x11last_admission_id\x18\a \x01(\tR\x0flastAdmissionId\"\xfd\x06\n" +
+	"\x11last_admission_id\x18\a \x01(\tR\x0flastAdmissionId\x12-\n" +
+	"\x12ordered_generation\x18\b \x01(\x04R\x11orderedGeneration\x12B\n" +
+	"\toverrides\x18\t \x03(\v2$.specproxy.sidecar.v1.OverrideResultR\toverrides\":\n" +
+	"\x0eOverrideResult\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\tR\x02id\x12\x18\n" +
+	"\arefusal\x18\x02 \x01(\tR\arefusal\"\xda\a\n" +
 	"\tExecution\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x10\n" +
 	"\x03key\x18\x02 \x01(\tR\x03key\x12\x16\n" +
@@ -1446,7 +1673,9 @@ const file_specproxy_sidecar_v1_sidecar_proto_rawDesc = "" +
 	"\x05tools\x18\x15 \x03(\tR\x05tools\x12\x14\n" +
 	"\x05skill\x18\x16 \x01(\tR\x05skill\x12F\n" +
 	"\aheaders\x18\x17 \x03(\v2,.specproxy.sidecar.v1.Execution.HeadersEntryR\aheaders\x12!\n" +
-	"\facts_omitted\x18\x18 \x01(\x04R\vactsOmitted\x1a:\n" +
+	"\facts_omitted\x18\x18 \x01(\x04R\vactsOmitted\x127\n" +
+	"\tsettle_by\x18\x19 \x01(\v2\x1a.google.protobuf.TimestampR\bsettleBy\x12\"\n" +
+	"\fconversation\x18\x1a \x01(\bR\fconversation\x1a:\n" +
 	"\fHeadersEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\xac\x01\n" +
@@ -1461,7 +1690,7 @@ const file_specproxy_sidecar_v1_sidecar_proto_rawDesc = "" +
 	"\bsnapshot\x18\x01 \x01(\bR\bsnapshot\x12?\n" +
 	"\n" +
 	"executions\x18\x02 \x03(\v2\x1f.specproxy.sidecar.v1.ExecutionR\n" +
-	"executions\"\xb7\x02\n" +
+	"executions\"\xf1\x02\n" +
 	"\x06Totals\x12\x18\n" +
 	"\astarted\x18\x01 \x01(\x04R\astarted\x12\x1c\n" +
 	"\tsucceeded\x18\x02 \x01(\x04R\tsucceeded\x12\x16\n" +
@@ -1475,7 +1704,9 @@ const file_specproxy_sidecar_v1_sidecar_proto_rawDesc = "" +
 	"\x04held\x18\t \x01(\x04R\x04held\x12\x18\n" +
 	"\aarrived\x18\n" +
 	" \x01(\x04R\aarrived\x12\x1b\n" +
-	"\tpassed_on\x18\v \x01(\x04R\bpassedOn\"\xb6\x01\n" +
+	"\tpassed_on\x18\v \x01(\x04R\bpassedOn\x12\x1c\n" +
+	"\tdurations\x18\f \x03(\x04R\tdurations\x12\x1a\n" +
+	"\bsettling\x18\r \x01(\x04R\bsettling\"\xa9\x02\n" +
 	"\x05State\x12\x1e\n" +
 	"\n" +
 	"generation\x18\x01 \x01(\x04R\n" +
@@ -1483,7 +1714,15 @@ const file_specproxy_sidecar_v1_sidecar_proto_rawDesc = "" +
 	"\x03pin\x18\x02 \x01(\tR\x03pin\x12#\n" +
 	"\rexecution_key\x18\x03 \x01(\fR\fexecutionKey\x121\n" +
 	"\x05fence\x18\x04 \x01(\v2\x1b.specproxy.sidecar.v1.FenceR\x05fence\x12#\n" +
-	"\rrequired_keys\x18\x05 \x03(\tR\frequiredKeys\"\xb1\x02\n" +
+	"\rrequired_keys\x18\x05 \x03(\tR\frequiredKeys\x123\n" +
+	"\x06settle\x18\x06 \x01(\v2\x1b.specproxy.sidecar.v1.FenceR\x06settle\x12<\n" +
+	"\toverrides\x18\a \x03(\v2\x1e.specproxy.sidecar.v1.OverrideR\toverrides\"\x95\x01\n" +
+	"\bOverride\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\tR\x02id\x12\x1c\n" +
+	"\texecution\x18\x02 \x01(\tR\texecution\x12 \n" +
+	"\vdisposition\x18\x03 \x01(\tR\vdisposition\x12\x10\n" +
+	"\x03why\x18\x04 \x01(\tR\x03why\x12'\n" +
+	"\x0fdespite_effects\x18\x05 \x01(\bR\x0edespiteEffects\"\x87\x03\n" +
 	"\x05Fence\x12\x1e\n" +
 	"\n" +
 	"generation\x18\x01 \x01(\x04R\n" +
@@ -1497,7 +1736,9 @@ const file_specproxy_sidecar_v1_sidecar_proto_rawDesc = "" +
 	"postmortem\x129\n" +
 	"\n" +
 	"ordered_at\x18\x06 \x01(\v2\x1a.google.protobuf.TimestampR\torderedAt\x12<\n" +
-	"\fretry_spread\x18\a \x01(\v2\x19.google.protobuf.DurationR\vretrySpread\"\x06\n" +
+	"\fretry_spread\x18\a \x01(\v2\x19.google.protobuf.DurationR\vretrySpread\x12\x12\n" +
+	"\x04kind\x18\b \x01(\tR\x04kind\x12@\n" +
+	"\x0edefault_within\x18\t \x01(\v2\x19.google.protobuf.DurationR\rdefaultWithin\"\x06\n" +
 	"\x04Left\"|\n" +
 	"\vPullRequest\x12\x12\n" +
 	"\x04spec\x18\x01 \x01(\tR\x04spec\x12\x18\n" +
@@ -1527,57 +1768,64 @@ func file_specproxy_sidecar_v1_sidecar_proto_rawDescGZIP() []byte {
 	return file_specproxy_sidecar_v1_sidecar_proto_rawDescData
 }
 
-var file_specproxy_sidecar_v1_sidecar_proto_msgTypes = make([]protoimpl.MessageInfo, 16)
+var file_specproxy_sidecar_v1_sidecar_proto_msgTypes = make([]protoimpl.MessageInfo, 18)
 var file_specproxy_sidecar_v1_sidecar_proto_goTypes = []any{
 	(*SessionRequest)(nil),        // 0: specproxy.sidecar.v1.SessionRequest
 	(*SessionResponse)(nil),       // 1: specproxy.sidecar.v1.SessionResponse
 	(*Hello)(nil),                 // 2: specproxy.sidecar.v1.Hello
 	(*Runtime)(nil),               // 3: specproxy.sidecar.v1.Runtime
 	(*Status)(nil),                // 4: specproxy.sidecar.v1.Status
-	(*Execution)(nil),             // 5: specproxy.sidecar.v1.Execution
-	(*Effect)(nil),                // 6: specproxy.sidecar.v1.Effect
-	(*ExecutionBatch)(nil),        // 7: specproxy.sidecar.v1.ExecutionBatch
-	(*Totals)(nil),                // 8: specproxy.sidecar.v1.Totals
-	(*State)(nil),                 // 9: specproxy.sidecar.v1.State
-	(*Fence)(nil),                 // 10: specproxy.sidecar.v1.Fence
-	(*Left)(nil),                  // 11: specproxy.sidecar.v1.Left
-	(*PullRequest)(nil),           // 12: specproxy.sidecar.v1.PullRequest
-	(*PullResponse)(nil),          // 13: specproxy.sidecar.v1.PullResponse
-	nil,                           // 14: specproxy.sidecar.v1.Runtime.ToolsEntry
-	nil,                           // 15: specproxy.sidecar.v1.Execution.HeadersEntry
-	(*timestamppb.Timestamp)(nil), // 16: google.protobuf.Timestamp
-	(*durationpb.Duration)(nil),   // 17: google.protobuf.Duration
+	(*OverrideResult)(nil),        // 5: specproxy.sidecar.v1.OverrideResult
+	(*Execution)(nil),             // 6: specproxy.sidecar.v1.Execution
+	(*Effect)(nil),                // 7: specproxy.sidecar.v1.Effect
+	(*ExecutionBatch)(nil),        // 8: specproxy.sidecar.v1.ExecutionBatch
+	(*Totals)(nil),                // 9: specproxy.sidecar.v1.Totals
+	(*State)(nil),                 // 10: specproxy.sidecar.v1.State
+	(*Override)(nil),              // 11: specproxy.sidecar.v1.Override
+	(*Fence)(nil),                 // 12: specproxy.sidecar.v1.Fence
+	(*Left)(nil),                  // 13: specproxy.sidecar.v1.Left
+	(*PullRequest)(nil),           // 14: specproxy.sidecar.v1.PullRequest
+	(*PullResponse)(nil),          // 15: specproxy.sidecar.v1.PullResponse
+	nil,                           // 16: specproxy.sidecar.v1.Runtime.ToolsEntry
+	nil,                           // 17: specproxy.sidecar.v1.Execution.HeadersEntry
+	(*timestamppb.Timestamp)(nil), // 18: google.protobuf.Timestamp
+	(*durationpb.Duration)(nil),   // 19: google.protobuf.Duration
 }
 var file_specproxy_sidecar_v1_sidecar_proto_depIdxs = []int32{
 	2,  // 0: specproxy.sidecar.v1.SessionRequest.hello:type_name -> specproxy.sidecar.v1.Hello
 	4,  // 1: specproxy.sidecar.v1.SessionRequest.status:type_name -> specproxy.sidecar.v1.Status
-	7,  // 2: specproxy.sidecar.v1.SessionRequest.executions:type_name -> specproxy.sidecar.v1.ExecutionBatch
-	8,  // 3: specproxy.sidecar.v1.SessionRequest.totals:type_name -> specproxy.sidecar.v1.Totals
-	9,  // 4: specproxy.sidecar.v1.SessionResponse.state:type_name -> specproxy.sidecar.v1.State
-	11, // 5: specproxy.sidecar.v1.SessionResponse.left:type_name -> specproxy.sidecar.v1.Left
+	8,  // 2: specproxy.sidecar.v1.SessionRequest.executions:type_name -> specproxy.sidecar.v1.ExecutionBatch
+	9,  // 3: specproxy.sidecar.v1.SessionRequest.totals:type_name -> specproxy.sidecar.v1.Totals
+	10, // 4: specproxy.sidecar.v1.SessionResponse.state:type_name -> specproxy.sidecar.v1.State
+	13, // 5: specproxy.sidecar.v1.SessionResponse.left:type_name -> specproxy.sidecar.v1.Left
 	3,  // 6: specproxy.sidecar.v1.Hello.runtime:type_name -> specproxy.sidecar.v1.Runtime
-	16, // 7: specproxy.sidecar.v1.Hello.started_at:type_name -> google.protobuf.Timestamp
-	14, // 8: specproxy.sidecar.v1.Runtime.tools:type_name -> specproxy.sidecar.v1.Runtime.ToolsEntry
-	16, // 9: specproxy.sidecar.v1.Status.last_admission_at:type_name -> google.protobuf.Timestamp
-	16, // 10: specproxy.sidecar.v1.Execution.started_at:type_name -> google.protobuf.Timestamp
-	16, // 11: specproxy.sidecar.v1.Execution.ended_at:type_name -> google.protobuf.Timestamp
-	6,  // 12: specproxy.sidecar.v1.Execution.acts:type_name -> specproxy.sidecar.v1.Effect
-	16, // 13: specproxy.sidecar.v1.Execution.deadline:type_name -> google.protobuf.Timestamp
-	15, // 14: specproxy.sidecar.v1.Execution.headers:type_name -> specproxy.sidecar.v1.Execution.HeadersEntry
-	16, // 15: specproxy.sidecar.v1.Effect.at:type_name -> google.protobuf.Timestamp
-	5,  // 16: specproxy.sidecar.v1.ExecutionBatch.executions:type_name -> specproxy.sidecar.v1.Execution
-	10, // 17: specproxy.sidecar.v1.State.fence:type_name -> specproxy.sidecar.v1.Fence
-	16, // 18: specproxy.sidecar.v1.Fence.ordered_at:type_name -> google.protobuf.Timestamp
-	17, // 19: specproxy.sidecar.v1.Fence.retry_spread:type_name -> google.protobuf.Duration
-	0,  // 20: specproxy.sidecar.v1.SidecarService.Session:input_type -> specproxy.sidecar.v1.SessionRequest
-	12, // 21: specproxy.sidecar.v1.SidecarService.Pull:input_type -> specproxy.sidecar.v1.PullRequest
-	1,  // 22: specproxy.sidecar.v1.SidecarService.Session:output_type -> specproxy.sidecar.v1.SessionResponse
-	13, // 23: specproxy.sidecar.v1.SidecarService.Pull:output_type -> specproxy.sidecar.v1.PullResponse
-	22, // [22:24] is the sub-list for method output_type
-	20, // [20:22] is the sub-list for method input_type
-	20, // [20:20] is the sub-list for extension type_name
-	20, // [20:20] is the sub-list for extension extendee
-	0,  // [0:20] is the sub-list for field type_name
+	18, // 7: specproxy.sidecar.v1.Hello.started_at:type_name -> google.protobuf.Timestamp
+	16, // 8: specproxy.sidecar.v1.Runtime.tools:type_name -> specproxy.sidecar.v1.Runtime.ToolsEntry
+	18, // 9: specproxy.sidecar.v1.Status.last_admission_at:type_name -> google.protobuf.Timestamp
+	5,  // 10: specproxy.sidecar.v1.Status.overrides:type_name -> specproxy.sidecar.v1.OverrideResult
+	18, // 11: specproxy.sidecar.v1.Execution.started_at:type_name -> google.protobuf.Timestamp
+	18, // 12: specproxy.sidecar.v1.Execution.ended_at:type_name -> google.protobuf.Timestamp
+	7,  // 13: specproxy.sidecar.v1.Execution.acts:type_name -> specproxy.sidecar.v1.Effect
+	18, // 14: specproxy.sidecar.v1.Execution.deadline:type_name -> google.protobuf.Timestamp
+	17, // 15: specproxy.sidecar.v1.Execution.headers:type_name -> specproxy.sidecar.v1.Execution.HeadersEntry
+	18, // 16: specproxy.sidecar.v1.Execution.settle_by:type_name -> google.protobuf.Timestamp
+	18, // 17: specproxy.sidecar.v1.Effect.at:type_name -> google.protobuf.Timestamp
+	6,  // 18: specproxy.sidecar.v1.ExecutionBatch.executions:type_name -> specproxy.sidecar.v1.Execution
+	12, // 19: specproxy.sidecar.v1.State.fence:type_name -> specproxy.sidecar.v1.Fence
+	12, // 20: specproxy.sidecar.v1.State.settle:type_name -> specproxy.sidecar.v1.Fence
+	11, // 21: specproxy.sidecar.v1.State.overrides:type_name -> specproxy.sidecar.v1.Override
+	18, // 22: specproxy.sidecar.v1.Fence.ordered_at:type_name -> google.protobuf.Timestamp
+	19, // 23: specproxy.sidecar.v1.Fence.retry_spread:type_name -> google.protobuf.Duration
+	19, // 24: specproxy.sidecar.v1.Fence.default_within:type_name -> google.protobuf.Duration
+	0,  // 25: specproxy.sidecar.v1.SidecarService.Session:input_type -> specproxy.sidecar.v1.SessionRequest
+	14, // 26: specproxy.sidecar.v1.SidecarService.Pull:input_type -> specproxy.sidecar.v1.PullRequest
+	1,  // 27: specproxy.sidecar.v1.SidecarService.Session:output_type -> specproxy.sidecar.v1.SessionResponse
+	15, // 28: specproxy.sidecar.v1.SidecarService.Pull:output_type -> specproxy.sidecar.v1.PullResponse
+	27, // [27:29] is the sub-list for method output_type
+	25, // [25:27] is the sub-list for method input_type
+	25, // [25:25] is the sub-list for extension type_name
+	25, // [25:25] is the sub-list for extension extendee
+	0,  // [0:25] is the sub-list for field type_name
 }
 
 func init() { file_specproxy_sidecar_v1_sidecar_proto_init() }
@@ -1601,7 +1849,7 @@ func file_specproxy_sidecar_v1_sidecar_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_specproxy_sidecar_v1_sidecar_proto_rawDesc), len(file_specproxy_sidecar_v1_sidecar_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   16,
+			NumMessages:   18,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -92,6 +92,15 @@ const (
 	// OperatorServiceListEffectsProcedure is the fully-qualified name of the OperatorService's
 	// ListEffects RPC.
 	OperatorServiceListEffectsProcedure = "/specproxy.operator.v1.OperatorService/ListEffects"
+	// OperatorServicePreviewDrainProcedure is the fully-qualified name of the OperatorService's
+	// PreviewDrain RPC.
+	OperatorServicePreviewDrainProcedure = "/specproxy.operator.v1.OperatorService/PreviewDrain"
+	// OperatorServiceListDrainsProcedure is the fully-qualified name of the OperatorService's
+	// ListDrains RPC.
+	OperatorServiceListDrainsProcedure = "/specproxy.operator.v1.OperatorService/ListDrains"
+	// OperatorServiceSettleExecutionProcedure is the fully-qualified name of the OperatorService's
+	// SettleExecution RPC.
+	OperatorServiceSettleExecutionProcedure = "/specproxy.operator.v1.OperatorService/SettleExecution"
 	// OperatorServiceListProxiesProcedure is the fully-qualified name of the OperatorService's
 	// ListProxies RPC.
 	OperatorServiceListProxiesProcedure = "/specproxy.operator.v1.OperatorService/ListProxies"
@@ -147,6 +156,12 @@ type OperatorServiceClient interface {
 	ListExecutions(context.Context, *connect.Request[v1.ListExecutionsRequest]) (*connect.Response[v1.ListExecutionsResponse], error)
 	// ListEffects lists what executions under a version did to the world: the compensation worklist.
 	ListEffects(context.Context, *connect.Request[v1.ListEffectsRequest]) (*connect.Response[v1.ListEffectsResponse], error)
+	// PreviewDrain says what a rollback now would do to each running execution. It changes nothing.
+	PreviewDrain(context.Context, *connect.Request[v1.PreviewDrainRequest]) (*connect.Response[v1.PreviewDrainResponse], error)
+	// ListDrains shows how far drains have come.
+	ListDrains(context.Context, *connect.Request[v1.ListDrainsRequest]) (*connect.Response[v1.ListDrainsResponse], error)
+	// SettleExecution decides over one running execution in place of its rule, and waits up to `wait` for its sidecar to carry that out.
+	SettleExecution(context.Context, *connect.Request[v1.SettleExecutionRequest]) (*connect.Response[v1.SettleExecutionResponse], error)
 	ListProxies(context.Context, *connect.Request[v1.ListProxiesRequest]) (*connect.Response[v1.ListProxiesResponse], error)
 	ListPostMortems(context.Context, *connect.Request[v1.ListPostMortemsRequest]) (*connect.Response[v1.ListPostMortemsResponse], error)
 	GetPostMortem(context.Context, *connect.Request[v1.GetPostMortemRequest]) (*connect.Response[v1.GetPostMortemResponse], error)
@@ -290,6 +305,24 @@ func NewOperatorServiceClient(httpClient connect.HTTPClient, baseURL string, opt
 			connect.WithSchema(operatorServiceMethods.ByName("ListEffects")),
 			connect.WithClientOptions(opts...),
 		),
+		previewDrain: connect.NewClient[v1.PreviewDrainRequest, v1.PreviewDrainResponse](
+			httpClient,
+			baseURL+OperatorServicePreviewDrainProcedure,
+			connect.WithSchema(operatorServiceMethods.ByName("PreviewDrain")),
+			connect.WithClientOptions(opts...),
+		),
+		listDrains: connect.NewClient[v1.ListDrainsRequest, v1.ListDrainsResponse](
+			httpClient,
+			baseURL+OperatorServiceListDrainsProcedure,
+			connect.WithSchema(operatorServiceMethods.ByName("ListDrains")),
+			connect.WithClientOptions(opts...),
+		),
+		settleExecution: connect.NewClient[v1.SettleExecutionRequest, v1.SettleExecutionResponse](
+			httpClient,
+			baseURL+OperatorServiceSettleExecutionProcedure,
+			connect.WithSchema(operatorServiceMethods.ByName("SettleExecution")),
+			connect.WithClientOptions(opts...),
+		),
 		listProxies: connect.NewClient[v1.ListProxiesRequest, v1.ListProxiesResponse](
 			httpClient,
 			baseURL+OperatorServiceListProxiesProcedure,
@@ -340,6 +373,9 @@ type operatorServiceClient struct {
 	getSpec         *connect.Client[v1.GetSpecRequest, v1.GetSpecResponse]
 	listExecutions  *connect.Client[v1.ListExecutionsRequest, v1.ListExecutionsResponse]
 	listEffects     *connect.Client[v1.ListEffectsRequest, v1.ListEffectsResponse]
+	previewDrain    *connect.Client[v1.PreviewDrainRequest, v1.PreviewDrainResponse]
+	listDrains      *connect.Client[v1.ListDrainsRequest, v1.ListDrainsResponse]
+	settleExecution *connect.Client[v1.SettleExecutionRequest, v1.SettleExecutionResponse]
 	listProxies     *connect.Client[v1.ListProxiesRequest, v1.ListProxiesResponse]
 	listPostMortems *connect.Client[v1.ListPostMortemsRequest, v1.ListPostMortemsResponse]
 	getPostMortem   *connect.Client[v1.GetPostMortemRequest, v1.GetPostMortemResponse]
@@ -451,6 +487,21 @@ func (c *operatorServiceClient) ListEffects(ctx context.Context, req *connect.Re
 	return c.listEffects.CallUnary(ctx, req)
 }
 
+// PreviewDrain calls specproxy.operator.v1.OperatorService.PreviewDrain.
+func (c *operatorServiceClient) PreviewDrain(ctx context.Context, req *connect.Request[v1.PreviewDrainRequest]) (*connect.Response[v1.PreviewDrainResponse], error) {
+	return c.previewDrain.CallUnary(ctx, req)
+}
+
+// ListDrains calls specproxy.operator.v1.OperatorService.ListDrains.
+func (c *operatorServiceClient) ListDrains(ctx context.Context, req *connect.Request[v1.ListDrainsRequest]) (*connect.Response[v1.ListDrainsResponse], error) {
+	return c.listDrains.CallUnary(ctx, req)
+}
+
+// SettleExecution calls specproxy.operator.v1.OperatorService.SettleExecution.
+func (c *operatorServiceClient) SettleExecution(ctx context.Context, req *connect.Request[v1.SettleExecutionRequest]) (*connect.Response[v1.SettleExecutionResponse], error) {
+	return c.settleExecution.CallUnary(ctx, req)
+}
+
 // ListProxies calls specproxy.operator.v1.OperatorService.ListProxies.
 func (c *operatorServiceClient) ListProxies(ctx context.Context, req *connect.Request[v1.ListProxiesRequest]) (*connect.Response[v1.ListProxiesResponse], error) {
 	return c.listProxies.CallUnary(ctx, req)
@@ -512,6 +563,12 @@ type OperatorServiceHandler interface {
 	ListExecutions(context.Context, *connect.Request[v1.ListExecutionsRequest]) (*connect.Response[v1.ListExecutionsResponse], error)
 	// ListEffects lists what executions under a version did to the world: the compensation worklist.
 	ListEffects(context.Context, *connect.Request[v1.ListEffectsRequest]) (*connect.Response[v1.ListEffectsResponse], error)
+	// PreviewDrain says what a rollback now would do to each running execution. It changes nothing.
+	PreviewDrain(context.Context, *connect.Request[v1.PreviewDrainRequest]) (*connect.Response[v1.PreviewDrainResponse], error)
+	// ListDrains shows how far drains have come.
+	ListDrains(context.Context, *connect.Request[v1.ListDrainsRequest]) (*connect.Response[v1.ListDrainsResponse], error)
+	// SettleExecution decides over one running execution in place of its rule, and waits up to `wait` for its sidecar to carry that out.
+	SettleExecution(context.Context, *connect.Request[v1.SettleExecutionRequest]) (*connect.Response[v1.SettleExecutionResponse], error)
 	ListProxies(context.Context, *connect.Request[v1.ListProxiesRequest]) (*connect.Response[v1.ListProxiesResponse], error)
 	ListPostMortems(context.Context, *connect.Request[v1.ListPostMortemsRequest]) (*connect.Response[v1.ListPostMortemsResponse], error)
 	GetPostMortem(context.Context, *connect.Request[v1.GetPostMortemRequest]) (*connect.Response[v1.GetPostMortemResponse], error)
@@ -651,6 +708,24 @@ func NewOperatorServiceHandler(svc OperatorServiceHandler, opts ...connect.Handl
 		connect.WithSchema(operatorServiceMethods.ByName("ListEffects")),
 		connect.WithHandlerOptions(opts...),
 	)
+	operatorServicePreviewDrainHandler := connect.NewUnaryHandler(
+		OperatorServicePreviewDrainProcedure,
+		svc.PreviewDrain,
+		connect.WithSchema(operatorServiceMethods.ByName("PreviewDrain")),
+		connect.WithHandlerOptions(opts...),
+	)
+	operatorServiceListDrainsHandler := connect.NewUnaryHandler(
+		OperatorServiceListDrainsProcedure,
+		svc.ListDrains,
+		connect.WithSchema(operatorServiceMethods.ByName("ListDrains")),
+		connect.WithHandlerOptions(opts...),
+	)
+	operatorServiceSettleExecutionHandler := connect.NewUnaryHandler(
+		OperatorServiceSettleExecutionProcedure,
+		svc.SettleExecution,
+		connect.WithSchema(operatorServiceMethods.ByName("SettleExecution")),
+		connect.WithHandlerOptions(opts...),
+	)
 	operatorServiceListProxiesHandler := connect.NewUnaryHandler(
 		OperatorServiceListProxiesProcedure,
 		svc.ListProxies,
@@ -719,6 +794,12 @@ func NewOperatorServiceHandler(svc OperatorServiceHandler, opts ...connect.Handl
 			operatorServiceListExecutionsHandler.ServeHTTP(w, r)
 		case OperatorServiceListEffectsProcedure:
 			operatorServiceListEffectsHandler.ServeHTTP(w, r)
+		case OperatorServicePreviewDrainProcedure:
+			operatorServicePreviewDrainHandler.ServeHTTP(w, r)
+		case OperatorServiceListDrainsProcedure:
+			operatorServiceListDrainsHandler.ServeHTTP(w, r)
+		case OperatorServiceSettleExecutionProcedure:
+			operatorServiceSettleExecutionHandler.ServeHTTP(w, r)
 		case OperatorServiceListProxiesProcedure:
 			operatorServiceListProxiesHandler.ServeHTTP(w, r)
 		case OperatorServiceListPostMortemsProcedure:
@@ -818,6 +899,18 @@ func (UnimplementedOperatorServiceHandler) ListExecutions(context.Context, *conn
 
 func (UnimplementedOperatorServiceHandler) ListEffects(context.Context, *connect.Request[v1.ListEffectsRequest]) (*connect.Response[v1.ListEffectsResponse], error) {
 	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("specproxy.operator.v1.OperatorService.ListEffects is not implemented"))
+}
+
+func (UnimplementedOperatorServiceHandler) PreviewDrain(context.Context, *connect.Request[v1.PreviewDrainRequest]) (*connect.Response[v1.PreviewDrainResponse], error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("specproxy.operator.v1.OperatorService.PreviewDrain is not implemented"))
+}
+
+func (UnimplementedOperatorServiceHandler) ListDrains(context.Context, *connect.Request[v1.ListDrainsRequest]) (*connect.Response[v1.ListDrainsResponse], error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("specproxy.operator.v1.OperatorService.ListDrains is not implemented"))
+}
+
+func (UnimplementedOperatorServiceHandler) SettleExecution(context.Context, *connect.Request[v1.SettleExecutionRequest]) (*connect.Response[v1.SettleExecutionResponse], error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("specproxy.operator.v1.OperatorService.SettleExecution is not implemented"))
 }
 
 func (UnimplementedOperatorServiceHandler) ListProxies(context.Context, *connect.Request[v1.ListProxiesRequest]) (*connect.Response[v1.ListProxiesResponse], error) {

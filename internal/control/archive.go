@@ -20,8 +20,10 @@ type Archive interface {
 	// Get returns a version from the nearest whole copy, Check from the archive itself and with its tag.
 	Get(ctx context.Context, digest string) (versions.Packed, error)
 	Check(ctx context.Context, ref versions.Ref, digest string) (versions.Packed, error)
+	Attachments
 	// Held lists everything in it, whoever recorded it.
 	Held(ctx context.Context) ([]archive.Held, error)
+	Attachments
 	// String is where it is.
 	String() string
 }

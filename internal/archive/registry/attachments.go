@@ -11,6 +11,7 @@ import (
 
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+	"go.uber.org/zap"
 
 	"github.com/specproxy/specproxy/internal/archive"
 	"github.com/specproxy/specproxy/internal/versions"
@@ -41,12 +42,46 @@ func (a *Archive) PutAttachment(ctx context.Context, at versions.Attachment) err
 	if err := a.repo.Manifests().PushReference(ctx, descriptor(image), bytes.NewReader(at.Image), tag); err != nil {
 		return fmt.Errorf("archive %s: storing an attachment of %s: %w", a.name, at.Subject, a.reason(err))
 	}
+	a.keep(ctx, at.Subject, []versions.Attachment{at})
 	return nil
 }
 
+// keep copies attachments beside this machine's copy of their version, so that sidecars are given its signatures while the registry is away.
+func (a *Archive) keep(ctx context.Context, subject string, all []versions.Attachment) {
+	if _, err := a.copy.Get(ctx, subject); err != nil {
+		return // No copy to keep them beside.
+	}
+	have, err := a.copy.Attachments(ctx, subject, "")
+	for _, at := range all {
+		if err == nil && slices.ContainsFunc(have, func(h versions.Attachment) bool { return h.Digest == at.Digest }) {
+			continue
+		}
+		if err := a.copy.PutAttachment(ctx, at); err != nil {
+			a.log.Warn("keep a copy of an attachment", zap.String("version", subject), zap.Error(err))
+		}
+	}
+}
+
 // Attachments returns what is attached to the version with this digest, every byte of it verified, oldest first; kind is a type, or empty for
-// all of ours. One that is not whole is a *archive.Damaged.
+// all of ours. One that is not whole is a *archive.Damaged. While the registry is away they are those that this replica has seen: whoever
+// demands a signature that came later refuses until it is back.
 func (a *Archive) Attachments(ctx context.Context, subject, kind string) ([]versions.Attachment, error) {
+	all, err := a.referrers(ctx, subject, kind)
+	var away *archive.Unreachable
+	if errors.As(err, &away) {
+		if seen, copyErr := a.copy.Attachments(ctx, subject, kind); copyErr == nil {
+			a.log.Warn("attachments are those seen earlier", zap.String("version", subject), zap.Error(err))
+			return seen, nil
+		}
+	}
+	if err == nil {
+		a.keep(ctx, subject, all)
+	}
+	return all, err
+}
+
+// referrers asks the registry.
+func (a *Archive) referrers(ctx context.Context, subject, kind string) ([]versions.Attachment, error) {
 	fail := func(err error) ([]versions.Attachment, error) {
 		return nil, fmt.Errorf("archive %s: what is attached to %s: %w", a.name, subject, a.reason(err))
 	}

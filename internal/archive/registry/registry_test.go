@@ -318,6 +318,9 @@ func TestAttachmentsOfARegistryWithoutReferrersAPI(t *testing.T) {
 	if _, err := a.Attachments(t.Context(), p.Digest, ""); !errors.As(err, &damaged) {
 		t.Errorf("a damaged report: %v", err)
 	}
+	if err := os.WriteFile(r.Blob(all[1].Blob().Digest), all[1].Data, 0o600); err != nil {
+		t.Fatal(err)
+	}
 	// Other tools find them where the specification says.
 	var tree struct {
 		Referrers []struct{ Digest string }
@@ -327,6 +330,16 @@ func TestAttachmentsOfARegistryWithoutReferrersAPI(t *testing.T) {
 	}
 	if len(tree.Referrers) != 3 {
 		t.Errorf("oras discovers %v", tree)
+	}
+	// What was seen is still known while the registry is away, and nothing else.
+	b := open(t, r.Host, 0)
+	checkHolds(t, b, p)
+	if _, err := b.Attachments(t.Context(), p.Digest, ""); err != nil {
+		t.Fatal(err)
+	}
+	r.Stop()
+	if again, err := b.Attachments(t.Context(), p.Digest, ""); err != nil || cmp.Diff(all, again) != "" {
+		t.Errorf("attachments while the registry is away: %v, %v", again, err)
 	}
 }
 

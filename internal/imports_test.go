@@ -24,7 +24,7 @@ var arrows = []struct {
 	to   []string
 }{
 	{"cmd/xds", []string{"internal/controlplane", "internal/routing/envoy"}},
-	{"cmd/specproxy", []string{"internal/sidecar", "internal/sidecar/agent", "internal/versions"}},
+	{"cmd/specproxy", []string{"internal/sidecar", "internal/sidecar/agent", "internal/signing", "internal/versions"}},
 	{"cmd/specctl", []string{"internal/cli"}},
 
 	{"internal/controlplane", []string{
@@ -50,7 +50,7 @@ var arrows = []struct {
 
 	{"internal/sidecar", []string{
 		"internal/sidecar/agent", "internal/sidecar/execid", "internal/sidecar/journal", "internal/sidecar/localapi", "internal/sidecar/posture",
-		"internal/sidecar/proxy", "internal/sidecar/session", "internal/sidecar/specdir", "internal/archive", "internal/versions", "internal/drain", "gen/sidecar",
+		"internal/sidecar/proxy", "internal/sidecar/session", "internal/sidecar/specdir", "internal/signing", "internal/archive", "internal/versions", "internal/drain", "gen/sidecar",
 	}},
 	{"internal/sidecar/proxy", []string{
 		"internal/sidecar/agent", "internal/sidecar/execid", "internal/sidecar/posture",
@@ -59,7 +59,7 @@ var arrows = []struct {
 	}},
 	{"internal/sidecar/session", []string{"internal/drain", "gen/sidecar"}},
 	{"internal/sidecar/localapi", []string{"internal/sidecar/journal", "internal/drain"}},
-	{"internal/sidecar/specdir", []string{"internal/archive", "internal/versions", "gen/sidecar"}},
+	{"internal/sidecar/specdir", []string{"internal/archive", "internal/signing", "internal/versions", "gen/sidecar"}},
 	{"internal/sidecar/posture", []string{"internal/drain", "gen/sidecar"}},
 	{"internal/sidecar/journal", []string{"internal/drain"}},
 	{"internal/sidecar/execid", nil},
@@ -76,6 +76,7 @@ var arrows = []struct {
 	// Tests of the whole, and their support: they run the built commands and a real Envoy.
 	{"internal/e2e", nil},
 	{"internal/envoytest", []string{"internal/routing/envoy"}},
+	{"internal/registrytest", nil},
 	{"internal/sidecar/fakecontrol", []string{"internal/versions", "gen/sidecar"}},
 
 	{"internal/routing/envoy", []string{"internal/routing", "internal/versions", "internal/drain"}},

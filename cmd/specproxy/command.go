@@ -14,6 +14,7 @@ import (
 
 	"github.com/specproxy/specproxy/internal/sidecar"
 	"github.com/specproxy/specproxy/internal/sidecar/agent"
+	"github.com/specproxy/specproxy/internal/signing"
 	"github.com/specproxy/specproxy/internal/versions"
 )
 
@@ -32,6 +33,7 @@ func command(version string, signals <-chan os.Signal, run func(context.Context,
 	o := sidecar.Options{Version: version, Signals: signals, Stdout: os.Stdout, Stderr: os.Stderr}
 	var spec, level string
 	var tools map[string]string
+	var keys []string
 	c := &cobra.Command{
 		Use:   "specproxy --control HOST:PORT --spec NAME:VERSION (--upstream URL | -- COMMAND [ARG...])",
 		Short: "Run one instance of a spec version: pull and verify it, start its agent, keep its executions",
@@ -47,6 +49,10 @@ func command(version string, signals <-chan os.Signal, run func(context.Context,
 		RunE: func(c *cobra.Command, args []string) error {
 			o.Command = args
 			o.Runtime.Tools = tools
+			var err error
+			if o.RequireKeys, err = readKeys(keys); err != nil {
+				return usageError{err}
+			}
 			log, err := complete(&o, spec, level)
 			if err != nil {
 				return usageError{err}
@@ -72,6 +78,7 @@ func command(version string, signals <-chan os.Signal, run func(context.Context,
 	f.StringVar(&o.Runtime.Image, "runtime-image", "", "OCI image `digest` of what runs the version, sha256:<hex>")
 	f.StringVar(&o.Runtime.Model, "runtime-model", "", "`id` of the model that runs the version")
 	f.StringToStringVar(&tools, "runtime-tool", nil, "`name=version` of a tool the agent uses; may be repeated")
+	f.StringSliceVar(&keys, "require-key", nil, "PEM `file` with a public key that must have signed the version, or its agent is not started; one of several is enough")
 	f.StringVar(&level, "log-level", "info", "least `level` to log: debug, info, warn or error")
 	f.DurationVar(&o.DrainTimeout, "drain-timeout", sidecar.DefaultDrainTimeout, "how long executions may run on after SIGTERM before they are cut with the retry signal")
 	c.AddCommand(&cobra.Command{
@@ -102,6 +109,23 @@ func complete(o *sidecar.Options, spec, level string) (*zap.Logger, error) {
 		return nil, err
 	}
 	return o.Log, nil
+}
+
+// readKeys reads public keys from their files.
+func readKeys(files []string) ([]signing.PublicKey, error) {
+	var keys []signing.PublicKey
+	for _, file := range files {
+		text, err := os.ReadFile(file)
+		if err != nil {
+			return nil, fmt.Errorf("--require-key: %w", err)
+		}
+		key, err := signing.ParsePublicKey(text)
+		if err != nil {
+			return nil, fmt.Errorf("--require-key %s: %w", file, err)
+		}
+		keys = append(keys, key)
+	}
+	return keys, nil
 }
 
 func newLogger(level string) (*zap.Logger, error) {

@@ -3,7 +3,6 @@ package control
 import (
 	"bytes"
 	"context"
-	"errors"
 	"fmt"
 	"time"
 
@@ -19,17 +18,6 @@ type Attachments interface {
 	PutAttachment(ctx context.Context, at versions.Attachment) error
 	// Attachments of the version with this digest, verified, oldest first; kind is a type, or empty for all.
 	Attachments(ctx context.Context, subject, kind string) ([]versions.Attachment, error)
-}
-
-// errNoAttachments says that the archive in use cannot hold any.
-var errNoAttachments = errors.New("this archive holds no attachments")
-
-func (c *Controller) attached(ctx context.Context, digest, kind string) ([]versions.Attachment, error) {
-	keeper, ok := any(c.archive).(Attachments)
-	if !ok {
-		return nil, errNoAttachments
-	}
-	return keeper.Attachments(ctx, digest, kind)
 }
 
 // Attach is what is to be attached to a version.
@@ -55,10 +43,6 @@ func (c *Controller) Attach(ctx context.Context, actor Actor, a Attach) (version
 	if a.Digest != "" && a.Digest != record.Digest {
 		return versions.Attachment{}, false, refuse("specctl show "+a.Ref.String(), "%s is %s here; the caller means %s", a.Ref, record.Digest, a.Digest)
 	}
-	keeper, ok := any(c.archive).(Attachments)
-	if !ok {
-		return versions.Attachment{}, false, errNoAttachments
-	}
 	packed, err := c.archive.Get(ctx, record.Digest)
 	if err != nil {
 		return versions.Attachment{}, false, fmt.Errorf("archive: %s: %w", a.Ref, err)
@@ -67,7 +51,7 @@ func (c *Controller) Attach(ctx context.Context, actor Actor, a Attach) (version
 	if err != nil {
 		return at, false, err
 	}
-	there, err := keeper.Attachments(ctx, record.Digest, at.Type)
+	there, err := c.archive.Attachments(ctx, record.Digest, at.Type)
 	if err != nil {
 		return at, false, fmt.Errorf("archive: what is attached to %s: %w", a.Ref, err)
 	}
@@ -80,7 +64,7 @@ func (c *Controller) Attach(ctx context.Context, actor Actor, a Attach) (version
 	if len(there) >= versions.MaxAttachments {
 		return at, false, refuse("publish a new version", "%s has %d attachments of type %s, which is all it can have", a.Ref, len(there), at.Type)
 	}
-	if err := keeper.PutAttachment(ctx, at); err != nil {
+	if err := c.archive.PutAttachment(ctx, at); err != nil {
 		return at, false, fmt.Errorf("archive: attach to %s: %w", a.Ref, err)
 	}
 	c.log.Info("attached to a version", zap.Stringer("version", a.Ref), zap.String("type", at.Type), zap.String("digest", at.Digest), zap.String("by", actor.Name))

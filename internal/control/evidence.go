@@ -62,7 +62,7 @@ func (c *Controller) gather(ctx context.Context, wants []want) evidence {
 	defer cancel()
 	all := evidence{}
 	for digest := range digests {
-		attachments, err := c.attached(ctx, digest, "")
+		attachments, err := c.archive.Attachments(ctx, digest, "")
 		all[digest] = found{attachments, err}
 	}
 	return all

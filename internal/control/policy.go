@@ -82,7 +82,7 @@ func (c *Controller) Permitted(ctx context.Context, record versions.Record) erro
 	}
 	ctx, cancel := context.WithTimeout(ctx, gatherTimeout)
 	defer cancel()
-	attachments, err := c.attached(ctx, record.Digest, "")
+	attachments, err := c.archive.Attachments(ctx, record.Digest, "")
 	return trusted(policy, record, evidence{record.Digest: {attachments, err}})
 }
 
@@ -93,7 +93,7 @@ func firstLine(err error) string {
 
 // Attached lists what is attached to a version.
 func (c *Controller) Attached(ctx context.Context, record versions.Record) ([]versions.Attachment, error) {
-	return c.attached(ctx, record.Digest, "")
+	return c.archive.Attachments(ctx, record.Digest, "")
 }
 
 // Content is a version from the archive, verified.

@@ -89,7 +89,7 @@ func (s *sidecar) fallBack(ctx context.Context) {
 		return
 	}
 	if stored, err := s.keeper.Stored(); err == nil && stored != nil {
-		s.demand(ctx, stored.GetRequiredKeys())
+		s.demand(stored.GetRequiredKeys())
 	}
 	restored, err := s.keeper.Restore()
 	switch {

@@ -346,7 +346,9 @@ func (s *sidecar) confirmed(id string) {
 
 // apply puts a State in force.
 func (s *sidecar) apply(state *sidecarv1.State) (bool, error) {
-	s.demand(context.Background(), state.GetRequiredKeys()) // reads files only
+	if state.GetGeneration() >= s.keeper.Applied() {
+		s.demand(state.GetRequiredKeys())
+	}
 	applied, err := s.keeper.Apply(state)
 	if err != nil {
 		s.Log.Error("a state from the control plane could not be applied", zap.Uint64("generation", state.GetGeneration()), zap.Error(err))

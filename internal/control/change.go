@@ -13,14 +13,10 @@ import (
 
 	"github.com/specproxy/specproxy/internal/drain"
 	"github.com/specproxy/specproxy/internal/fleet"
-	"github.com/specproxy/specproxy/internal/postmortem"
 	"github.com/specproxy/specproxy/internal/routing"
 	"github.com/specproxy/specproxy/internal/store"
 	"github.com/specproxy/specproxy/internal/versions"
 )
-
-// liftTimeout bounds how long a roll-forward waits for the fences of its own version to come down.
-const liftTimeout = 5 * time.Second
 
 // Change is one spec's new route generation: committed, proposed by a dry run, or the existing one when AlreadyDone.
 type Change struct {
@@ -137,17 +133,19 @@ func (c *Controller) change(ctx context.Context, actor Actor, wants []want, how 
 		}
 		return c.write(tx, drafts, actor, how, now)
 	}
-	// Ask first, so that what is refused has not lifted a fence.
+	// Ask first, so that what is refused has not lowered a fence.
 	question := how
 	question.DryRun = true
 	if _, err := c.store.Update(ctx, func(tx *store.Tx) error { return plan(tx, question) }); !errors.Is(err, errDryRun) {
 		return nil, err
 	}
 	if !how.DryRun {
-		if err := c.liftFences(ctx, actor, wants, how); err != nil {
-			return nil, err
+		err := c.lowerFences(ctx, drafts, now)
+		if err == nil {
+			_, err = c.store.Update(ctx, func(tx *store.Tx) error { return plan(tx, how) })
 		}
-		if _, err := c.store.Update(ctx, func(tx *store.Tx) error { return plan(tx, how) }); err != nil {
+		if err != nil {
+			c.raiseFences(ctx, func(since time.Time) bool { return since.Equal(now) })
 			return nil, err
 		}
 	}
@@ -410,84 +408,4 @@ func within(c drain.Contract, rule int) time.Duration {
 		return time.Duration(c.Rules[rule].Within)
 	}
 	return time.Duration(c.Default.Within)
-}
-
-// liftFences takes down the fences of versions that are to get weight again, and waits until their sidecars confirm it (also where a closed
-// post-mortem had lifted it a moment ago), so that no request is routed to a version that would still pass it on. It is a step of its own
-// because routes may only move after it. A rollback never waits here.
-func (c *Controller) liftFences(ctx context.Context, actor Actor, wants []want, how How) error {
-	var gaining []versions.Ref
-	_, err := c.store.Update(ctx, func(tx *store.Tx) error {
-		gaining = gaining[:0]
-		for _, w := range wants {
-			before, _ := tx.Route(w.spec)
-			g, err := w.resolve(tx, before)
-			if err != nil {
-				return err
-			}
-			abandoned, _ := routing.Abandoned(before.Splits, g.splits, tx.Relevant(w.spec, store.Weighted(before.Splits, g.splits)))
-			rollback := len(abandoned) > 0 && w.kind != routing.KindUndo
-			for _, s := range g.splits {
-				if s.BasisPoints <= before.Weight(s.Version) {
-					continue
-				}
-				if !rollback { // whose target was never fenced, or is refused
-					gaining = append(gaining, versions.Ref{Spec: w.spec, Version: s.Version})
-				}
-				order, ok := tx.Drain(w.spec, s.Version)
-				if !ok || !order.Active() {
-					continue
-				}
-				if err := lift(tx, w, order, actor, how); err != nil {
-					return err
-				}
-			}
-		}
-		return nil
-	})
-	if err != nil {
-		return err
-	}
-	waitCtx, cancel := context.WithTimeout(ctx, liftTimeout)
-	defer cancel()
-	for _, ref := range gaining {
-		if err := c.fleet.Unfenced(waitCtx, ref.Spec, ref.Version); err != nil {
-			c.log.Warn("routes move before every sidecar lifted its fence; those pass new work on", zap.Stringer("version", ref), zap.Error(err))
-		}
-	}
-	return nil
-}
-
-// lift ends one drain because its version is wanted again: by an undo, or over an open post-mortem by a named override.
-func lift(tx *store.Tx, w want, order drain.Drain, actor Actor, how How) error {
-	record, err := known(tx, w.spec, order.Version)
-	if err != nil {
-		return err
-	}
-	event, state, drainEvent := versions.EventOverridden, drain.Superseded, "overridden by "+actor.Name
-	if w.kind == routing.KindUndo {
-		event, state, drainEvent = versions.EventCleared, drain.Cancelled, "its rollback was undone by "+actor.Name
-	}
-	if record.Standing == versions.Quarantined && w.kind != routing.KindUndo {
-		if err := overridden(record, how); err != nil {
-			return err
-		}
-		pm, ok := tx.PostMortem(record.PostMortem)
-		if !ok {
-			return refuse("specctl postmortem list", "post-mortem %s does not exist", record.PostMortem)
-		}
-		pm.Overrides = append(slices.Clone(pm.Overrides), postmortem.Override{At: time.Now().UTC(), Actor: actor.Name, Version: record.Version, Reason: how.OverrideReason})
-		tx.PutPostMortem(pm)
-	}
-	if record.Standing == versions.Quarantined {
-		record.Standing, err = record.Standing.Next(event)
-		if err != nil {
-			return err
-		}
-		record.StandingReason = drainEvent
-		tx.PutVersion(record)
-	}
-	order.State, order.EndedAt = state, time.Now().UTC()
-	tx.PutDrain(order)
-	return nil
 }

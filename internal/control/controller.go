@@ -28,6 +28,8 @@ type Options struct {
 	Log       *zap.Logger
 	// FreezeFor is how long a rollback keeps automation away from a spec. Default 24 h.
 	FreezeFor time.Duration
+	// Alone says that no other replica uses the store, so what an earlier process had begun nobody will end.
+	Alone bool
 }
 
 // Controller is safe for concurrent use; commands that touch the same spec on several replicas are serialised by the store.
@@ -38,6 +40,8 @@ type Controller struct {
 	discovery *discovery.Server
 	log       *zap.Logger
 	freezeFor time.Duration
+	alone     bool
+	started   time.Time
 
 	commands sync.Mutex // one route change at a time in this replica
 
@@ -55,6 +59,7 @@ func New(o Options) *Controller {
 	}
 	return &Controller{
 		store: o.Store, archive: o.Archive, fleet: o.Fleet, discovery: o.Discovery, log: o.Log, freezeFor: o.FreezeFor,
+		alone: o.Alone, started: time.Now(),
 		effects: map[effectKey]time.Time{}, progress: make(chan struct{}),
 	}
 }
@@ -65,6 +70,7 @@ func (c *Controller) Run(ctx context.Context) error {
 	g.Go(func() error { return c.followEffects(ctx) })
 	g.Go(func() error { return c.followDrains(ctx) })
 	g.Go(func() error { return c.followBakes(ctx) })
+	g.Go(func() error { return c.followFences(ctx) })
 	return g.Wait()
 }
 

@@ -37,6 +37,9 @@ func (c *Controller) write(tx *store.Tx, drafts []*draft, actor Actor, how How, 
 				return err
 			}
 		}
+		if err := readmit(tx, d, actor, how, now); err != nil {
+			return err
+		}
 		for _, v := range d.after() {
 			if !slices.ContainsFunc(d.records, func(old versions.Record) bool { return same(old, v) }) {
 				tx.PutVersion(v)

@@ -103,7 +103,7 @@ func Run(ctx context.Context, o Options) (err error) {
 	}
 	disc := discovery.New(dopts)
 	fl := fleet.New(fleet.Options{Store: st, Archive: arch, Proxies: disc, Log: o.Log.Named("fleet"), Grace: o.Grace})
-	ctl := control.New(control.Options{Store: st, Archive: arch, Fleet: fl, Discovery: disc, Log: o.Log.Named("control"), FreezeFor: o.FreezeFor})
+	ctl := control.New(control.Options{Store: st, Archive: arch, Fleet: fl, Discovery: disc, Log: o.Log.Named("control"), FreezeFor: o.FreezeFor, Alone: len(o.EtcdEndpoints) == 0})
 
 	opts := append(auth.GRPC(token), grpc.KeepaliveParams(keepalive.ServerParameters{Time: 10 * time.Second, Timeout: 5 * time.Second}),
 		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: 5 * time.Second, PermitWithoutStream: true}))

@@ -71,6 +71,21 @@ func TestTheNewestStateWins(t *testing.T) {
 	}
 }
 
+// A command that lowers a fence and does not come to its end leaves the order as it was.
+func TestAFenceRisesAgainUnderTheGenerationItHad(t *testing.T) {
+	k, l := newKeeper(filepath.Join(t.TempDir(), "state"))
+	apply(t, k, state(7, 3, "key"), true)
+	apply(t, k, state(8, 0, "key"), true)
+	apply(t, k, state(9, 3, "key"), true)
+	if order, fenced := l.Fenced(); !fenced || order.Generation != 3 {
+		t.Errorf("fenced=%v by %+v", fenced, order)
+	}
+	apply(t, k, state(8, 0, "key"), false)
+	if _, fenced := l.Fenced(); !fenced {
+		t.Error("an older state lifted it")
+	}
+}
+
 func TestAControlPlaneThatWasSetUpAnewCountsAsNewer(t *testing.T) {
 	k, l := newKeeper(filepath.Join(t.TempDir(), "state"))
 	apply(t, k, state(500, 90, "old cluster"), true)

@@ -184,7 +184,7 @@ func (s *session) sendStates(ctx context.Context) error {
 	revisions := make(chan moved, 1)
 	for {
 		view := s.fleet.store.View()
-		if state := StateOf(view, s.key.spec, s.key.version, s.stored.ID); last == nil || !sameState(last, state) {
+		if state := StateOf(view, s.key.spec, s.key.version, s.hello.GetInstanceId()); last == nil || !sameState(last, state) {
 			if err := s.stream.Send(&sidecarv1.SessionResponse{Message: &sidecarv1.SessionResponse_State{State: state}}); err != nil {
 				return err
 			}

@@ -8,6 +8,7 @@ SHELL       := bash
 VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
 TOOLS   := .tools/bin
 ENVOY   := .tools/bin/envoy
+PYTHON  := .tools/python/installed.txt
 export PATH := $(CURDIR)/$(TOOLS):$(PATH)
 
 GO_BUILD := CGO_ENABLED=0 go build -trimpath -ldflags '-s -w -X main.version=$(VERSION)'
@@ -39,11 +40,11 @@ refunds:
 	$(GO_BUILD) -o bin/refunds/ ./examples/refunds/{agent,payments,traffic,check,demo}
 
 .PHONY: test
-test: $(ENVOY) ## Every test with -race, real Envoy included (RUN=regexp, PKG=./internal/...)
+test: $(ENVOY) $(PYTHON) oci-tools ## Every test with -race, real Envoy included (RUN=regexp, PKG=./internal/...)
 	go test -race -timeout 10m $(if $(RUN),-run '$(RUN)') $(PKG)
 
 .PHONY: test-long
-test-long: $(ENVOY) ## The long matrices, kill tests and soaks (build tag "long")
+test-long: $(ENVOY) $(PYTHON) oci-tools $(TOOLS)/cosign ## The long matrices, kill tests and soaks (build tag "long")
 	go test -race -tags long -timeout 60m $(if $(RUN),-run '$(RUN)') $(PKG)
 
 .PHONY: demo
@@ -86,6 +87,13 @@ generate-check: $(TOOLS)/buf
 	buf generate -o "$$tmp"; \
 	diff -r gen "$$tmp/gen" || { echo 'gen/ is not what proto/ generates: run make generate' >&2; exit 1; }
 
+.PHONY: python
+python: $(PYTHON) ## Install what the Python helpers are tested with into .tools/python
+
+$(PYTHON): sdk/python/requirements-test.txt scripts/install-python.sh
+	scripts/install-python.sh
+	@touch $@
+
 .PHONY: envoy
 envoy: $(ENVOY) ## Install the pinned Envoy into .tools/bin
 
@@ -94,6 +102,18 @@ $(ENVOY): scripts/install-envoy.sh
 	@# An Envoy that was found on PATH instead is linked, so that everything finds it in one place.
 	@[ -x $@ ] || ln -sf "$$(command -v envoy)" $@
 	@[ -L $@ ] || touch $@
+
+# A registry to test against, and other tools that must be able to read what we write.
+.PHONY: oci-tools
+oci-tools: $(TOOLS)/registry $(TOOLS)/oras
+
+$(TOOLS)/registry $(TOOLS)/oras &: tools/oci/go.mod tools/oci/go.sum
+	CGO_ENABLED=0 GOBIN='$(CURDIR)/$(TOOLS)' go -C tools/oci install tool
+	@touch $(TOOLS)/registry $(TOOLS)/oras
+
+$(TOOLS)/cosign: tools/cosign/go.mod tools/cosign/go.sum
+	CGO_ENABLED=0 GOBIN='$(CURDIR)/$(TOOLS)' go -C tools/cosign install tool
+	@touch $@
 
 $(TOOLS)/buf: tools/go.mod tools/go.sum
 	GOBIN='$(CURDIR)/$(TOOLS)' go -C tools install tool

@@ -26,7 +26,7 @@ func Acts(view store.Reader, fleet *fleet.Fleet, spec, version string) (acts []A
 	for _, b := range kept {
 		omitted += b.Omitted // omitted failures need not have done anything
 	}
-	batches := append(kept, view.Failures(spec, version)...)
+	batches := slices.Concat(kept, view.Failures(spec, version))
 	slices.SortStableFunc(batches, func(a, b store.FailureBatch) int { return cmp.Compare(a.Seq, b.Seq) })
 	last := map[string]store.Failure{}
 	for _, b := range batches {

@@ -71,6 +71,9 @@ func (b *Bundle) unpack(r io.Reader, limits Limits) (map[string][]byte, error) {
 		if errors.Is(err, io.EOF) {
 			return files, nil
 		}
+		if err != nil && count == 0 {
+			return nil, fmt.Errorf("the file is no tarball, or cut off at its beginning: %w", err)
+		}
 		if err != nil {
 			return nil, cut(err, "after %d files", count)
 		}

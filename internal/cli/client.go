@@ -216,7 +216,11 @@ func (e *unreachableError) Error() string {
 func (c *conn) explain(s server, err error) error {
 	switch {
 	case !connect.IsWireError(err):
-		return fmt.Errorf("%s does not answer like a control plane (%s): is another program listening there?", s.url, reason(err))
+		cause := "is another program listening there?"
+		if strings.HasPrefix(s.url, "http:") {
+			cause = "is another program listening there, or does it want https?"
+		}
+		return fmt.Errorf("%s does not answer like a control plane (%s): %s", s.url, reason(err), cause)
 	case connect.CodeOf(err) == connect.CodeUnauthenticated && c.noToken != "":
 		return fmt.Errorf("%s wants a token and none was found: %s", s.url, c.noToken)
 	}
@@ -225,6 +229,9 @@ func (c *conn) explain(s server, err error) error {
 
 // reason is the innermost useful part of an error: "connection refused" rather than the whole chain.
 func reason(err error) string {
+	if cert, ok := errors.AsType[*tls.CertificateVerificationError](err); ok {
+		return fmt.Sprintf("its certificate cannot be verified (%v): give its authority with --ca-file", cert.Err)
+	}
 	if op, ok := errors.AsType[*net.OpError](err); ok {
 		if sys, ok := errors.AsType[*os.SyscallError](op.Err); ok {
 			return sys.Err.Error()

@@ -144,7 +144,7 @@ func TestTLSAndTokenFromEndToEnd(t *testing.T) {
 	sidecar := []string{"--control", w.grpc, "--spec", "shop:2.0.0", "--upstream", a.url}
 	wrong := filepath.Join(folder(t, "token", "another-token-of-good-length"), "token")
 	fails(t, 1, []string{"shop:2.0.0", w.grpc, "token"}, "specproxy", append(sidecar, "--cache-dir", t.TempDir(), "--ca", id.cert, "--token-file", wrong)...)
-	fails(t, 1, []string{"shop:2.0.0", w.grpc}, "specproxy", append(sidecar, "--cache-dir", t.TempDir())...) // speaks no TLS
+	fails(t, 1, []string{"shop:2.0.0", w.grpc, "if it wants TLS, give --ca"}, "specproxy", append(sidecar, "--cache-dir", t.TempDir())...)
 	start(t, nil, filepath.Join(binDir, "specproxy"), append(sidecar, "--cache-dir", t.TempDir(), "--ca", id.cert, "--token-file", id.token)...)
 	eventually(t, "ready instance", func() error {
 		out := ctl(0, nil, "versions", "shop", "-o", "json")
@@ -166,7 +166,8 @@ func TestTLSAndTokenFromEndToEnd(t *testing.T) {
 		return err
 	})
 
-	fails(t, 1, []string{"https://" + w.api, "certificate"}, "specctl", "--server", "https://"+w.api, "--token-file", adminToken, "get", "shop")
+	fails(t, 1, []string{"https://" + w.api, "certificate cannot be verified", "--ca-file"}, "specctl", "--server", "https://"+w.api, "--token-file", adminToken, "get", "shop")
+	fails(t, 1, []string{"http://" + w.api, "does it want https?"}, "specctl", "--server", "http://"+w.api, "--token-file", adminToken, "get", "shop")
 	fails(t, 1, []string{"no valid token"}, "specctl", "--server", "https://"+w.api, "--ca-file", id.cert, "--token-file", wrong, "get", "shop")
 	for name, ctx := range map[string]context.Context{
 		"no token":       t.Context(),

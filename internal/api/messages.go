@@ -9,7 +9,6 @@ import (
 
 	operatorv1 "github.com/specproxy/specproxy/gen/specproxy/operator/v1"
 	"github.com/specproxy/specproxy/internal/control"
-	"github.com/specproxy/specproxy/internal/drain"
 	"github.com/specproxy/specproxy/internal/postmortem"
 	"github.com/specproxy/specproxy/internal/routing"
 	"github.com/specproxy/specproxy/internal/store"
@@ -71,17 +70,6 @@ func effectOf(e control.Effect) *operatorv1.GetEffectResponse {
 		Spec: e.Route.Spec, Generation: e.Route.Generation, Effective: e.Effective, By: e.By, CommittedAt: stamp(e.Route.At), EffectiveAt: stamp(e.EffectiveAt),
 		ProxiesAcked: uint32(e.ProxiesAcked), ProxiesTotal: uint32(e.ProxiesTotal), FencesAcked: uint32(e.FencesAcked), FencesTotal: uint32(e.FencesTotal),
 		Laggards: e.Laggards, Refusals: e.Refusals, LastAdmissionAt: stamp(e.LastAdmissionAt), LastAdmissionId: e.LastAdmissionID,
-	}
-}
-
-func drainOf(d drain.Drain, inFlight uint64, now drain.Counts) *operatorv1.Drain {
-	counts := d.Counts
-	if d.State == drain.Ordered || d.State == drain.Draining || d.State == drain.Held {
-		counts = now.Minus(d.Base)
-	}
-	return &operatorv1.Drain{
-		Version: d.Version, Target: d.Target, Generation: d.Generation, State: string(d.State), OrderedAt: stamp(d.OrderedAt), EndedAt: stamp(d.EndedAt),
-		InFlight: inFlight, Completed: counts.Completed, HandedOver: counts.HandedOver, Cancelled: counts.Cancelled, Held: counts.Held, Postmortem: d.PostMortem,
 	}
 }
 

@@ -172,6 +172,7 @@ func runningOf(version string, r fleet.Running) *operatorv1.Execution {
 		Id: x.GetId(), Key: x.GetKey(), Version: version, Instance: r.Instance, Method: x.GetMethod(), Path: x.GetPath(), StartedAt: x.GetStartedAt(), EndedAt: x.GetEndedAt(),
 		Effects: x.GetEffects(), Outcome: x.GetOutcome(), Reason: x.GetOutcomeReason(), Disposition: x.GetDisposition(), Why: x.GetWhy(),
 		RouteGeneration: x.GetRouteGeneration(), Status: x.GetStatus(), Tools: x.GetTools(), Skill: x.GetSkill(),
+		SettleBy: x.GetSettleBy(),
 	}
 }
 

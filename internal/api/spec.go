@@ -7,6 +7,7 @@ import (
 	"strings"
 
 	operatorv1 "github.com/specproxy/specproxy/gen/specproxy/operator/v1"
+	"github.com/specproxy/specproxy/internal/control"
 	"github.com/specproxy/specproxy/internal/drain"
 	"github.com/specproxy/specproxy/internal/fleet"
 	"github.com/specproxy/specproxy/internal/routing"
@@ -22,7 +23,7 @@ const dropped = 0.05
 
 func fenced(view *store.View, spec, version string) bool {
 	order, ok := view.Drain(spec, version)
-	return ok && order.Active()
+	return ok && order.Fences()
 }
 
 func poolOf(p fleet.Pool, fenced bool) *operatorv1.Pool {
@@ -65,9 +66,8 @@ func (s *Server) specOf(view *store.View, name string) *operatorv1.Spec {
 		out.Freeze = &operatorv1.Freeze{Since: stamp(f.Since), Until: stamp(f.Until), Postmortem: f.PostMortem}
 	}
 	for _, r := range shown {
-		if d, ok := view.Drain(name, r.Version); ok {
-			p := s.Fleet.Pool(view, name, d.Version)
-			out.Drains = append(out.Drains, drainOf(d, p.InFlight, p.Drained))
+		if d, ok := view.Drain(name, r.Version); ok && (d.Kind != drain.KindPromote || d.Unfinished()) {
+			out.Drains = append(out.Drains, drainOf(control.Measure(view, s.Fleet, d)))
 		}
 	}
 	cold := s.exitOf(view, out, route, records, newest)

@@ -7,7 +7,6 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/specproxy/specproxy/internal/drain"
-	"github.com/specproxy/specproxy/internal/fleet"
 	"github.com/specproxy/specproxy/internal/postmortem"
 	"github.com/specproxy/specproxy/internal/store"
 )
@@ -18,7 +17,7 @@ func (c *Controller) followDrains(ctx context.Context) error {
 		changed := c.fleet.Changes()
 		view := c.store.View()
 		for _, order := range view.UnfinishedDrains("") {
-			c.moveDrain(ctx, order, c.fleet.Pool(view, order.Spec, order.Version))
+			c.moveDrain(ctx, order, Measure(view, c.fleet, order))
 		}
 		if err := c.wait(ctx, view.Revision(), changed); err != nil {
 			return err
@@ -28,13 +27,13 @@ func (c *Controller) followDrains(ctx context.Context) error {
 
 // observed is what a pool's reports say happened to its drain, in order. A silent instance is never taken for idle: it keeps the drain
 // where it is until it is back or known gone.
-func observed(p fleet.Pool) []drain.Event {
+func observed(p Progress) []drain.Event {
 	switch {
-	case p.Fence.Acked < p.Fence.Total:
+	case p.Acked.Acked < p.Acked.Total:
 		return nil
-	case p.InFlight == 0:
+	case p.Running == 0:
 		return []drain.Event{drain.EventFenced, drain.EventEmptied}
-	case p.InFlight <= p.Drained.Held:
+	case p.Running <= p.Held:
 		return []drain.Event{drain.EventFenced, drain.EventOnlyHeld}
 	}
 	return []drain.Event{drain.EventFenced, drain.EventRunning}
@@ -50,8 +49,8 @@ func after(state drain.State, events []drain.Event) drain.State {
 	return state
 }
 
-func (c *Controller) moveDrain(ctx context.Context, order drain.Drain, pool fleet.Pool) {
-	events := observed(pool)
+func (c *Controller) moveDrain(ctx context.Context, order drain.Drain, p Progress) {
+	events := observed(p)
 	state := after(order.State, events)
 	if state == order.State {
 		return
@@ -63,7 +62,7 @@ func (c *Controller) moveDrain(ctx context.Context, order drain.Drain, pool flee
 		if !ok || now.Generation != order.Generation || now.State != order.State {
 			return nil // somebody else moved it
 		}
-		now.State, now.Counts = state, pool.Drained.Minus(now.Base)
+		now.State, now.Counts, now.Arrived = state, p.Counts, p.Arrived
 		if state == drain.Drained || state == drain.Held {
 			now.EndedAt = time.Now().UTC()
 			settle(tx, now)
@@ -83,6 +82,9 @@ func (c *Controller) moveDrain(ctx context.Context, order drain.Drain, pool flee
 
 // settle writes what became of the executions into the record, if it is still open. Counted adds what failed.
 func settle(tx *store.Tx, order drain.Drain) {
+	if order.PostMortem == "" {
+		return // a promotion
+	}
 	record, ok := tx.PostMortem(order.PostMortem)
 	if !ok || record.Closing != nil {
 		return
@@ -90,7 +92,7 @@ func settle(tx *store.Tx, order drain.Drain) {
 	tx.PutPostMortem(record.WithRollback(order.Spec, func(r *postmortem.Rollback) {
 		for i := range r.Abandoned {
 			if r.Abandoned[i].Version == order.Version {
-				r.Abandoned[i].Settled = &postmortem.Settled{At: order.EndedAt, State: order.State, Counts: order.Counts}
+				r.Abandoned[i].Settled = &postmortem.Settled{At: order.EndedAt, State: order.State, Counts: order.Counts, Arrived: order.Arrived}
 			}
 		}
 	}))

@@ -6,7 +6,6 @@ import (
 	"strings"
 	"time"
 
-	"github.com/specproxy/specproxy/internal/drain"
 	"github.com/specproxy/specproxy/internal/postmortem"
 	"github.com/specproxy/specproxy/internal/routing"
 	"github.com/specproxy/specproxy/internal/store"
@@ -46,6 +45,7 @@ func (c *Controller) write(tx *store.Tx, drafts []*draft, actor Actor, how How, 
 			}
 		}
 		tx.PutRoute(d.Route)
+		c.settleReplaced(tx, d, now)
 		if d.Route.Kind == routing.KindRollback {
 			for _, version := range d.Route.Abandoned {
 				tx.PutDrain(c.order(d, version, now))
@@ -112,16 +112,6 @@ func withWeights(records []versions.Record, route routing.Route) []versions.Reco
 func same(a, b versions.Record) bool {
 	return a.Version == b.Version && a.Standing == b.Standing && a.StandingReason == b.StandingReason && a.PostMortem == b.PostMortem &&
 		a.FirstWeight == b.FirstWeight && a.FullSince.Equal(b.FullSince) && a.HeldAll == b.HeldAll
-}
-
-// order is the drain of one abandoned version. Retry signals are spread so that every ready instance of the target gets about ten a second.
-func (c *Controller) order(d *draft, version string, now time.Time) drain.Drain {
-	pool := c.fleet.Pool(c.store.View(), d.Route.Spec, version)
-	spread := time.Duration(float64(pool.InFlight) / float64(max(d.Capacity.Ready, 1)) / 10 * float64(time.Second))
-	return drain.Drain{
-		Spec: d.Route.Spec, Version: version, Generation: d.Route.Generation, Target: d.Route.Target, State: drain.Ordered, OrderedAt: now,
-		PostMortem: d.Route.PostMortem, RetrySpread: min(max(spread, time.Second), 30*time.Second), Base: pool.Drained,
-	}
 }
 
 // evidence is what the post-mortem can know at the commit.

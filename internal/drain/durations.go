@@ -2,7 +2,6 @@ package drain
 
 import (
 	"math"
-	"slices"
 	"time"
 )
 
@@ -109,42 +108,47 @@ type Remaining struct {
 }
 
 // Estimate is how long it takes until all have ended with a probability of one half, if they go on as the pool's executions did, given how
-// long each has run already. One that has run longer than any before it counts by its deadline alone; false if one has none.
+// long each has run already. One that has run longer than any before it counts by its deadline alone; false if one has none. Those of about the
+// same age and deadline count together, so that it costs little for any number of them.
 func Estimate(pool Durations, running []Remaining, now time.Time) (time.Duration, bool) {
-	type living struct{ age, survivors float64 }
-	var open []living
-	var deadlines []time.Duration
+	const never = durationBuckets
+	type group struct{ age, left int }
+	groups := map[group]float64{}
 	sure := time.Duration(0)
 	for _, x := range running {
-		left := time.Duration(math.MaxInt64)
+		age, left := max(now.Sub(x.Started), 0), never
 		if !x.Until.IsZero() {
-			left = max(x.Until.Sub(now), 0)
+			left = durationBucket(x.Until.Sub(now))
 		}
-		age := max(now.Sub(x.Started), 0)
-		survivors := pool.longer(age)
 		switch {
-		case survivors > 0:
-			open = append(open, living{float64(age), survivors})
-			deadlines = append(deadlines, left)
+		case pool.longer(age) > 0:
+			groups[group{durationBucket(age), left}]++
 		case x.Until.IsZero():
 			return 0, false
 		default:
-			sure = max(sure, left)
+			sure = max(sure, x.Until.Sub(now))
 		}
 	}
-	ended := func(after time.Duration) bool {
+	ended := func(at int) bool {
 		p := 1.0
-		for i, x := range open {
-			if deadlines[i] > after {
-				p *= 1 - pool.longer(time.Duration(x.age)+after)/x.survivors
+		for g, n := range groups {
+			if g.left <= at {
+				continue
 			}
+			age := time.Duration(0)
+			if g.age > 0 {
+				age = DurationBound(g.age - 1)
+			}
+			p *= math.Pow(1-pool.longer(age+DurationBound(at))/pool.longer(age), n)
 		}
 		return p >= 0.5
 	}
-	for i := range durationBuckets {
-		if after := DurationBound(i); ended(after) {
-			return max(after, sure), true
-		}
+	if len(groups) == 0 {
+		return sure, true
 	}
-	return max(slices.MaxFunc(deadlines, func(a, b time.Duration) int { return int(min(max(a-b, -1), 1)) }), sure), true
+	at := 0
+	for at < durationBuckets-1 && !ended(at) {
+		at++
+	}
+	return max(DurationBound(at), sure), true
 }

@@ -2,6 +2,7 @@ package fleet
 
 import (
 	"context"
+	"slices"
 	"time"
 
 	"google.golang.org/grpc/codes"
@@ -23,8 +24,7 @@ func (s *session) takeOverrides(ctx context.Context, results []*sidecarv1.Overri
 			if !ok || !i.Pending() {
 				continue
 			}
-			i.SettledAt, i.Refusal = time.Now().UTC(), r.GetRefusal()
-			tx.PutIntervention(i)
+			settleOverride(tx, i, r.GetRefusal())
 		}
 		return nil
 	})
@@ -47,9 +47,28 @@ func bury(tx *store.Tx, id string, last drain.Counts) {
 		tx.PutDrain(order)
 	}
 	for _, i := range tx.PendingInterventions(in.Spec, in.Version, id) {
-		i.SettledAt, i.Refusal = time.Now().UTC(), "its instance is gone"
-		tx.PutIntervention(i)
+		settleOverride(tx, i, "its instance is gone")
 	}
+}
+
+// settleOverride writes what became of an override into its record and, if it was refused, into the post-mortem that names it.
+func settleOverride(tx *store.Tx, i store.Intervention, refusal string) {
+	i.SettledAt, i.Refusal = time.Now().UTC(), refusal
+	tx.PutIntervention(i)
+	if refusal == "" || i.PostMortem == "" {
+		return
+	}
+	pm, ok := tx.PostMortem(i.PostMortem)
+	if !ok || !pm.Open() {
+		return
+	}
+	pm.Interventions = slices.Clone(pm.Interventions)
+	for j := range pm.Interventions {
+		if pm.Interventions[j].ID == i.ID {
+			pm.Interventions[j].Refusal = refusal
+		}
+	}
+	tx.PutPostMortem(pm)
 }
 
 // lastCounts is what an instance had counted under orders when it was last heard of.
@@ -72,4 +91,14 @@ func (f *Fleet) Find(id string) (spec, version string, found Running, ok bool) {
 		}
 	}
 	return "", "", Running{}, false
+}
+
+// InFlightOn counts what runs on one instance, as it last told.
+func (f *Fleet) InFlightOn(id string) uint64 {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if m := f.members[id]; m != nil {
+		return m.totals.GetInFlight()
+	}
+	return 0
 }

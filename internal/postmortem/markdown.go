@@ -36,6 +36,10 @@ func Markdown(r Record) string {
 	for _, o := range r.Overrides {
 		p("* **OVERRIDDEN:** %s, %s deployed %s while this record was open: %s", o.At.UTC().Format(clock), o.Actor, o.Version, o.Reason)
 	}
+	for _, i := range r.Interventions {
+		p("* **INTERVENTION** %s: %s, %s decided %s over %s of %s, effects %s%s: %s%s", i.ID, i.At.UTC().Format(clock), i.Actor, i.Disposition, i.Execution, i.Version,
+			i.Effects, despite(i), i.Reason, refused(i))
+	}
 	for _, rb := range r.Rollbacks {
 		section(p, r, rb)
 	}
@@ -160,10 +164,24 @@ func settled(p func(string, ...any), rb Rollback) {
 			continue
 		}
 		c := a.Settled.Counts
-		p("%s was %s at %s: %d completed under it, %d handed over to %s, %d cancelled with the retry signal, %d held. %d executions failed or were cancelled under it in all.",
-			a.Version, a.Settled.State, a.Settled.At.UTC().Format(clock), c.Completed, c.HandedOver, rb.Target, c.Cancelled, c.Held, a.Settled.Failed)
+		p("%s was %s at %s: %d completed under it, %d handed over to %s (%d arrived there), %d cancelled with the retry signal, %d held. %d executions failed or were cancelled under it in all.",
+			a.Version, a.Settled.State, a.Settled.At.UTC().Format(clock), c.Completed, c.HandedOver, rb.Target, a.Settled.Arrived, c.Cancelled, c.Held, a.Settled.Failed)
 		p("")
 	}
+}
+
+func despite(i Intervention) string {
+	if i.DespiteEffects {
+		return ", IN SPITE OF WHAT IT HAD DONE"
+	}
+	return ""
+}
+
+func refused(i Intervention) string {
+	if i.Refusal == "" {
+		return ""
+	}
+	return " (refused by its sidecar: " + i.Refusal + ")"
 }
 
 // touched says what was done to the world, so that somebody undoes what can be undone.

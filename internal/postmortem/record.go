@@ -26,7 +26,9 @@ type Record struct {
 	Rollbacks []Rollback `json:"rollbacks"`
 
 	Overrides []Override `json:"overrides,omitempty"`
-	Undone    *Undone    `json:"undone,omitempty"`
+	// Interventions are what operators decided over single executions while the record was open.
+	Interventions []Intervention `json:"interventions,omitempty"`
+	Undone        *Undone        `json:"undone,omitempty"`
 	// Unfrozen says who let automation in again before the freeze's time was over, one entry a spec at most.
 	Unfrozen []Unfrozen `json:"unfrozen,omitempty"`
 	Closing  *Closing   `json:"closing,omitempty"`
@@ -77,6 +79,8 @@ type Settled struct {
 	At     time.Time    `json:"at"`
 	State  drain.State  `json:"state"`
 	Counts drain.Counts `json:"counts"`
+	// Arrived is how many hand-overs the target's instances report as arrived: as many as were handed over, if none was lost on the way.
+	Arrived uint64 `json:"arrived"`
 	// Failed is how many executions are to be done again: failed under the version, or cancelled by the order. It is counted whenever an open
 	// record is read, and fixed when the record is closed.
 	Failed int `json:"failed"`
@@ -129,6 +133,22 @@ type Override struct {
 	Actor   string    `json:"actor"`
 	Version string    `json:"version"`
 	Reason  string    `json:"reason"`
+}
+
+// Intervention is what an operator decided over one execution, in place of its rule.
+type Intervention struct {
+	ID          string            `json:"id"`
+	At          time.Time         `json:"at"`
+	Actor       string            `json:"actor"`
+	Version     string            `json:"version"`
+	Execution   string            `json:"execution"`
+	Disposition drain.Disposition `json:"disposition"`
+	Effects     drain.Effects     `json:"effects"`
+	// DespiteEffects: in spite of a known irreversible effect, or of one that is done twice.
+	DespiteEffects bool   `json:"despiteEffects,omitempty"`
+	Reason         string `json:"reason"`
+	// Refusal is why the sidecar did not carry it out; empty if it did, or has not answered.
+	Refusal string `json:"refusal,omitempty"`
 }
 
 // Undone says that the rollback was taken back.

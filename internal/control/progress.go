@@ -1,0 +1,85 @@
+package control
+
+import (
+	"time"
+
+	"github.com/specproxy/specproxy/internal/drain"
+	"github.com/specproxy/specproxy/internal/fleet"
+	"github.com/specproxy/specproxy/internal/store"
+)
+
+// Progress is how far a drain has come, as the sidecars report it. It is a function of the record and of what they say, so that any replica can
+// tell it and go on with it at any time, also after a restart.
+type Progress struct {
+	drain.Drain
+	Pool  fleet.Pool
+	Acked fleet.Fences
+	// InFlight is everything that runs on the version; Running what the drain waits for: all of it, or (a promotion) what the order decided over.
+	InFlight, Running uint64
+	// Held is the part of Running that waits for a person.
+	Held uint64
+	// Oldest began first of those that are known one by one; nil if none is.
+	Oldest *fleet.Running
+	// ETA is when half of the chances are that nothing runs any more; Unknown says why there is none.
+	ETA     time.Duration
+	Unknown string
+}
+
+// Measure tells how far a drain has come. The counts of one that has ended are the record's.
+func Measure(view *store.View, f *fleet.Fleet, order drain.Drain) Progress {
+	pool := f.Pool(view, order.Spec, order.Version)
+	p := Progress{Drain: order, Pool: pool, Acked: pool.Acked(order), InFlight: pool.InFlight, Running: pool.InFlight, Held: pool.Here.Held}
+	if order.Kind == drain.KindPromote {
+		p.Running = pool.Settling
+	}
+	if order.Unfinished() {
+		p.Counts = order.CountsWith(pool.Here)
+		arrived := f.Pool(view, order.Spec, order.Target).Arrived
+		p.Arrived = max(arrived, order.ArrivedBase) - order.ArrivedBase
+	}
+	return p
+}
+
+// Forecast adds the oldest execution and an estimate from the pool's own durations.
+func (p Progress) Forecast(f *fleet.Fleet, now time.Time) Progress {
+	running := f.Running(p.Spec, p.Version)
+	remaining := make([]drain.Remaining, 0, len(running))
+	held := 0
+	for i, r := range running {
+		x := r.Execution
+		if p.Kind == drain.KindPromote && x.GetDisposition() == "" {
+			continue // it began after the order, or the order has not reached it
+		}
+		if p.Oldest == nil || x.GetStartedAt().AsTime().Before(p.Oldest.Execution.GetStartedAt().AsTime()) {
+			p.Oldest = &running[i]
+		}
+		switch drain.Disposition(x.GetDisposition()) {
+		case drain.Hold:
+			held++
+		case drain.Cancel, drain.Handover: // ends now
+		default:
+			left := drain.Remaining{Started: x.GetStartedAt().AsTime()}
+			if x.GetSettleBy() != nil {
+				left.Until = x.GetSettleBy().AsTime()
+			}
+			remaining = append(remaining, left)
+		}
+	}
+	for n := uint64(len(remaining) + held); n < p.Running && len(remaining) < 100_000; n++ {
+		remaining = append(remaining, drain.Remaining{Started: now}) // too young to have been reported
+	}
+	switch eta, known := drain.Estimate(p.Pool.Durations, remaining, now); {
+	case !p.Unfinished():
+	case len(p.Acked.Laggards) > 0:
+		p.Unknown = "not every instance has acknowledged"
+	case held > 0:
+		p.Unknown = "what is held waits for a person"
+	case !known && p.Pool.Durations.Count() == 0:
+		p.Unknown = "no execution of this pool has ended by itself yet"
+	case !known:
+		p.Unknown = "the oldest has run longer than any that ended, and has no deadline"
+	default:
+		p.ETA = eta
+	}
+	return p
+}

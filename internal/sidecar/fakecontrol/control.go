@@ -53,6 +53,8 @@ type Control struct {
 	state    *sidecarv1.State
 	states   map[chan *sidecarv1.State]struct{}
 	versions map[versions.Ref]versions.Packed
+	// signatures of versions, by digest.
+	signatures map[string][][]byte
 	damage   map[string]func([]byte) []byte
 	hold     bool // no Left is sent
 	view     View
@@ -311,11 +313,27 @@ func (v *View) take(batch *sidecarv1.ExecutionBatch) {
 	v.Order = append(v.Order, kind)
 }
 
+// Sign attaches an envelope to the version with this digest.
+func (c *Control) Sign(digest string, envelope []byte) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.signatures == nil {
+		c.signatures = map[string][][]byte{}
+	}
+	c.signatures[digest] = append(c.signatures[digest], envelope)
+}
+
 // Pull implements SidecarService. Blobs travel in small chunks.
 func (c *Control) Pull(req *sidecarv1.PullRequest, s grpc.ServerStreamingServer[sidecarv1.PullResponse]) error {
 	ref := versions.Ref{Spec: req.GetSpec(), Version: req.GetVersion()}
 	c.mu.Lock()
 	p, ok := c.versions[ref]
+	for _, other := range c.versions {
+		if req.GetDigest() != "" && other.Digest == req.GetDigest() {
+			p, ok = other, true
+		}
+	}
+	signatures := c.signatures[p.Digest]
 	damage := map[string]func([]byte) []byte{}
 	for path, f := range c.damage {
 		damage[path] = f
@@ -324,14 +342,22 @@ func (c *Control) Pull(req *sidecarv1.PullRequest, s grpc.ServerStreamingServer[
 	if !ok {
 		return status.Errorf(codes.NotFound, "%s is not published", ref)
 	}
-	for _, b := range append([]versions.Blob{{Digest: p.Digest, Path: versions.ManifestBlob, Data: p.ManifestBytes}}, p.Blobs...) {
+	const signature = "a signature"
+	blobs := []versions.Blob{{Digest: p.Digest, Path: versions.ManifestBlob, Data: p.ManifestBytes}}
+	for _, envelope := range signatures {
+		blobs = append(blobs, versions.Blob{Digest: versions.DigestOf(envelope), Path: signature, Data: envelope})
+	}
+	if !req.GetSignaturesOnly() {
+		blobs = append(blobs, p.Blobs...)
+	}
+	for _, b := range blobs {
 		data := b.Data
 		if f := damage[b.Path]; f != nil {
 			data = f(append([]byte(nil), data...))
 		}
 		for {
 			n := min(64, len(data))
-			if err := s.Send(&sidecarv1.PullResponse{Digest: b.Digest, Path: b.Path, Data: data[:n], Last: n == len(data)}); err != nil {
+			if err := s.Send(&sidecarv1.PullResponse{Digest: b.Digest, Path: b.Path, Data: data[:n], Last: n == len(data), Signature: b.Path == signature}); err != nil {
 				return err
 			}
 			if data = data[n:]; len(data) == 0 {

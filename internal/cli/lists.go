@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"context"
 	"encoding/csv"
 	"fmt"
 	"slices"
@@ -82,12 +83,14 @@ func (a *app) executionsCommand() *cobra.Command {
 failed by their business outcome, whatever their status, or that a rollback
 cancelled.`,
 		Example: `  specctl executions customer-service
+  specctl executions customer-service --on 2.1.0 --watch
   specctl executions customer-service --on 2.1.0 --failed -o csv > failed.csv`,
 		Args: exactly(1, "one spec"),
 	}
 	output := outputFlag(cmd, asTable, asCSV, asJSON)
 	on := cmd.Flags().String("on", "", "only this version")
 	failed := cmd.Flags().Bool("failed", false, "failed and cancelled executions instead of running ones")
+	watch := cmd.Flags().BoolP("watch", "w", false, "print again whenever something changes, until Ctrl-C (json: one object a line)")
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		format, err := output()
 		if err != nil {
@@ -97,8 +100,18 @@ cancelled.`,
 		if err != nil {
 			return err
 		}
-		list, err := ask(cmd.Context(), c, client.ListExecutions,
-			&operatorv1.ListExecutionsRequest{Spec: args[0], Version: *on, Failed: *failed}, 0)
+		read := func(ctx context.Context) (*operatorv1.ListExecutionsResponse, error) {
+			return ask(ctx, c, client.ListExecutions, &operatorv1.ListExecutionsRequest{Spec: args[0], Version: *on, Failed: *failed}, 0)
+		}
+		if *watch && format == asCSV {
+			return usageError(cmd, "--watch prints a table or json, not csv")
+		}
+		if *watch {
+			return poll(cmd.Context(), a, c, true, format, read, func(list *operatorv1.ListExecutionsResponse) {
+				a.executionsTable(list.GetExecutions(), *failed)
+			})
+		}
+		list, err := read(cmd.Context())
 		if err != nil {
 			return err
 		}

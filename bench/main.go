@@ -15,6 +15,7 @@ import (
 	"strings"
 	"syscall"
 
+	"github.com/specproxy/specproxy/bench/archive"
 	"github.com/specproxy/specproxy/bench/flip"
 	"github.com/specproxy/specproxy/bench/report"
 )
@@ -36,6 +37,12 @@ func all() []benchmark {
 			return flip.Run(ctx, flip.Options{Xds: program("xds"), Specproxy: program("specproxy"), Dir: dir, Progress: progress})
 		},
 		summarise: flip.Summarise,
+	}, {
+		name: "archive",
+		run: func(ctx context.Context, dir string, progress io.Writer) (any, error) {
+			return archive.Run(ctx, archive.Options{Xds: program("xds"), Dir: dir, Progress: progress})
+		},
+		summarise: archive.Summarise,
 	}}
 }
 

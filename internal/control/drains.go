@@ -25,33 +25,8 @@ func (c *Controller) followDrains(ctx context.Context) error {
 	}
 }
 
-// observed is what a pool's reports say happened to its drain, in order. A silent instance is never taken for idle: it keeps the drain
-// where it is until it is back or known gone.
-func observed(p Progress) []drain.Event {
-	switch {
-	case p.Acked.Acked < p.Acked.Total:
-		return nil
-	case p.Running == 0:
-		return []drain.Event{drain.EventFenced, drain.EventEmptied}
-	case p.Running <= p.Held:
-		return []drain.Event{drain.EventFenced, drain.EventOnlyHeld}
-	}
-	return []drain.Event{drain.EventFenced, drain.EventRunning}
-}
-
-// after applies events to a state; what the state does not take does not move it.
-func after(state drain.State, events []drain.Event) drain.State {
-	for _, e := range events {
-		if next, err := state.Next(e); err == nil {
-			state = next
-		}
-	}
-	return state
-}
-
 func (c *Controller) moveDrain(ctx context.Context, order drain.Drain, p Progress) {
-	events := observed(p)
-	state := after(order.State, events)
+	state := order.State.After(drain.Observed(p.Acked.Acked, p.Acked.Total, p.Running, p.Held))
 	if state == order.State {
 		return
 	}

@@ -31,10 +31,10 @@ func (c Contract) explainLimits() (lines []string) {
 		lines = append(lines, "conversations: at most "+c.MaxTotal.String()+" after a rollback, then end with a signal to retry, held or not")
 	}
 	if !c.OnPromote.IsZero() {
-		lines = append(lines, "on a promotion: "+c.OnPromote.action().words())
+		lines = append(lines, "on a promotion: "+c.OnPromote.words())
 	}
 	if !c.OnShutdown.IsZero() {
-		lines = append(lines, "on the shutdown of an instance: "+c.OnShutdown.action().words())
+		lines = append(lines, "on the shutdown of an instance: "+c.OnShutdown.words())
 	}
 	return lines
 }
@@ -67,6 +67,14 @@ func reportingWords(r Reporting) string {
 	return "this way of reporting is not known"
 }
 
+// words differ from a rule's in that no default deadline applies.
+func (s Section) words() string {
+	if a := s.action(); a.canComplete() && a.Within == 0 && a.OnRollback == Complete {
+		return "go on under the old version until it ends or its request's own deadline"
+	}
+	return s.action().words()
+}
+
 func (a Action) words() string {
 	switch a.OnRollback {
 	case Complete:
@@ -89,7 +97,7 @@ func (a Action) completeWords() string {
 	const under = "go on under the old version"
 	switch {
 	case a.Within == 0:
-		return under + " until it ends or its request's own deadline"
+		return under + " until it ends, or for up to the pool's default deadline, then hold: never cut, shown to a person"
 	case a.Then == Hold:
 		return under + " for up to " + a.Within.String() + ", then hold: never cut, shown to a person"
 	}

@@ -33,7 +33,7 @@ rules:
 			"rule 1: effects=none: begin again under the new version, unseen by the client; where that is impossible, end with a signal to retry, spread as the rollback says",
 			"rule 2: effects=irreversible: go on under the old version for up to 15m, then hold: never cut, shown to a person; also where effects are unknown",
 			"rule 3: method=GET, path=/v1/*, olderThan=2s: end with a signal to retry in 1s-5s",
-			"rule 4: everything: begin again under the new version, unseen by the client; where that is impossible, go on under the old version until it ends or its request's own deadline",
+			"rule 4: everything: begin again under the new version, unseen by the client; where that is impossible, go on under the old version until it ends, or for up to the pool's default deadline, then hold: never cut, shown to a person",
 			"default: go on under the old version for up to 2m, then end with a signal to retry in 1s",
 			"always: an execution with a known irreversible effect is never cut: it completes, and past its deadline it is held for a person",
 		}},
@@ -46,9 +46,9 @@ rules:
   onRollback: cancel
 `, []string{
 			"effects are unreported: the agent does not tell, so they are unknown unless declared",
-			"rule 1: effects=irreversible: go on under the old version until it ends or its request's own deadline",
+			"rule 1: effects=irreversible: go on under the old version until it ends, or for up to the pool's default deadline, then hold: never cut, shown to a person",
 			"rule 2: effects=unknown: end with a signal to retry, spread as the rollback says",
-			"default: go on under the old version until it ends or its request's own deadline",
+			"default: go on under the old version until it ends, or for up to the pool's default deadline, then hold: never cut, shown to a person",
 			"always: an execution with a known irreversible effect is never cut: it completes, and past its deadline it is held for a person",
 		}},
 	} {

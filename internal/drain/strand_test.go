@@ -15,9 +15,9 @@ func TestStrands(t *testing.T) {
 		{`{default: {onRollback: cancel}}`, nil},
 		{`{default: {onRollback: complete, within: 2m, then: cancel}, rules: [{when: {method: GET}, onRollback: handover, else: cancel}]}`, nil},
 		{`{default: {onRollback: complete}}`,
-			[]string{"default: an execution may go on without end, since nothing but its request's own deadline ends it; add within and then"}},
+			[]string{"default: no deadline is given, so after the pool's default one an execution is held until its agent ends it or a person does; nothing else will"}},
 		{`{default: {onRollback: handover, else: complete}}`,
-			[]string{"default: an execution may go on without end, since nothing but its request's own deadline ends it; add within and then"}},
+			[]string{"default: no deadline is given, so after the pool's default one an execution is held until its agent ends it or a person does; nothing else will"}},
 		{`{default: {onRollback: cancel}, rules: [{when: {method: GET}, onRollback: cancel}, {when: {effects: irreversible}, onRollback: complete, within: 15m, then: hold}]}`,
 			[]string{"rule 2: after 15m an execution is held until its agent ends it or a person does; nothing else will"}},
 	} {

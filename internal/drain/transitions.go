@@ -64,6 +64,31 @@ func (s State) Next(e Event) (State, error) {
 	return s, fmt.Errorf("a drain that is %s cannot become %s", s, e)
 }
 
+// After applies events in order; what the state does not take does not move it.
+func (s State) After(events []Event) State {
+	for _, e := range events {
+		if next, err := s.Next(e); err == nil {
+			s = next
+		}
+	}
+	return s
+}
+
+// Observed is what a pool's reports say happened to its drain, in order: of all its instances so many have acknowledged the order, and so many
+// executions run that it waits for, of which so many are held. An instance that is silent has not acknowledged and is never taken for idle: it
+// keeps the drain where it is until it is back or known gone.
+func Observed(acknowledged, instances int, running, held uint64) []Event {
+	switch {
+	case acknowledged < instances:
+		return nil
+	case running == 0:
+		return []Event{EventFenced, EventEmptied}
+	case running <= held:
+		return []Event{EventFenced, EventOnlyHeld}
+	}
+	return []Event{EventFenced, EventRunning}
+}
+
 // States lists every state, in the order of a drain's life.
 func States() []State {
 	return []State{Ordered, Draining, Held, Drained, Superseded, Cancelled}

@@ -5246,8 +5246,10 @@ type GetVersionResponse struct {
 	ManifestJson string `protobuf:"bytes,9,opt,name=manifest_json,json=manifestJson,proto3" json:"manifest_json,omitempty"`
 	// What the spec's policy says about deploying it now; empty: nothing in the way.
 	PolicyRefusal string `protobuf:"bytes,10,opt,name=policy_refusal,json=policyRefusal,proto3" json:"policy_refusal,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	// Why what is attached cannot be read; it may then be more than `attachments` has. Empty: it could be.
+	AttachmentsUnread string `protobuf:"bytes,11,opt,name=attachments_unread,json=attachmentsUnread,proto3" json:"attachments_unread,omitempty"`
+	unknownFields     protoimpl.UnknownFields
+	sizeCache         protoimpl.SizeCache
 }
 
 func (x *GetVersionResponse) Reset() {
@@ -5346,6 +5348,13 @@ func (x *GetVersionResponse) GetManifestJson() string {
 func (x *GetVersionResponse) GetPolicyRefusal() string {
 	if x != nil {
 		return x.PolicyRefusal
+	}
+	return ""
+}
+
+func (x *GetVersionResponse) GetAttachmentsUnread() string {
+	if x != nil {
+		return x.AttachmentsUnread
 	}
 	return ""
 }
@@ -6956,7 +6965,7 @@ const file_specproxy_operator_v1_operator_proto_rawDesc = "" +
 	"\x04spec\x18\x01 \x01(\tR\x04spec\x12\x18\n" +
 	"\aversion\x18\x02 \x01(\tR\aversion\x12\x18\n" +
 	"\acontent\x18\x03 \x01(\bR\acontent\x12-\n" +
-	"\x12attachment_content\x18\x04 \x01(\bR\x11attachmentContent\"\xa5\x03\n" +
+	"\x12attachment_content\x18\x04 \x01(\bR\x11attachmentContent\"\xd4\x03\n" +
 	"\x12GetVersionResponse\x128\n" +
 	"\aversion\x18\x01 \x01(\v2\x1e.specproxy.operator.v1.VersionR\aversion\x12\x14\n" +
 	"\x05image\x18\x02 \x01(\fR\x05image\x121\n" +
@@ -6968,7 +6977,8 @@ const file_specproxy_operator_v1_operator_proto_rawDesc = "" +
 	"\x10first_generation\x18\b \x01(\x04R\x0ffirstGeneration\x12#\n" +
 	"\rmanifest_json\x18\t \x01(\tR\fmanifestJson\x12%\n" +
 	"\x0epolicy_refusal\x18\n" +
-	" \x01(\tR\rpolicyRefusal\"\xf0\x02\n" +
+	" \x01(\tR\rpolicyRefusal\x12-\n" +
+	"\x12attachments_unread\x18\v \x01(\tR\x11attachmentsUnread\"\xf0\x02\n" +
 	"\n" +
 	"Attachment\x12\x16\n" +
 	"\x06digest\x18\x01 \x01(\tR\x06digest\x12#\n" +

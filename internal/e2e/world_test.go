@@ -6,6 +6,8 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"math/rand/v2"
+	"net"
 	"net/http"
 	"os"
 	"os/exec"
@@ -100,13 +102,27 @@ func startPlane(t *testing.T, change func(*controlplane.Options)) *world {
 	return w
 }
 
-// startXDS runs bin/xds on free ports.
+// startXDS runs bin/xds on free ports, which it finds free again when it is restarted: no client's own port is among them.
 func startXDS(t *testing.T) *world {
 	t.Helper()
-	w := &world{t: t, dataDir: t.TempDir(), api: "127.0.0.1:0", grpc: "127.0.0.1:0"}
+	w := &world{t: t, dataDir: t.TempDir(), api: reserved(t), grpc: reserved(t)}
 	w.restartXDS()
 	w.connect()
 	return w
+}
+
+// reserved finds a free port below those that the system gives to whoever names none.
+func reserved(t *testing.T) string {
+	t.Helper()
+	for range 1000 {
+		l, err := net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", 20_000+rand.IntN(10_000)))
+		if err == nil {
+			defer l.Close()
+			return l.Addr().String()
+		}
+	}
+	t.Fatal("found no free port between 20000 and 30000")
+	return ""
 }
 
 // restartXDS starts bin/xds again on the same ports and waits until it listens.

@@ -17,15 +17,17 @@ var version = "dev"
 
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
-	defer stop()
-	if err := command(version, os.Stdout).ExecuteContext(ctx); err != nil {
-		fmt.Fprintln(os.Stderr, "xds:", err)
-		os.Exit(exitCode(err))
-	}
+	err := command(version, os.Stdout).ExecuteContext(ctx)
+	stop()
+	os.Exit(exitCode(err))
 }
 
-// exitCode is 2 for wrong usage, 1 for everything else.
+// exitCode says an error and maps it: 2 for wrong usage, 1 for everything else.
 func exitCode(err error) int {
+	if err == nil {
+		return 0
+	}
+	fmt.Fprintln(os.Stderr, "xds:", err)
 	if _, ok := errors.AsType[*controlplane.UsageError](err); ok {
 		return 2
 	}

@@ -204,11 +204,11 @@ func TestBadManifestIsRefusedWithItsLine(t *testing.T) {
 		manifest string
 		parts    []string
 	}{
-		"typo": {
-			"name: shop\nversion: 2.0.0\nbake: 1h\nmodle: m-7\n" + smallContract,
-			[]string{"line 4", `unknown field "modle"`},
+		"unknown field": {
+			"name: shop\nversion: 2.0.0\nbake: 1h\nstages: many\n" + smallContract,
+			[]string{"line 4", `unknown field "stages"`},
 		},
-		"typo inside": {
+		"typo": {
 			"name: shop\nversion: 2.0.0\ninFlight:\n  default: {onRollback: complete, wihtin: 2m, then: cancel}\n",
 			[]string{"line 4", `unknown field "wihtin": did you mean "within"?`},
 		},

@@ -94,13 +94,6 @@ func (m *member) tell() {
 	m.say(&sidecarv1.SessionRequest{Message: &sidecarv1.SessionRequest_Status{Status: m.status}})
 }
 
-// totals reports counts.
-func (m *member) totals(t *sidecarv1.Totals) {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	m.say(&sidecarv1.SessionRequest{Message: &sidecarv1.SessionRequest_Totals{Totals: t}})
-}
-
 // awaitFence waits until the member's fence has this target; "" waits until it has none.
 func (m *member) awaitFence(target string) *sidecarv1.Fence {
 	m.t.Helper()

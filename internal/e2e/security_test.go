@@ -1,6 +1,7 @@
 package e2e
 
 import (
+	"bytes"
 	"context"
 	"crypto/ecdsa"
 	"crypto/elliptic"
@@ -312,7 +313,7 @@ func TestAdminTokenIsPrivate(t *testing.T) {
 		t.Fatal(err)
 	}
 	w.restartXDS()
-	if again, err := os.ReadFile(file); err != nil || string(again) != string(secret) {
+	if again, err := os.ReadFile(file); err != nil || !bytes.Equal(again, secret) {
 		t.Errorf("a restart made another token (%v)", err)
 	}
 	w.ctl(0, []string{"2.0.0"}, "versions", "shop")

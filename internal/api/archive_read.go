@@ -41,8 +41,8 @@ func (s *Server) GetVersion(ctx context.Context, req *connect.Request[operatorv1
 		}
 	}
 	attachments, err := s.Control.Attached(ctx, record)
-	if err != nil {
-		return nil, &control.Refused{Why: fmt.Sprintf("what is attached to %s cannot be read: %v", record.Ref(), err), Next: "specctl verify " + record.Ref().String()}
+	if err != nil { // the version itself can be read
+		out.AttachmentsUnread = err.Error()
 	}
 	for _, at := range attachments {
 		out.Attachments = append(out.Attachments, attachmentOf(at, req.Msg.GetAttachmentContent()))

@@ -21,7 +21,9 @@ func (a *app) keyCommand() *cobra.Command {
 		Short:   "Make keys that sign versions",
 		Example: "  specctl key generate release",
 		Args:    noArgs,
-		RunE:    func(cmd *cobra.Command, _ []string) error { return usageError(cmd, "say what to do: specctl key generate NAME") },
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			return usageError(cmd, "say what to do: specctl key generate NAME")
+		},
 	}
 	generate := &cobra.Command{
 		Use:   "generate NAME",

@@ -196,4 +196,3 @@ passed, failed or skipped; other fields are for people.
 	}
 	return cmd
 }
-

@@ -43,7 +43,7 @@ func parseReference(arg string) (reference, error) {
 		}
 	}
 	if byDigest && !strings.HasPrefix(what, "sha256:") {
-		return reference{}, fmt.Errorf("%q: a digest begins with sha256:", arg)
+		return reference{}, fmt.Errorf("%q: a digest begins with sha256: and digits", arg)
 	}
 	if spec != "" || !byDigest {
 		if err := versions.CheckName(spec); err != nil {
@@ -117,6 +117,9 @@ func (a *app) fetch(ctx context.Context, c *conn, ref versions.Ref, attachments 
 	}
 	if packed.Ref() != ref || packed.Digest != got.GetVersion().GetDigest() {
 		return packed, got, fmt.Errorf("the control plane sent %s %s instead of %s %s", packed.Ref(), packed.Digest, ref, got.GetVersion().GetDigest())
+	}
+	if attachments && got.GetAttachmentsUnread() != "" {
+		return packed, got, fmt.Errorf("what is attached to %s cannot be read: %s\nsigning or attaching the same again repairs it", ref, got.GetAttachmentsUnread())
 	}
 	return packed, got, nil
 }

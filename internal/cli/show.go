@@ -81,6 +81,7 @@ func (a *app) printVersion(ref versions.Ref, got *operatorv1.GetVersionResponse)
 	for _, at := range got.GetAttachments() {
 		a.printAttachment(at)
 	}
+	a.out.styled(red, "unread", "%s", got.GetAttachmentsUnread())
 	if got.GetPolicyRefusal() != "" {
 		a.out.styled(red, "policy", "%s", got.GetPolicyRefusal())
 	}

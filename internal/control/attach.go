@@ -3,6 +3,7 @@ package control
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"time"
 
@@ -52,7 +53,7 @@ func (c *Controller) Attach(ctx context.Context, actor Actor, a Attach) (version
 		return at, false, err
 	}
 	there, err := c.archive.Attachments(ctx, record.Digest, at.Type)
-	if err != nil {
+	if damaged := (*versions.Damaged)(nil); err != nil && !errors.As(err, &damaged) { // storing the same content again repairs it
 		return at, false, fmt.Errorf("archive: what is attached to %s: %w", a.Ref, err)
 	}
 	for _, other := range there {

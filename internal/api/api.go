@@ -6,6 +6,7 @@ package api
 import (
 	"context"
 	"errors"
+	"fmt"
 	"net/http"
 	"time"
 
@@ -26,6 +27,9 @@ import (
 
 // maxMessage bounds a request: a version's folder is the largest thing that is sent.
 const maxMessage = 128 << 20
+
+// maxFiles bounds a folder that is published: what a version may consist of, and as much again that its manifest does not name.
+const maxFiles = 2 * (versions.MaxDocuments + 1)
 
 // maxWait bounds how long a read may wait for news.
 const maxWait = time.Minute
@@ -81,6 +85,9 @@ func invalid(message string) error {
 
 // Publish stores a version.
 func (s *Server) Publish(ctx context.Context, req *connect.Request[operatorv1.PublishRequest]) (*connect.Response[operatorv1.PublishResponse], error) {
+	if n := len(req.Msg.GetFiles()); n > maxFiles {
+		return nil, invalid(fmt.Sprintf("%d files were sent: a version has at most %d documents; send those that spec.yaml names", n, versions.MaxDocuments))
+	}
 	files := map[string][]byte{}
 	for _, f := range req.Msg.GetFiles() {
 		if _, twice := files[f.GetPath()]; twice {

@@ -21,6 +21,9 @@ type Published struct {
 	Warnings []string
 }
 
+// shownIgnored is how many files that are no part of a version are named to its publisher.
+const shownIgnored = 20
+
 // Conflict says that a name:version exists with other bytes.
 type Conflict struct{ Refused }
 
@@ -38,7 +41,11 @@ func (c *Controller) Publish(ctx context.Context, actor Actor, files map[string]
 	if err != nil {
 		return Published{}, err
 	}
-	for _, path := range packed.Ignored {
+	for i, path := range packed.Ignored {
+		if i == shownIgnored {
+			out.Warnings = append(out.Warnings, fmt.Sprintf("and %d more files", len(packed.Ignored)-i))
+			break
+		}
 		out.Warnings = append(out.Warnings, fmt.Sprintf("%s is not named under documents in spec.yaml: it is not part of %s", path, packed.Ref()))
 	}
 	return out, nil

@@ -304,3 +304,56 @@ func TestXDSRefusesAnArchiveThatIsNone(t *testing.T) {
 		t.Errorf("%v\n%s", err, out)
 	}
 }
+
+// Folders that mean harm or mean well and are too much: each is refused with the limit and what to do, and nothing of it is kept.
+func TestFoldersThatAreTooMuchAreRefused(t *testing.T) {
+	w := startPlane(t, nil)
+	dir, _ := specFolder(t, "shop", "1.0.0", "be kind")
+	large := filepath.Join(dir, "prompt.md")
+	if err := os.Truncate(large, 100<<20); err != nil { // a hole: it has 100 MB and costs none
+		t.Fatal(err)
+	}
+	const limit = `shop:1.0.0: with document "prompt.md" the version is larger than 64 MiB`
+	w.run(1, []string{limit}, "publish", dir)
+	if err := os.Remove(large); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Symlink("/etc/passwd", large); err != nil {
+		t.Fatal(err)
+	}
+	w.run(1, []string{`"prompt.md" is a link`}, "publish", dir)
+
+	// The API is open to other clients than ours.
+	manifest, err := os.ReadFile(filepath.Join(dir, "spec.yaml"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	send := func(files ...*operatorv1.File) error {
+		files = append(files, &operatorv1.File{Path: "spec.yaml", Content: manifest})
+		_, err := w.client.Publish(t.Context(), connect.NewRequest(&operatorv1.PublishRequest{Files: files}))
+		return err
+	}
+	many := make([]*operatorv1.File, 1_000_000)
+	for n := range many {
+		many[n] = &operatorv1.File{Path: fmt.Sprint(n)}
+	}
+	for name, c := range map[string]struct {
+		files []*operatorv1.File
+		want  string
+	}{
+		"100 MB":              {[]*operatorv1.File{{Path: "prompt.md", Content: make([]byte, 100<<20)}}, limit},
+		"200 MB":              {[]*operatorv1.File{{Path: "prompt.md", Content: make([]byte, 200<<20)}}, "larger than configured max"},
+		"a million files":     {many, "1000001 files were sent: a version has at most 1000 documents"},
+		"twice the same path": {[]*operatorv1.File{{Path: "prompt.md"}, {Path: "prompt.md"}}, "file prompt.md was sent twice"},
+		"a path upwards":      {[]*operatorv1.File{{Path: "../prompt.md"}}, `document "prompt.md" is named in spec.yaml but is not in the folder`},
+	} {
+		if err := send(c.files...); err == nil || !strings.Contains(err.Error(), c.want) {
+			t.Errorf("%s: %v, want %q", name, err, c.want)
+		}
+	}
+	w.run(1, []string{"spec shop does not exist"}, "versions", "shop")
+	blobs, err := os.ReadDir(filepath.Join(w.dataDir, "archive", "blobs", "sha256"))
+	if err != nil || len(blobs) != 0 {
+		t.Errorf("the archive holds %d blobs of what was refused, %v", len(blobs), err)
+	}
+}

@@ -45,7 +45,9 @@ func build(t *testing.T, arch string) string {
 }
 
 // runs says that this machine executes programs of the architecture.
-func runs(arch string) bool { return arch == runtime.GOARCH || arch == "386" && runtime.GOARCH == "amd64" }
+func runs(arch string) bool {
+	return arch == runtime.GOARCH || arch == "386" && runtime.GOARCH == "amd64"
+}
 
 // The golden digests of TestDigestsOfTheExamples hold on another machine: another word size, time zone, locale and umask, and files with other
 // times and modes that were written in another order.

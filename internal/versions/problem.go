@@ -53,10 +53,24 @@ func (e *ManifestError) Error() string {
 	return b.String()
 }
 
+// maxMessage bounds one problem's words: they quote what stands in the file, which may be a name of a megabyte.
+const maxMessage = 1000
+
+// shorten takes out the middle of a text that is longer than maxMessage, without cutting a character.
+func shorten(s string) string {
+	if len(s) <= maxMessage {
+		return s
+	}
+	return strings.ToValidUTF8(s[:maxMessage*2/3], "") + " … " + strings.ToValidUTF8(s[len(s)-maxMessage/4:], "")
+}
+
 // manifestError sorts the problems by line; those without a line come last.
 func manifestError(problems []Problem) error {
 	if len(problems) == 0 {
 		return nil
+	}
+	for i := range problems {
+		problems[i].Field, problems[i].Message = shorten(problems[i].Field), shorten(problems[i].Message)
 	}
 	slices.SortStableFunc(problems, func(a, b Problem) int {
 		switch {

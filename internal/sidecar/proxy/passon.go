@@ -145,6 +145,7 @@ func rewriteForTarget(pr *httputil.ProxyRequest) {
 	if !d.deadline.IsZero() {
 		h.Set(headerDeadline, d.deadline.Format(time.RFC3339Nano))
 	}
+	once(pr.Out)
 }
 
 // targetFailed answers where no sidecar of the target did.

@@ -98,6 +98,17 @@ func (r *rig) fence(addresses ...string) {
 	})
 }
 
+// settle orders by onPromote, with 2.2.0 at these addresses as the target.
+func (r *rig) settle(addresses ...string) {
+	r.t.Helper()
+	r.generation++
+	order := &sidecarv1.Fence{Generation: 7, TargetVersion: "2.2.0", TargetPin: "pin220", TargetAddresses: addresses, Kind: "promote", OrderedAt: timestamppb.Now()}
+	state := &sidecarv1.State{Generation: r.generation, Pin: "pin210", ExecutionKey: []byte("key"), Settle: order}
+	if applied, err := r.keeper.Apply(state); err != nil || !applied {
+		r.t.Fatalf("apply state: %v %v", applied, err)
+	}
+}
+
 // request builds one as our Envoy would send it, unless headers say otherwise. Header pairs follow; an empty value removes the header.
 func (r *rig) request(method, path, body string, headers ...string) *http.Request {
 	r.t.Helper()

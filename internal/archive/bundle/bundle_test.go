@@ -335,24 +335,49 @@ func TestWriteRefuses(t *testing.T) {
 	}
 }
 
+// Arbitrary bytes. The seeds are small: what is behind digests is reached by FuzzIndex.
 func FuzzRead(f *testing.F) {
-	_, file := two(f)
-	f.Add(file)
-	f.Add(file[:len(file)/2])
+	empty := map[string][]byte{"oci-layout": []byte(`{"imageLayoutVersion":"1.0.0"}`), "index.json": []byte(`{"manifests":[]}`)}
+	whole := retar(f, empty)
+	f.Add(whole)
+	f.Add(whole[:700])
 	f.Add([]byte{0x1f, 0x8b})
 	f.Fuzz(func(t *testing.T, data []byte) {
 		got, err := bundle.Read(bytes.NewReader(data), bundle.Limits{Files: 1000, Size: 1 << 20})
-		if err != nil {
-			if len(got.Entries) > 0 {
-				t.Fatal("versions came with an error")
-			}
-			return
-		}
-		again, err := bundle.Read(bytes.NewReader(write(t, got.Entries...)), bundle.DefaultLimits)
-		if err != nil || len(again.Entries) != len(got.Entries) {
-			t.Fatalf("what was read cannot be written and read again: %v", err)
-		}
+		check(t, got, err)
 	})
+}
+
+// A file whose blobs are what their names say, with any index and any manifest in it.
+func FuzzIndex(f *testing.F) {
+	p := pack(f, "2.0.3", "one")
+	at := report(f, p)
+	index := untar(f, write(f, bundle.Entry{Version: p, Attachments: []versions.Attachment{at}}))["index.json"]
+	f.Add(index, p.ManifestBytes, p.Blobs[0].Data, at.Image)
+	f.Add([]byte(`{"manifests":[{"digest":"sha256:x"}]}`), []byte("{}"), []byte("name: s"), []byte("null"))
+	f.Fuzz(func(t *testing.T, index, image, manifest, attached []byte) {
+		files := map[string][]byte{"oci-layout": []byte(`{"imageLayoutVersion":"1.0.0"}`), "index.json": index}
+		for _, data := range [][]byte{image, manifest, attached, []byte("one"), at.Data, []byte("{}")} {
+			files["blobs/sha256/"+strings.TrimPrefix(versions.DigestOf(data), "sha256:")] = data
+		}
+		got, err := bundle.Read(bytes.NewReader(retar(t, files)), bundle.Limits{Files: 1000, Size: 1 << 20})
+		check(t, got, err)
+	})
+}
+
+// check wants nothing with an error, and otherwise what can be written and read again.
+func check(t *testing.T, got bundle.Bundle, err error) {
+	t.Helper()
+	if err != nil {
+		if len(got.Entries) > 0 {
+			t.Fatal("versions came with an error")
+		}
+		return
+	}
+	again, err := bundle.Read(bytes.NewReader(write(t, got.Entries...)), bundle.DefaultLimits)
+	if err != nil || len(again.Entries) != len(got.Entries) {
+		t.Fatalf("what was read cannot be written and read again: %v", err)
+	}
 }
 
 func untar(t testing.TB, file []byte) map[string][]byte {

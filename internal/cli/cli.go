@@ -147,7 +147,7 @@ func noArgs(cmd *cobra.Command, args []string) error {
 func exactly(n int, what string) cobra.PositionalArgs {
 	return func(cmd *cobra.Command, args []string) error {
 		if len(args) != n {
-			return usageError(cmd, "%s wants %s, got %d arguments", cmd.CommandPath(), what, len(args))
+			return usageError(cmd, "%s wants %s, got %s", cmd.CommandPath(), what, plural(len(args), "argument", "arguments"))
 		}
 		return nil
 	}
@@ -157,7 +157,7 @@ func exactly(n int, what string) cobra.PositionalArgs {
 func atLeast(n int, what string) cobra.PositionalArgs {
 	return func(cmd *cobra.Command, args []string) error {
 		if len(args) < n {
-			return usageError(cmd, "%s wants %s, got %d arguments", cmd.CommandPath(), what, len(args))
+			return usageError(cmd, "%s wants %s, got %s", cmd.CommandPath(), what, plural(len(args), "argument", "arguments"))
 		}
 		return nil
 	}

@@ -94,8 +94,10 @@ func (c *cure) look(ctx context.Context, p *patient, since time.Duration) {
 func (p *patient) describe(spec *operatorv1.Spec) string {
 	target := p.change.GetTarget()
 	pool := poolOf(spec, target)
-	line := fmt.Sprintf("%s: %s new executions succeeded", target,
-		success(since(pool.GetSucceeded(), p.succeeded), since(pool.GetFailed(), p.failed)))
+	line := target + ": no outcome of a new execution yet"
+	if good := success(since(pool.GetSucceeded(), p.succeeded), since(pool.GetFailed(), p.failed)); good != none {
+		line = fmt.Sprintf("%s: %s new executions succeeded", target, good)
+	}
 	for _, d := range spec.GetDrains() {
 		if d.GetGeneration() != p.change.GetGeneration() {
 			continue

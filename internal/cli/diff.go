@@ -160,7 +160,7 @@ func (a *app) printUnified(doc specdiff.Document) {
 func between(least, most int, what string) cobra.PositionalArgs {
 	return func(cmd *cobra.Command, args []string) error {
 		if len(args) < least || len(args) > most {
-			return usageError(cmd, "%s wants %s, got %d arguments", cmd.CommandPath(), what, len(args))
+			return usageError(cmd, "%s wants %s, got %s", cmd.CommandPath(), what, plural(len(args), "argument", "arguments"))
 		}
 		return nil
 	}

@@ -46,9 +46,12 @@ func (a *app) printFleet(fleet *operatorv1.GetFleetResponse, page *pageFlags) {
 		a.out.field("next", "specctl publish DIR")
 		return
 	}
-	a.out.line("%s, %s; proxies %d of %d connected; %s open",
-		plural(int(fleet.GetSpecsTotal()), "spec", "specs"), a.troubleCount(int(fleet.GetSpecsInTrouble())),
-		fleet.GetProxiesConnected(), fleet.GetProxiesKnown(),
+	proxies := fmt.Sprintf("proxies %d of %d connected", fleet.GetProxiesConnected(), fleet.GetProxiesKnown())
+	if fleet.GetProxiesConnected() == 0 && fleet.GetProxiesKnown() > 0 {
+		proxies = a.out.paint(red, proxies+" (specctl proxies)")
+	}
+	a.out.line("%s, %s; %s; %s open",
+		plural(int(fleet.GetSpecsTotal()), "spec", "specs"), a.troubleCount(int(fleet.GetSpecsInTrouble())), proxies,
 		plural(int(fleet.GetPostmortemsOpen()), "post-mortem", "post-mortems"))
 	for _, spec := range fleet.GetSpecs() {
 		a.out.line("")
@@ -114,7 +117,11 @@ func (a *app) versionRow(t *table, v *operatorv1.Version) {
 
 // printChanged prints what changed last, when and by whom, where a rollback would go, and a freeze.
 func (a *app) printChanged(spec *operatorv1.Spec) {
-	if spec.GetLastChange() != "" {
+	switch {
+	case spec.GetLastChange() == "":
+	case spec.GetGeneration() == 0: // never deployed: nothing has changed at any time
+		a.out.field("changed", "%s", spec.GetLastChange())
+	default:
 		by := ""
 		if spec.GetChangedBy() != "" {
 			by = " by " + spec.GetChangedBy()

@@ -70,7 +70,7 @@ func (a *app) watch(ctx context.Context, c *conn, got *operatorv1.GetSpecRespons
 			return nil
 		case away:
 			// A watch outlives a restart of the control plane.
-			fmt.Fprintf(a.env.Stderr, "specctl: %s does not answer, trying again\n", plural(len(c.servers), "the control plane", "control planes"))
+			fmt.Fprintf(a.env.Stderr, "specctl: %s, trying again\n", unanswering(len(c.servers)))
 			if !pause(ctx, time.Second) {
 				return nil
 			}

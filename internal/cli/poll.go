@@ -22,7 +22,7 @@ func poll[T proto.Message](ctx context.Context, a *app, c *conn, watch bool, for
 		case watch && ctx.Err() != nil:
 			return nil
 		case watch && away && shown != nil:
-			fmt.Fprintf(a.env.Stderr, "specctl: %s does not answer, trying again\n", plural(len(c.servers), "the control plane", "control planes"))
+			fmt.Fprintf(a.env.Stderr, "specctl: %s, trying again\n", unanswering(len(c.servers)))
 		case err != nil:
 			return err
 		case shown == nil || a.env.Terminal || !proto.Equal(shown, got):

@@ -36,7 +36,7 @@ func (a *app) postmortemListCommand() *cobra.Command {
   specctl postmortem list customer-service -o json`,
 		Args: func(cmd *cobra.Command, args []string) error {
 			if len(args) > 1 {
-				return usageError(cmd, "%s wants one spec or none, got %d arguments", cmd.CommandPath(), len(args))
+				return usageError(cmd, "%s wants one spec or none, got %s", cmd.CommandPath(), plural(len(args), "argument", "arguments"))
 			}
 			return nil
 		},
@@ -128,7 +128,8 @@ func (a *app) postmortemCloseCommand() *cobra.Command {
 ` + strings.Join(causes[3:], ", ") + `.
 
 environment and false-alarm make the quarantined versions candidates again;
-any other cause retires them.`,
+any other cause retires them. A version that an undo or an override has brought
+back is left as it is: one that is to blame stays until it is rolled back.`,
 		Example: `  specctl postmortem close PM-1 --cause spec-error --note "the exception path was missing"`,
 		Args:    exactly(1, "one post-mortem"),
 	}
@@ -152,6 +153,9 @@ any other cause retires them.`,
 		}
 		pm := closed.GetPostmortem()
 		a.out.line("%s closed by %s: %s", clean(pm.GetId()), clean(pm.GetClosedBy()), clean(pm.GetCause()))
+		if said := pm.GetNote(); said != *note {
+			a.out.field("note", "it had been closed before with another note, which stays: %s", said)
+		}
 		return nil
 	}
 	return cmd

@@ -40,7 +40,7 @@ changes nothing, whoever repeats it: it names what it abandons.`,
 	cmd.Args = func(cmd *cobra.Command, args []string) error {
 		switch {
 		case f.undo == "" && len(args) != 1:
-			return usageError(cmd, "%s wants one spec, got %d arguments", cmd.CommandPath(), len(args))
+			return usageError(cmd, "%s wants one spec, got %s", cmd.CommandPath(), plural(len(args), "argument", "arguments"))
 		case f.undo != "" && (len(args) > 0 || f.to != "" || f.from != "" || f.dryRun || f.now):
 			return usageError(cmd, "--undo %s says it all: it takes no spec, --to, --from, --dry-run or --now", f.undo)
 		}

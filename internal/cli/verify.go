@@ -39,7 +39,7 @@ public keys: exits 0 if one of them signed it. A REF may then stand for it.`,
   specctl verify customer-service:2.1.0 --key release.pub`,
 		Args: func(cmd *cobra.Command, args []string) error {
 			if len(args) > 1 {
-				return usageError(cmd, "%s wants one spec or version, got %d arguments", cmd.CommandPath(), len(args))
+				return usageError(cmd, "%s wants one spec or version, got %s", cmd.CommandPath(), plural(len(args), "argument", "arguments"))
 			}
 			return nil
 		},

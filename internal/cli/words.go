@@ -123,6 +123,14 @@ func ready(pool *operatorv1.Pool) string {
 	return text
 }
 
+// unanswering says which of n control planes do not answer.
+func unanswering(n int) string {
+	if n == 1 {
+		return "the control plane does not answer"
+	}
+	return fmt.Sprintf("none of %d control planes answers", n)
+}
+
 func plural(n int, one, many string) string {
 	if n == 1 {
 		return "1 " + one

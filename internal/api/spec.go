@@ -10,6 +10,7 @@ import (
 	"github.com/specproxy/specproxy/internal/control"
 	"github.com/specproxy/specproxy/internal/drain"
 	"github.com/specproxy/specproxy/internal/fleet"
+	"github.com/specproxy/specproxy/internal/postmortem"
 	"github.com/specproxy/specproxy/internal/routing"
 	"github.com/specproxy/specproxy/internal/store"
 	"github.com/specproxy/specproxy/internal/versions"
@@ -99,7 +100,7 @@ func (s *Server) exitOf(view *store.View, out *operatorv1.Spec, route routing.Ro
 		return ""
 	}
 	if s.Fleet.Pool(view, route.Spec, exit).Ready == 0 {
-		out.ExitReason = fmt.Sprintf("%s would be it (%s), but has no ready instance", exit, why)
+		out.ExitReason = fmt.Sprintf("%s would be it, but has no ready instance (%s)", exit, why)
 		return exit
 	}
 	out.Exit, out.ExitReason = exit, why
@@ -126,6 +127,9 @@ func (s *Server) troubleOf(view *store.View, out *operatorv1.Spec, route routing
 			trouble(next, "%s holds %s %% of the traffic and has no ready instance", ref, routing.Percent(split.BasisPoints))
 		} else if p.Silent > 0 {
 			trouble("specctl get "+name, "%s: %d of %d instances have no control stream; what they do is unknown", ref, p.Silent, p.Instances)
+		}
+		if r, ok := blamed(view, name, split.Version); ok {
+			trouble("specctl rollback "+name, "%s holds %s %% of the traffic although %s was closed as %s", ref, routing.Percent(split.BasisPoints), r.ID, r.Closing.Cause)
 		}
 		if n := p.RecentSucceeded + p.RecentFailed; n >= enough {
 			rate := float64(p.RecentSucceeded) / float64(n)
@@ -159,9 +163,32 @@ func (s *Server) troubleOf(view *store.View, out *operatorv1.Spec, route routing
 	}
 	for _, r := range view.OpenPostMortems() {
 		if b, ok := r.Rollback(name); ok {
-			trouble("specctl postmortem show "+r.ID, "%s is open: %s was abandoned for %s", r.ID, b.Abandoned[0].Version, b.Target)
+			trouble("specctl postmortem show "+r.ID, "%s is open: %s was abandoned for %s%s", r.ID, b.Abandoned[0].Version, b.Target, broughtBack(r, b))
 		}
 	}
+}
+
+// broughtBack says that a rollback does not hold any more although its record is open.
+func broughtBack(r postmortem.Record, b postmortem.Rollback) string {
+	if r.Undone != nil {
+		return ", and undone by " + r.Undone.Actor
+	}
+	for _, o := range r.Overrides {
+		if o.Version == b.Abandoned[0].Version {
+			return ", and deployed in spite of it by " + o.Actor
+		}
+	}
+	return ""
+}
+
+// blamed finds the closed record that puts the fault into a version which an undo or an override had brought back before.
+func blamed(view *store.View, spec, version string) (postmortem.Record, bool) {
+	v, ok := view.Version(spec, version)
+	if !ok || v.PostMortem == "" {
+		return postmortem.Record{}, false
+	}
+	r, ok := view.PostMortem(v.PostMortem)
+	return r, ok && r.Closing != nil && !r.Closing.Cause.Clears()
 }
 
 // shownNotReady bounds how many instances of one version are named.

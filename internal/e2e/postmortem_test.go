@@ -63,7 +63,7 @@ func TestClosingSettlesTheStanding(t *testing.T) {
 			}
 			contains(t, w.ctl(0, nil, "postmortem", "show", "PM-1"), "closed, "+cause, "seen by ada")
 			// The same again is done before; another cause is not taken.
-			w.ctl(0, nil, "postmortem", "close", "PM-1", "--cause", cause, "--note", "again")
+			w.ctl(0, []string{"closed before with another note, which stays: seen by ada"}, "postmortem", "close", "PM-1", "--cause", cause, "--note", "again")
 			other := "spec-error"
 			if cause == other {
 				other = "false-alarm"
@@ -116,6 +116,11 @@ func TestOverrideDeploysAtOnceAndIsLoud(t *testing.T) {
 	if pm := w.postmortem("PM-1"); len(pm.GetOverrides()) != 1 || !strings.Contains(pm.GetOverrides()[0], "2.0.0 is worse today") {
 		t.Errorf("overrides %v", pm.GetOverrides())
 	}
+	// The open record does not read as if 2.1.0 were still away, and an answer that blames it does not go unheard.
+	contains(t, strings.Join(w.spec("shop").GetTrouble(), "\n"), "PM-1 is open: 2.1.0 was abandoned for 2.0.0, and deployed in spite of it by admin (")
+	if md := w.postmortem("PM-1").GetMarkdown(); strings.Contains(md, "until then the abandoned version is refused") {
+		t.Errorf("the record says that 2.1.0 is refused:\n%s", md)
+	}
 	// It can be rolled back again, with a record of its own; the first one's answer is not about it any more.
 	w.ctl(0, []string{"PM-2"}, "rollback", "shop")
 	w.closePostMortem("PM-1", "false-alarm")
@@ -123,6 +128,22 @@ func TestOverrideDeploysAtOnceAndIsLoud(t *testing.T) {
 		t.Errorf("2.1.0 is %s by %s", v.GetStanding(), v.GetPostmortem())
 	}
 	w.ctl(1, []string{"quarantined by PM-2, not by PM-1"}, "deploy", "shop:2.1.0", "--override", "PM-1", "--reason", "again")
+}
+
+func TestBlamedVersionWithTrafficIsTrouble(t *testing.T) {
+	w := startPlane(t, nil)
+	members := w.staged("shop", "2.0.0", "2.1.0")
+	w.rollback("shop")
+	members["2.1.0"].awaitFence("2.0.0")
+	w.ctl(0, []string{"2.0.0=100 -> 2.1.0=100"}, "rollback", "--undo", "PM-1")
+	contains(t, strings.Join(w.spec("shop").GetTrouble(), "\n"), "PM-1 is open: 2.1.0 was abandoned for 2.0.0, and undone by admin (")
+	contains(t, w.postmortem("PM-1").GetMarkdown(), "**Undone:**", ": no reason was given")
+	w.closePostMortem("PM-1", "spec-error")
+	spec := w.spec("shop")
+	contains(t, strings.Join(spec.GetTrouble(), "\n"), "shop:2.1.0 holds 100 % of the traffic although PM-1 was closed as spec-error")
+	if spec.GetNext() != "specctl rollback shop" {
+		t.Errorf("next: %s", spec.GetNext())
+	}
 }
 
 // TestRecordTellsTheWholeStory kills the control plane between the rollback and the end of the drain.

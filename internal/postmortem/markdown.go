@@ -28,7 +28,7 @@ func Markdown(r Record) string {
 	p("* **Opened:** %s by %s", r.OpenedAt.UTC().Format(clock), r.Actor)
 	p("* **Reason given:** %s", orNone(r.Reason, "none was given"))
 	if r.Undone != nil {
-		p("* **Undone:** %s by %s. %s", r.Undone.At.UTC().Format(clock), r.Undone.Actor, r.Undone.Reason)
+		p("* **Undone:** %s by %s: %s", r.Undone.At.UTC().Format(clock), r.Undone.Actor, orNone(r.Undone.Reason, "no reason was given"))
 	}
 	for _, u := range r.Unfrozen {
 		p("* **Unfrozen:** %s, %s let automation change %s again", u.At.UTC().Format(clock), u.Actor, u.Spec)
@@ -55,7 +55,11 @@ func Markdown(r Record) string {
 		p("")
 		p("%s", r.Closing.Note)
 	} else {
-		p("Not answered yet. Close it with: `specctl postmortem close %s --cause CAUSE --note \"…\"`; until then the abandoned version is refused.", r.ID)
+		until := "; until then the abandoned version is refused"
+		if r.Undone != nil || len(r.Overrides) > 0 {
+			until = "" // it has been brought back
+		}
+		p("Not answered yet. Close it with: `specctl postmortem close %s --cause CAUSE --note \"…\"`%s.", r.ID, until)
 	}
 	return b.String()
 }

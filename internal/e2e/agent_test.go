@@ -109,6 +109,17 @@ func (a *agent) began() int {
 	return len(a.begun)
 }
 
+// ids are those of the executions that the agent has begun.
+func (a *agent) ids() map[string]bool {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	out := make(map[string]bool, len(a.begun))
+	for _, id := range a.begun {
+		out[id] = true
+	}
+	return out
+}
+
 func (a *agent) unary(w http.ResponseWriter, r *http.Request) {
 	body, err := io.ReadAll(r.Body)
 	if err != nil {

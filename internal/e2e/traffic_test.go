@@ -7,6 +7,7 @@ import (
 	"io"
 	"maps"
 	"net/http"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -133,6 +134,13 @@ func (tr *traffic) unanswered() map[string]struct{} {
 	tr.mu.Lock()
 	defer tr.mu.Unlock()
 	return maps.Clone(tr.open)
+}
+
+// failed are the failures so far.
+func (tr *traffic) failed() []failure {
+	tr.mu.Lock()
+	defer tr.mu.Unlock()
+	return slices.Clone(tr.fails)
 }
 
 // total is the number of requests that were answered or failed.

@@ -10,6 +10,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"pgregory.net/rapid"
 
+	"github.com/specproxy/specproxy/internal/drain"
 	"github.com/specproxy/specproxy/internal/specdiff"
 	"github.com/specproxy/specproxy/internal/versions"
 )
@@ -83,6 +84,12 @@ func TestTheExampleInWords(t *testing.T) {
 	}
 }
 
+// inWords is how a contract of nothing but this default is explained.
+func inWords(d drain.Disposition) string {
+	lines := drain.Explain(drain.Contract{Effects: drain.Guarded, Default: drain.Action{OnRollback: d}})
+	return lines[slices.IndexFunc(lines, func(l string) bool { return strings.HasPrefix(l, "default: ") })]
+}
+
 func TestWords(t *testing.T) {
 	const contract = "inFlight: {effects: guarded, default: {onRollback: complete}}"
 	base := map[string]string{"a.md": "one\ntwo\n", "limits.yaml": "refund: {limit: 100, currency: USD}\n"}
@@ -95,10 +102,7 @@ func TestWords(t *testing.T) {
 		{"only the number", "version: 1.0.0\n" + contract, "version: 1.0.1\n" + contract, base, base, nil},
 		{
 			"the contract", "version: 1.0.0\n" + contract, "version: 1.0.1\ninFlight: {effects: guarded, default: {onRollback: cancel}}", base, base,
-			[]string{
-				"contract: no longer: default: go on under the old version until it ends or its request's own deadline",
-				"contract: now: default: end with a signal to retry, spread as the rollback says",
-			},
+			[]string{"contract: no longer: " + inWords(drain.Complete), "contract: now: " + inWords(drain.Cancel)},
 		},
 		{
 			"what runs it", "version: 1.0.0\nruntime: {model: m-7, tools: {search: '1', pay: '2'}}\n" + contract,

@@ -38,7 +38,7 @@ const (
 
 func exitOf(v any) string {
 	r := v.(versions.Record)
-	class := ""
+	var class string
 	switch {
 	case r.FirstWeight == 0:
 		return ""

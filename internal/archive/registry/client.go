@@ -114,7 +114,7 @@ func (m *moving) Read(p []byte) (int, error) {
 	if n > 0 {
 		m.moved()
 	}
-	if err != nil && err != io.EOF && m.ctx != nil {
+	if err != nil && !errors.Is(err, io.EOF) && m.ctx != nil {
 		err = silent(m.ctx, err)
 	}
 	return n, err

@@ -229,7 +229,7 @@ func TestHeldFindsEverythingInTheRegistry(t *testing.T) {
 	put(t, open(t, elsewhere.Host, 0), copied)
 	oras(t, "copy", "--from-plain-http", "--to-plain-http", elsewhere.Host+"/"+repository+":billing-3.0.0", r.Host+"/"+repository+":billing-3.0.0")
 	// And somebody has a picture in the same repository.
-	oras(t, "push", "--plain-http", "--disable-path-validation", r.Host+"/"+repository+":logo-1.0", filepath.Join(os.Args[0])+":application/octet-stream")
+	oras(t, "push", "--plain-http", "--disable-path-validation", r.Host+"/"+repository+":logo-1.0", os.Args[0]+":application/octet-stream")
 
 	held, err := open(t, r.Host, 0).Held(t.Context())
 	if err != nil {

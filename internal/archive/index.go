@@ -20,9 +20,8 @@ import (
 // temporary is the pattern of the files from which index.json and oci-layout are renamed.
 const temporary = ".layout-*"
 
-// Tag is the OCI tag under which other tools find a version: "<spec>-<version>". A name has no dot and a version's first number is followed
-// by one, so no two versions share a tag.
-func Tag(ref versions.Ref) string { return ref.Spec + "-" + ref.Version }
+// Tag is the OCI tag under which other tools find a version.
+func Tag(ref versions.Ref) string { return ref.Tag() }
 
 // Tag points a version's tag at the copy with this digest, away from another that had it. The copy must have been Put.
 func (a *Archive) Tag(ctx context.Context, ref versions.Ref, digest string) error {

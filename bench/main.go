@@ -16,6 +16,7 @@ import (
 	"syscall"
 
 	"github.com/specproxy/specproxy/bench/archive"
+	"github.com/specproxy/specproxy/bench/drain"
 	"github.com/specproxy/specproxy/bench/flip"
 	"github.com/specproxy/specproxy/bench/report"
 )
@@ -43,12 +44,27 @@ func all() []benchmark {
 			return archive.Run(ctx, archive.Options{Xds: program("xds"), Dir: dir, Progress: progress})
 		},
 		summarise: archive.Summarise,
+	}, {
+		name: "drain",
+		run: func(ctx context.Context, dir string, progress io.Writer) (any, error) {
+			self, err := os.Executable()
+			if err != nil {
+				return nil, err
+			}
+			return drain.Run(ctx, drain.Options{Xds: program("xds"), Specproxy: program("specproxy"), Self: self, Dir: dir, Progress: progress})
+		},
+		summarise: drain.Summarise,
 	}}
 }
 
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	err := run(ctx, os.Args[1:], os.Stdout, os.Stderr)
+	var err error
+	if len(os.Args) > 1 && os.Args[1] == "child" { // a benchmark started this program again, as a part of what it measures
+		err = drain.Child(ctx, os.Args[2:], os.Stdin, os.Stdout)
+	} else {
+		err = run(ctx, os.Args[1:], os.Stdout, os.Stderr)
+	}
 	stop()
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "bench:", err)

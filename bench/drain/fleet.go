@@ -1,0 +1,226 @@
+package drain
+
+import (
+	"bufio"
+	"context"
+	"encoding/json"
+	"fmt"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"time"
+
+	"connectrpc.com/connect"
+
+	"github.com/specproxy/specproxy/bench/rig"
+	operatorv1 "github.com/specproxy/specproxy/gen/specproxy/operator/v1"
+)
+
+const (
+	spec, good, bad = "measured", "2.0.0", "2.1.0"
+	host            = spec + ".agents"
+
+	startTimeout = time.Minute
+	openTimeout  = 4 * time.Minute
+	settleFor    = 2 * time.Second
+	contractText = "  default: {onRollback: cancel, retryAfter: 1s-5s}"
+)
+
+// fleet is one control plane, one instance of the good version, and several of the bad one, without a proxy before them: what is measured is
+// the way from the command to the exchanges.
+type fleet struct {
+	load
+	stack     rig.Stack
+	control   *rig.Control
+	sidecars  []*rig.Process
+	addresses []string
+}
+
+func (f *fleet) start(ctx context.Context, o Options, dir string) (err error) {
+	starting, cancel := context.WithTimeoutCause(ctx, startTimeout, fmt.Errorf("not up after %s", startTimeout))
+	defer cancel()
+	if f.control, err = rig.StartControl(starting, dir, "xds", o.Xds); err != nil {
+		return err
+	}
+	f.stack.Push(f.control.Stop)
+	for _, v := range []string{good, bad} {
+		manifest := fmt.Sprintf("name: %s\nversion: %s\ninFlight:\n%s\n", spec, v, contractText)
+		if _, err := f.control.API.Publish(starting, connect.NewRequest(&operatorv1.PublishRequest{Files: []*operatorv1.File{{Path: "spec.yaml", Content: []byte(manifest)}}})); err != nil {
+			return err
+		}
+	}
+	if _, err := f.sidecar(o, dir, good, "good"); err != nil {
+		return err
+	}
+	for i := range f.load.sidecars {
+		p, err := f.sidecar(o, dir, bad, fmt.Sprint("bad-", i))
+		if err != nil {
+			return err
+		}
+		f.sidecars = append(f.sidecars, p)
+	}
+	if err := f.await(starting, "ready instances", func(v map[string]*operatorv1.Version) bool {
+		return v[good].GetPool().GetReady() == 1 && int(v[bad].GetPool().GetReady()) == f.load.sidecars
+	}); err != nil {
+		return err
+	}
+	for _, v := range []string{good, bad} {
+		if _, err := f.control.API.Deploy(starting, connect.NewRequest(&operatorv1.DeployRequest{Refs: []*operatorv1.Ref{{Spec: spec, Version: v}}})); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// sidecar starts one with its agent.
+func (f *fleet) sidecar(o Options, dir, version, name string) (*rig.Process, error) {
+	address, err := freeAddress()
+	if err != nil {
+		return nil, err
+	}
+	p, err := rig.Start(dir, name, o.Specproxy, "--control", f.control.GRPC, "--spec", spec+":"+version, "--listen", address,
+		"--cache-dir", filepath.Join(dir, "cache-"+name), "--log-level", "error", "--drain-timeout", "1s", "--", o.Self, "child", "agent")
+	if err != nil {
+		return nil, err
+	}
+	f.stack.Push(p.Stop)
+	if version == bad {
+		f.addresses = append(f.addresses, address)
+	}
+	return p, nil
+}
+
+func freeAddress() (string, error) {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		return "", err
+	}
+	return l.Addr().String(), l.Close()
+}
+
+// await polls the spec's versions: what runs is stored nowhere.
+func (f *fleet) await(ctx context.Context, what string, done func(map[string]*operatorv1.Version) bool) error {
+	tick := time.NewTicker(100 * time.Millisecond)
+	defer tick.Stop()
+	for {
+		res, err := f.control.API.GetSpec(ctx, connect.NewRequest(&operatorv1.GetSpecRequest{Spec: spec}))
+		if err != nil {
+			return fmt.Errorf("wait for %s: %w", what, err)
+		}
+		versions := map[string]*operatorv1.Version{}
+		for _, v := range res.Msg.GetSpec().GetVersions() {
+			versions[v.GetVersion()] = v
+		}
+		if done(versions) {
+			return nil
+		}
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			return fmt.Errorf("wait for %s: %w: %v", what, context.Cause(ctx), versions[bad].GetPool())
+		}
+	}
+}
+
+// round opens all exchanges, rolls back, waits for all signals and undoes the rollback.
+func (f *fleet) round(ctx context.Context, o Options, dir string, number int) (Cancel, error) {
+	ctx, cancel := context.WithTimeoutCause(ctx, openTimeout, fmt.Errorf("not done after %s", openTimeout))
+	defer cancel()
+	c := Cancel{Exchanges: f.exchanges, Sidecars: f.load.sidecars, Multiplexed: f.multiplexed}
+	var err error
+	if c.IdleBytes, _, err = f.usage(); err != nil {
+		return c, err
+	}
+	args := append([]string{"child", "client", strconv.FormatBool(f.multiplexed), strconv.Itoa((f.exchanges + f.load.sidecars - 1) / f.load.sidecars)}, f.addresses...)
+	c.Exchanges = (f.exchanges + f.load.sidecars - 1) / f.load.sidecars * f.load.sidecars
+	client := exec.CommandContext(ctx, o.Self, args...)
+	log, err := os.Create(filepath.Join(dir, fmt.Sprint("client-", number, ".log")))
+	if err != nil {
+		return c, err
+	}
+	defer log.Close()
+	client.Stderr = log
+	in, err := client.StdinPipe()
+	if err != nil {
+		return c, err
+	}
+	out, err := client.StdoutPipe()
+	if err != nil {
+		return c, err
+	}
+	if err := client.Start(); err != nil {
+		return c, err
+	}
+	lines := bufio.NewReader(out)
+	err = f.cancelAll(ctx, lines, &c)
+	_ = in.Close()
+	if waited := client.Wait(); err == nil && waited != nil {
+		err = fmt.Errorf("client: %w: see %s", waited, log.Name())
+	}
+	return c, err
+}
+
+// cancelAll measures, once the client has opened everything.
+func (f *fleet) cancelAll(ctx context.Context, lines *bufio.Reader, c *Cancel) error {
+	if line, err := lines.ReadString('\n'); err != nil || line != "open\n" {
+		return fmt.Errorf("the client said %q: %w", line, err)
+	}
+	if err := f.await(ctx, "open exchanges", func(v map[string]*operatorv1.Version) bool {
+		return int(v[bad].GetPool().GetInFlight()) == c.Exchanges //nolint:gosec // a hundred thousand
+	}); err != nil {
+		return err
+	}
+	select {
+	case <-time.After(settleFor): // reports of what was opened last, garbage of opening
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+	var cpuBefore, cpuAfter time.Duration
+	var err error
+	if c.OpenBytes, cpuBefore, err = f.usage(); err != nil {
+		return err
+	}
+	began := time.Now()
+	res, err := f.control.API.Rollback(ctx, connect.NewRequest(&operatorv1.RollbackRequest{Targets: []*operatorv1.RollbackTarget{{Spec: spec}}, Reason: "benchmark"}))
+	if err != nil {
+		return err
+	}
+	c.CommandMs = ms(time.Since(began))
+	line, err := lines.ReadString('\n')
+	if err != nil {
+		return fmt.Errorf("the client ended: %w", err)
+	}
+	if _, cpuAfter, err = f.usage(); err != nil {
+		return err
+	}
+	var got result
+	if err := json.Unmarshal([]byte(line), &got); err != nil {
+		return err
+	}
+	if got.Others > 0 || got.Signals != c.Exchanges {
+		return fmt.Errorf("%d of %d exchanges got the signal; %d ended otherwise: %s", got.Signals, c.Exchanges, got.Others, got.Other)
+	}
+	c.FirstMs, c.LastMs = ms(time.Unix(0, got.FirstNano).Sub(began)), ms(time.Unix(0, got.LastNano).Sub(began))
+	c.SidecarCPUMs = ms(cpuAfter - cpuBefore)
+	if _, err := f.control.API.Undo(ctx, connect.NewRequest(&operatorv1.UndoRequest{Postmortem: res.Msg.GetChanges()[0].GetPostmortem(), Reason: "next round"})); err != nil {
+		return err
+	}
+	return f.await(ctx, "empty sidecars", func(v map[string]*operatorv1.Version) bool {
+		return v[bad].GetPool().GetInFlight() == 0 && v[bad].GetWeight() > 0 && !v[bad].GetPool().GetFenced()
+	})
+}
+
+// usage is the resident memory and the processor time of all sidecars.
+func (f *fleet) usage() (resident int64, cpu time.Duration, err error) {
+	for _, p := range f.sidecars {
+		bytes, used, err := p.Usage()
+		if err != nil {
+			return 0, 0, err
+		}
+		resident += bytes
+		cpu += used
+	}
+	return resident, cpu, nil
+}

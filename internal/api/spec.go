@@ -55,7 +55,7 @@ func (s *Server) specOf(view *store.View, name string) *operatorv1.Spec {
 	}
 	if !routed {
 		newest, _ := view.Newest(name)
-		out.LastChange, out.Next, out.Hosts = "published, never deployed", "specctl deploy "+newest.Ref().String(), newest.Manifest.Hosts
+		out.LastChange, out.Next, out.Hosts = "published, never deployed", firstStep(out, newest), newest.Manifest.Hosts
 		return out
 	}
 	out.Generation, out.ChangedAt, out.ChangedBy, out.LastChange = route.Generation, stamp(route.At), route.By, lastChange(route)
@@ -74,6 +74,16 @@ func (s *Server) specOf(view *store.View, name string) *operatorv1.Spec {
 	cold := s.exitOf(view, out, route, records, newest)
 	s.troubleOf(view, out, route, newest, cold)
 	return out
+}
+
+// firstStep towards a first deploy: that of the newest version with a ready instance, or to start one.
+func firstStep(out *operatorv1.Spec, newest versions.Record) string {
+	for _, v := range slices.Backward(out.GetVersions()) {
+		if v.GetPool().GetReady() > 0 {
+			return "specctl deploy " + out.GetName() + ":" + v.GetVersion()
+		}
+	}
+	return "specproxy --spec " + newest.Ref().String() + " …"
 }
 
 func lastChange(r routing.Route) string {

@@ -67,7 +67,11 @@ func (a *app) printEffect(change *operatorv1.Change, effect *operatorv1.GetEffec
 		a.out.field("last admission", "%s", lastAdmission(effect))
 		a.out.field("fences", "%d of %d", effect.GetFencesAcked(), effect.GetFencesTotal())
 	}
-	a.out.field("proxies", "%d of %d", effect.GetProxiesAcked(), effect.GetProxiesTotal())
+	if effect.GetProxiesTotal() == 0 {
+		a.out.field("proxies", "none is known to route the spec yet: specctl proxies")
+	} else {
+		a.out.field("proxies", "%d of %d", effect.GetProxiesAcked(), effect.GetProxiesTotal())
+	}
 	for i, laggard := range effect.GetLaggards() {
 		if i == shownLaggards {
 			a.out.field("laggards", "and %d more: specctl proxies", len(effect.GetLaggards())-shownLaggards)

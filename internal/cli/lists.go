@@ -290,6 +290,10 @@ func (a *app) printProxies(proxies []*operatorv1.Proxy) {
 				acked = append(acked, fmt.Sprintf("and %d more", len(p.GetSpecs())-shownSpecs))
 				break
 			}
+			if spec.GetAckedGeneration() == 0 { // it routes the spec; which generation is not known, as of a proxy that is away
+				acked = append(acked, spec.GetSpec()+"@?")
+				continue
+			}
 			acked = append(acked, fmt.Sprintf("%s@%d", spec.GetSpec(), spec.GetAckedGeneration()))
 		}
 		if p.GetRefusal() != "" {

@@ -54,6 +54,8 @@ type Fence struct {
 	TargetAddresses []string
 	PostMortem      string
 	RetrySpread     time.Duration
+	// Since is when this process first held the order.
+	Since time.Time
 }
 
 // Ledger is told of the fence.
@@ -150,6 +152,10 @@ func (k *Keeper) apply(state *sidecarv1.State) (bool, error) {
 	next := &Posture{Generation: state.GetGeneration(), Pin: state.GetPin(), Key: bytes.Clone(state.GetExecutionKey()), Fence: fenceOf(state.GetFence()), Settle: fenceOf(state.GetSettle())}
 	k.state = proto.CloneOf(state)
 	if next.Fence != nil {
+		next.Fence.Since = k.now()
+		if before != nil && before.Fence != nil && before.Fence.Generation == next.Fence.Generation {
+			next.Fence.Since = before.Fence.Since
+		}
 		if before != nil && before.Fence == nil {
 			// It may be the fence that was lowered before, under the generation it had: the command that was to route the version again did not
 			// come to its end. States come in order, so this order is no late one.

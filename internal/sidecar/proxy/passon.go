@@ -27,7 +27,7 @@ func (p *Proxy) passOn(w *response, r *http.Request, a arrival, f *posture.Fence
 		writeSignal(w, a.kind, p.unreached(f))
 		return
 	}
-	if a.redirectable() && f.TargetPin != "" && r.ContentLength <= a.buffer {
+	if a.redirectable() && f.TargetPin != "" && r.ContentLength <= a.buffer && !cutOff(a, f) {
 		whole, err := readWhole(r, a.buffer)
 		if err != nil {
 			panic(http.ErrAbortHandler) // the client broke off its request
@@ -38,6 +38,15 @@ func (p *Proxy) passOn(w *response, r *http.Request, a arrival, f *posture.Fence
 		}
 	}
 	p.forward(w, r, &dispatch{fence: f, hop: a.hop + 1, origin: a.origin, deadline: a.deadline, kind: a.kind, w: w})
+}
+
+// routesSettle is how long after an order an Envoy may still assign by an older generation because the new one is on its way.
+const routesSettle = time.Second
+
+// cutOff says that the request came through an Envoy that the order has not reached. What it knows of the target's addresses may be as old,
+// while those that came with the fence are kept up to date.
+func cutOff(a arrival, f *posture.Fence) bool {
+	return a.route != 0 && a.route < f.Generation && a.at.Sub(f.Since) > routesSettle && len(f.TargetAddresses) > 0
 }
 
 // unreached is the signal for work that no agent has seen.

@@ -6,6 +6,7 @@ import (
 	"net/http"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/specproxy/specproxy/internal/drain"
 )
@@ -139,6 +140,27 @@ func TestWhatCannotBeRedirectedIsForwarded(t *testing.T) {
 				t.Errorf("the target got %v", h)
 			}
 		})
+	}
+}
+
+// An Envoy that still routes by an older generation long after the order may not know where the target is by now.
+func TestWhatAnEnvoySendsThatIsCutOffIsForwarded(t *testing.T) {
+	addr, _ := target(t, "a")
+	r := fencedRig(t, addr) // by generation 7
+	status := func(route string) int { return r.do(r.request("POST", "/", "body", "X-Spec-Route", route)).StatusCode }
+	if got := status("6"); got != 307 {
+		t.Errorf("right after the order: %d, want a redirect", got)
+	}
+	r.ahead.Store(int64(time.Minute))
+	r.fence(addr, "127.0.0.1:1") // the same order, with the addresses of now
+	for route, want := range map[string]int{"6": 200, "7": 307, "8": 307, "": 307} {
+		if got := status(route); got != want {
+			t.Errorf("by generation %q a minute later: %d, want %d", route, got, want)
+		}
+	}
+	r.fence()
+	if got := status("6"); got != 307 {
+		t.Errorf("with no address to forward to: %d, want a redirect", got)
 	}
 }
 

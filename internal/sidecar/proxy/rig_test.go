@@ -10,6 +10,7 @@ import (
 	"net/http/httptest"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -36,6 +37,7 @@ type rig struct {
 	proxy  *proxy.Proxy
 	addr   string
 	random float64
+	ahead  atomic.Int64 // of the proxy's clock, in nanoseconds
 	ended  chan drain.Row
 	// generation of the last State.
 	generation uint64
@@ -58,7 +60,7 @@ func newRigAt(t *testing.T, contract drain.Contract, at agent.Endpoint) *rig {
 	r.proxy = proxy.New(proxy.Config{
 		Ref: versions.Ref{Spec: "customer-service", Version: "2.1.0"}, Digest: "sha256:feed", Instance: "one", BodyBuffer: 1 << 10, Contract: contract,
 		Ledger: r.ledger, Posture: r.keeper.Current, Agent: at, Changed: func() {}, Ended: func(row drain.Row) { r.ended <- row },
-		Now: time.Now, Random: func() float64 { return r.random }, Log: zaptest.NewLogger(t),
+		Now: func() time.Time { return time.Now().Add(time.Duration(r.ahead.Load())) }, Random: func() float64 { return r.random }, Log: zaptest.NewLogger(t),
 	})
 	t.Cleanup(r.proxy.CloseIdle)
 	r.addr = serve(t, r.proxy)

@@ -14,13 +14,15 @@ import (
 // Only signed versions get traffic: the deploy checks it, and again the sidecar, with the keys that the control plane gives it or with its own. The
 // way back to what ran before stays open and warm. All of it in a directory, and in a registry.
 func TestOnlySignedVersionsRun(t *testing.T) {
-	t.Run("directory", func(t *testing.T) { onlySignedVersionsRun(t, startPlane(t, nil)) })
+	t.Run("directory", func(t *testing.T) { onlySignedVersionsRun(t, startPlane(t, nil), func() {}) })
 	t.Run("registry", func(t *testing.T) {
-		onlySignedVersionsRun(t, startPlane(t, in(registrytest.Start(t, registrytest.Options{}))))
+		r := registrytest.Start(t, registrytest.Options{})
+		onlySignedVersionsRun(t, startPlane(t, in(r)), r.Stop)
 	})
 }
 
-func onlySignedVersionsRun(t *testing.T, w *world) {
+// away takes the archive away from the control plane.
+func onlySignedVersionsRun(t *testing.T, w *world, away func()) {
 	keys := t.TempDir()
 	key := func(name string) string { return filepath.Join(keys, name) }
 	agent := startAgent(t, "any", newFlips())
@@ -61,9 +63,10 @@ func onlySignedVersionsRun(t *testing.T, w *world) {
 	w.ready("shop", "1.1.0", 2)
 	w.deploy("shop", "1.1.0")
 
-	// 1.0.0 was never signed. A new instance of it is ready all the same, and a rollback goes there.
+	// 1.0.0 was never signed. A new instance of it is ready all the same, and a rollback goes there, whatever the archive says.
 	w.sidecar("shop:1.0.0", agent.url)
 	w.ready("shop", "1.0.0", 2)
+	away()
 	if change := w.rollback("shop"); change.GetTarget() != "1.0.0" {
 		t.Errorf("rolled back to %s", change.GetTarget())
 	}

@@ -342,7 +342,7 @@ func TestFoldersThatAreTooMuchAreRefused(t *testing.T) {
 		want  string
 	}{
 		"100 MB":              {[]*operatorv1.File{{Path: "prompt.md", Content: make([]byte, 100<<20)}}, limit},
-		"200 MB":              {[]*operatorv1.File{{Path: "prompt.md", Content: make([]byte, 200<<20)}}, "larger than configured max"},
+		"more than a message": {[]*operatorv1.File{{Path: "prompt.md", Content: make([]byte, 129<<20)}}, "larger than configured max"},
 		"very many files":     {many, "100001 files were sent: a version has at most 1000 documents"},
 		"twice the same path": {[]*operatorv1.File{{Path: "prompt.md"}, {Path: "prompt.md"}}, "file prompt.md was sent twice"},
 		"a path upwards":      {[]*operatorv1.File{{Path: "../prompt.md"}}, `document "prompt.md" is named in spec.yaml but is not in the folder`},

@@ -85,7 +85,9 @@ func resolveRollback(tx *store.Tx, before routing.Route, t RollbackTarget) (goal
 // resolveFrom says which version is to be abandoned, or which rollback has already done what is asked. Who names a generation means what was
 // the newest version then, whatever is routed by now.
 func resolveFrom(tx *store.Tx, before routing.Route, t RollbackTarget) (from string, done *routing.Route) {
-	newest := func(r routing.Route) string { return routing.Newest(r.Splits, tx.Relevant(t.Spec, store.Weighted(r.Splits))) }
+	newest := func(r routing.Route) string {
+		return routing.Newest(r.Splits, tx.Relevant(t.Spec, store.Weighted(r.Splits)))
+	}
 	from = t.From
 	if t.Generation != 0 && t.Generation < before.Generation {
 		if seen, ok := tx.Generation(t.Spec, t.Generation); ok && from == "" {

@@ -56,6 +56,7 @@ func (s *Server) specOf(view *store.View, name string) *operatorv1.Spec {
 	if !routed {
 		newest, _ := view.Newest(name)
 		out.LastChange, out.Next, out.Hosts = "published, never deployed", firstStep(out, newest), newest.Manifest.Hosts
+		out.Trouble = unready(view, out)
 		return out
 	}
 	out.Generation, out.ChangedAt, out.ChangedBy, out.LastChange = route.Generation, stamp(route.At), route.By, lastChange(route)
@@ -82,6 +83,9 @@ func firstStep(out *operatorv1.Spec, newest versions.Record) string {
 		if v.GetPool().GetReady() > 0 {
 			return "specctl deploy " + out.GetName() + ":" + v.GetVersion()
 		}
+	}
+	if slices.ContainsFunc(out.GetVersions(), func(v *operatorv1.Version) bool { return v.GetPool().GetInstances() > 0 }) {
+		return "specctl get " + out.GetName() + " --watch" // one is starting, or says why not
 	}
 	return "specproxy --spec " + newest.Ref().String() + " …"
 }
@@ -160,17 +164,7 @@ func (s *Server) troubleOf(view *store.View, out *operatorv1.Spec, route routing
 		}
 		trouble(next, "exit: none — %s", out.GetExitReason())
 	}
-	for _, v := range out.GetVersions() {
-		if v.GetPool().GetInstances() == v.GetPool().GetReady() {
-			continue
-		}
-		for i, in := range notReady(view, name, v.GetVersion()) {
-			if i == shownNotReady {
-				break
-			}
-			trouble("", "%s:%s: instance %s is not ready: %s", name, v.GetVersion(), in.ID, in.Reason)
-		}
-	}
+	out.Trouble = append(out.Trouble, unready(view, out)...)
 	for _, r := range view.OpenPostMortems() {
 		if b, ok := r.Rollback(name); ok {
 			trouble("specctl postmortem show "+r.ID, "%s is open: %s was abandoned for %s%s", r.ID, b.Abandoned[0].Version, b.Target, broughtBack(r, b))
@@ -199,6 +193,22 @@ func blamed(view *store.View, spec, version string) (postmortem.Record, bool) {
 	}
 	r, ok := view.PostMortem(v.PostMortem)
 	return r, ok && r.Closing != nil && !r.Closing.Cause.Clears()
+}
+
+// unready says what keeps instances from being ready.
+func unready(view *store.View, out *operatorv1.Spec) (trouble []string) {
+	for _, v := range out.GetVersions() {
+		if v.GetPool().GetInstances() == v.GetPool().GetReady() {
+			continue
+		}
+		for i, in := range notReady(view, out.GetName(), v.GetVersion()) {
+			if i == shownNotReady {
+				break
+			}
+			trouble = append(trouble, fmt.Sprintf("%s:%s: instance %s is not ready: %s", out.GetName(), v.GetVersion(), in.ID, in.Reason))
+		}
+	}
+	return trouble
 }
 
 // shownNotReady bounds how many instances of one version are named.

@@ -193,7 +193,7 @@ func proxyOf(p discovery.ProxyState) *operatorv1.Proxy {
 	return out
 }
 
-// ListPostMortems, newest first.
+// ListPostMortems lists the records, newest first.
 func (s *Server) ListPostMortems(_ context.Context, req *connect.Request[operatorv1.ListPostMortemsRequest]) (*connect.Response[operatorv1.ListPostMortemsResponse], error) {
 	out := &operatorv1.ListPostMortemsResponse{}
 	view := s.Store.View()

@@ -125,7 +125,7 @@ func Run(ctx context.Context, o Options) (err error) {
 	if o.Listening != nil {
 		o.Listening(apiListener.Addr().String(), grpcListener.Addr().String())
 	}
-	return serve(ctx, st, disc, fl, ctl, gs, grpcListener, hs, apiListener)
+	return serve(ctx, disc, fl, ctl, gs, grpcListener, hs, apiListener)
 }
 
 // openArchive opens the directory, or the repository with the directory as this replica's copy of what it has seen.
@@ -138,7 +138,7 @@ func openArchive(o Options) (control.Archive, error) {
 }
 
 // serve runs every part until one ends, then stops all of them.
-func serve(ctx context.Context, st *store.Store, disc *discovery.Server, fl *fleet.Fleet, ctl *control.Controller,
+func serve(ctx context.Context, disc *discovery.Server, fl *fleet.Fleet, ctl *control.Controller,
 	gs *grpc.Server, gl net.Listener, hs *http.Server, al net.Listener,
 ) error {
 	g, ctx := errgroup.WithContext(ctx)

@@ -41,7 +41,7 @@ func Markdown(r Record) string {
 			i.Effects, despite(i), i.Reason, refused(i))
 	}
 	for _, rb := range r.Rollbacks {
-		section(p, r, rb)
+		section(p, rb)
 	}
 	p("")
 	p("## Questions")
@@ -78,7 +78,7 @@ func orNone(s, none string) string {
 	return s
 }
 
-func section(p func(string, ...any), r Record, rb Rollback) {
+func section(p func(string, ...any), rb Rollback) {
 	names := make([]string, 0, len(rb.Abandoned))
 	for _, a := range rb.Abandoned {
 		names = append(names, a.Version)

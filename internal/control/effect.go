@@ -156,7 +156,7 @@ func (c *Controller) recordEffect(ctx context.Context, id string, r postmortem.R
 		Laggards: e.Laggards, LastAdmissionAt: e.LastAdmissionAt, LastAdmissionID: e.LastAdmissionID,
 	}
 	if r.Effect != nil {
-		proof.At, proof.By = r.Effect.At, r.Effect.By
+		proof.At = r.Effect.At // the first barrier counts; the second completes the proof
 		if proof.ProxiesAcked == r.Effect.ProxiesAcked && proof.FencesAcked == r.Effect.FencesAcked && proof.Proxies == r.Effect.Proxies && proof.Fences == r.Effect.Fences {
 			return // nothing new to say
 		}

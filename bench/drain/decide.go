@@ -50,7 +50,7 @@ func decideAll(dir string) (Decide, Ledger, error) {
 	}
 	ledger := Ledger{Executions: executions, Bytes: heap() - before}
 	path := filepath.Join(dir, "state")
-	defer os.Remove(path)
+	defer func() { _ = os.Remove(path) }()
 	keeper := posture.New(path, l, time.Now)
 	if _, err := keeper.Apply(&sidecarv1.State{Generation: 1, Pin: "pin", ExecutionKey: []byte("key")}); err != nil {
 		return Decide{}, ledger, err

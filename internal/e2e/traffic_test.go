@@ -3,6 +3,7 @@ package e2e
 import (
 	"bufio"
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"maps"
@@ -259,8 +260,8 @@ func (tr *traffic) grpcBidi(ctx context.Context, id string) (string, error) {
 	if err := stream.CloseSend(); err != nil {
 		return "", err
 	}
-	if _, err := stream.Recv(); err != io.EOF {
-		return "", fmt.Errorf("after the last message: %v, want the end", err)
+	if _, err := stream.Recv(); !errors.Is(err, io.EOF) {
+		return "", fmt.Errorf("after the last message: %w, want the end", err)
 	}
 	return version, nil
 }

@@ -117,8 +117,9 @@ func reserved(t *testing.T) string {
 	for range 1000 {
 		l, err := net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", 20_000+rand.IntN(10_000)))
 		if err == nil {
-			defer l.Close()
-			return l.Addr().String()
+			address := l.Addr().String()
+			l.Close()
+			return address
 		}
 	}
 	t.Fatal("found no free port between 20000 and 30000")

@@ -28,9 +28,12 @@ func plainExchanges(address string, n int, results chan<- result) error {
 		go func() {
 			defer conn.Close()
 			res, err := http.ReadResponse(bufio.NewReaderSize(conn, 1024), nil)
-			switch {
-			case err != nil:
+			if err != nil {
 				results <- result{Others: 1, Other: err.Error()}
+				return
+			}
+			defer res.Body.Close()
+			switch {
 			case res.StatusCode == http.StatusServiceUnavailable && res.Header.Get("X-Should-Retry") == "true":
 				results <- signalled()
 			default:

@@ -55,9 +55,9 @@ type Control struct {
 	versions map[versions.Ref]versions.Packed
 	// signatures of versions, by digest.
 	signatures map[string][][]byte
-	damage   map[string]func([]byte) []byte
-	hold     bool // no Left is sent
-	view     View
+	damage     map[string]func([]byte) []byte
+	hold       bool // no Left is sent
+	view       View
 }
 
 // Start starts a replica on a free port; it ends with the test. Its first State has generation 1 and no fence.

@@ -252,11 +252,14 @@ func (s *session) takeStatus(ctx context.Context, st *sidecarv1.Status) error {
 	case st.GetReady():
 		health, reason = routing.Ready, ""
 	}
-	firstLeave := health == routing.Leaving && s.stored.Health != routing.Leaving
+	was := s.stored.Health
+	firstLeave := health == routing.Leaving && was != routing.Leaving
+	var since int64 // revision of the health
 	if s.stored.Health != health || s.stored.Reason != reason {
 		next := s.stored
 		next.Health, next.Reason = health, reason
-		if _, err := f.store.Update(ctx, func(tx *store.Tx) error { tx.PutInstance(next); return nil }); err != nil {
+		var err error
+		if since, err = f.store.Update(ctx, func(tx *store.Tx) error { tx.PutInstance(next); return nil }); err != nil {
 			return status.Errorf(codes.Unavailable, "store the health of instance %s: %v", next.ID, err)
 		}
 		s.stored = next
@@ -273,8 +276,8 @@ func (s *session) takeStatus(ctx context.Context, st *sidecarv1.Status) error {
 	if firstLeave {
 		leaveCtx, cancel := context.WithTimeout(ctx, leaveTimeout)
 		defer cancel()
-		if err := f.proxies.EndpointGone(leaveCtx, s.key.spec, s.key.version, s.stored.Address); err != nil {
-			f.log.Warn("a sidecar leaves before every proxy let it go", zap.String("instance", s.stored.ID), zap.Error(err))
+		if err := f.letGo(leaveCtx, s.key, s.stored.Address, was, since); err != nil {
+			f.log.Warn("a sidecar leaves before everybody let it go", zap.String("instance", s.stored.ID), zap.Error(err))
 		}
 		s.left <- struct{}{}
 	}

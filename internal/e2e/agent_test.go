@@ -109,13 +109,13 @@ func (a *agent) began() int {
 	return len(a.begun)
 }
 
-// ids are those of the executions that the agent has begun.
-func (a *agent) ids() map[string]bool {
+// ids are those of the executions that the agent has begun, and how often.
+func (a *agent) ids() map[string]int {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	out := make(map[string]bool, len(a.begun))
+	out := make(map[string]int, len(a.begun))
 	for _, id := range a.begun {
-		out[id] = true
+		out[id]++
 	}
 	return out
 }

@@ -117,7 +117,7 @@ func (e *exchangeOf) act() {
 	full := e.random.IntN(10) == 0
 	a := drain.Act{Tool: "t", Class: class, Key: e.w.id, At: time.Now()}
 	err := e.x.Grant(a, func() error {
-		time.Sleep(disk)
+		<-time.After(disk)
 		if full {
 			return errors.New("the disk is full")
 		}
@@ -219,7 +219,7 @@ func (e *exchangeOf) isCut(d drain.Decision) {
 	}
 	e.f.mu.Unlock()
 	for range e.random.IntN(3) {
-		time.Sleep(time.Duration(e.random.IntN(5000)) * time.Millisecond)
+		<-time.After(time.Duration(e.random.IntN(5000)) * time.Millisecond)
 		e.act()
 	}
 	if e.random.IntN(3) == 0 {

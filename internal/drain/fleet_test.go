@@ -118,7 +118,7 @@ type work struct {
 }
 
 func TestFleetSimulation(t *testing.T) {
-	runs := uint64(3000)
+	runs := uint64(2000)
 	if testing.Short() {
 		runs = 300
 	}
@@ -146,16 +146,18 @@ func TestFleetSimulation(t *testing.T) {
 }
 
 func simulateFleet(t *testing.T, seed uint64, seen map[string]int) {
-	random := rand.New(rand.NewPCG(seed, 7))
+	random, pauses := rand.New(rand.NewPCG(seed, 7)), rand.New(rand.NewPCG(seed, 11)) // random belongs to fleet.mu
 	f := &fleet{
 		t: t, random: random, contract: mustContract(t, fleetContracts[random.IntN(len(fleetContracts))]), hung: make(chan struct{}), seen: seen,
 	}
+	f.mu.Lock()
 	for i := range 3 {
 		f.sidecars = append(f.sidecars, f.newSidecar(fmt.Sprintf("s%d", i), "2.1.0"))
 	}
 	f.heir = f.newSidecar("heir", "2.0.3")
+	f.mu.Unlock()
 	for range 30 {
-		time.Sleep(time.Duration(random.IntN(4000))*time.Millisecond + time.Microsecond)
+		<-time.After(time.Duration(pauses.IntN(4000))*time.Millisecond + time.Microsecond)
 		f.step()
 		synctest.Wait()
 		f.check()
@@ -258,7 +260,7 @@ func (f *fleet) deliver(s *simulated) {
 	stream, epoch, order, rev := s.stream, s.epoch, f.order, f.rev
 	delay := time.Duration(f.random.IntN(300)) * time.Millisecond
 	f.agents.Go(func() {
-		time.Sleep(delay)
+		<-time.After(delay)
 		f.mu.Lock()
 		if s.stream != stream || s.epoch != epoch {
 			f.mu.Unlock()
@@ -423,14 +425,14 @@ func (f *fleet) finish() {
 		f.connect(s)
 	}
 	f.mu.Unlock()
-	time.Sleep(6 * time.Hour)
+	<-time.After(6 * time.Hour)
 	synctest.Wait()
 	f.check()
 	f.mu.Lock()
 	f.checkRest()
 	f.mu.Unlock()
 	close(f.hung)
-	time.Sleep(time.Hour)
+	<-time.After(time.Hour)
 	synctest.Wait()
 	f.mu.Lock()
 	if f.order.Generation > 0 && f.order.Active() && f.order.State != drain.Drained {

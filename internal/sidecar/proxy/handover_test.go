@@ -117,7 +117,7 @@ func TestShutdownHandsOverWithItsOwnPin(t *testing.T) {
 	if res := get(t, "redirect", redirectable); res.StatusCode != 307 || res.Header.Get("X-Spec-Pin") != "pin210" || res.Header.Get("X-Spec-Origin") != id {
 		t.Errorf("got %d %v", res.StatusCode, res.Header)
 	}
-	get(t, "the agent's notice", h.cut)
+	_ = get(t, "the agent's notice", h.cut)
 	h.answer <- reply("done")
 	if res := get(t, "answer", other); res.StatusCode != 200 {
 		t.Errorf("what cannot be redirected got %d", res.StatusCode)

@@ -2,6 +2,7 @@ package e2e
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -102,13 +103,6 @@ func (a *agent) begin(id string) {
 	a.begun = append(a.begun, id)
 }
 
-// began says how many executions the agent has begun.
-func (a *agent) began() int {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	return len(a.begun)
-}
-
 // ids are those of the executions that the agent has begun, and how often.
 func (a *agent) ids() map[string]int {
 	a.mu.Lock()
@@ -152,7 +146,7 @@ func (a *agent) FullDuplexCall(stream grpc.BidiStreamingServer[testgrpc.Streamin
 	began, _ := a.flips.now()
 	for first := true; ; first = false {
 		in, err := stream.Recv()
-		if err == io.EOF {
+		if errors.Is(err, io.EOF) {
 			return nil
 		}
 		if err != nil {

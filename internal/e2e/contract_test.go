@@ -53,7 +53,7 @@ func (g *guarded) byName(failed bool) map[string]*operatorv1.Execution {
 	}
 	out := map[string]*operatorv1.Execution{}
 	for _, x := range res.Msg.GetExecutions() {
-		out[strings.TrimPrefix(x.GetPath(), "/work/")] = x
+		out[strings.TrimPrefix(x.GetPath(), "/jobs/")] = x
 	}
 	return out
 }
@@ -179,8 +179,8 @@ func (g *guarded) checkSettled(running map[string]*job) {
 		planned[p.Rule+": "+string(p.Disposition)] += p.Executions
 	}
 	want := map[string]int{
-		"default: complete": 2, "rule 1: path=/work/held: complete": 1, "rule 2: path=/work/late*: complete": 1, "rule 3: effects=irreversible: complete": 1,
-		"rule 4: path=/work/cancelled*: cancel": 1, "rule 5: effects=none, path=/work/handed*: handover": 1,
+		"default: complete": 2, "rule 1: path=/jobs/held: complete": 1, "rule 2: path=/jobs/late*: complete": 1, "rule 3: effects=irreversible: complete": 1,
+		"rule 4: path=/jobs/cancelled*: cancel": 1, "rule 5: effects=none, path=/jobs/handed*: handover": 1,
 	}
 	if fmt.Sprint(planned) != fmt.Sprint(want) {
 		g.t.Errorf("plans %v, want %v", planned, want)

@@ -17,11 +17,11 @@ import (
 const guardedContract = `effects: guarded
 default: {onRollback: complete, within: 5m, then: cancel}
 rules:
-  - when: {path: /work/held}
+  - when: {path: /jobs/held}
     onRollback: complete
     within: 300ms
     then: hold
-  - when: {path: "/work/late*"}
+  - when: {path: "/jobs/late*"}
     onRollback: complete
     within: 300ms
     then: cancel
@@ -30,10 +30,10 @@ rules:
     onRollback: complete
     within: 5m
     then: hold
-  - when: {path: "/work/cancelled*"}
+  - when: {path: "/jobs/cancelled*"}
     onRollback: cancel
     retryAfter: 7s
-  - when: {effects: none, path: "/work/handed*"}
+  - when: {effects: none, path: "/jobs/handed*"}
     onRollback: handover
     else: cancel`
 
@@ -215,10 +215,10 @@ type call struct {
 	err    error
 }
 
-// request sends POST /work/NAME; the body is text. Without a deadline of its own it ends with the test.
+// request sends POST /jobs/NAME; the body is text. Without a deadline of its own it ends with the test.
 func request(t *testing.T, address, host, name, text string, header ...string) *call {
 	t.Helper()
-	req, err := http.NewRequestWithContext(t.Context(), http.MethodPost, "http://"+address+"/work/"+name, strings.NewReader(text))
+	req, err := http.NewRequestWithContext(t.Context(), http.MethodPost, "http://"+address+"/jobs/"+name, strings.NewReader(text))
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -60,7 +60,7 @@ func TestPreviewSaysWhatTheRollbackThenDoes(t *testing.T) {
 	if c := res.Msg.GetChange(); len(previewed) != len(names) || res.Msg.GetUnseen() != 0 || !c.GetDryRun() || c.GetTarget() != "2.0.0" {
 		t.Errorf("preview of %d executions, %d unseen: %v", len(previewed), res.Msg.GetUnseen(), c)
 	}
-	out := g.ctl(0, []string{"rollback of shop would abandon 2.1.0 for 2.0.0", "rule 4 (path=/work/cancelled*): cancel"}, "drain", "preview", "shop")
+	out := g.ctl(0, []string{"rollback of shop would abandon 2.1.0 for 2.0.0", "rule 4 (path=/jobs/cancelled*): cancel"}, "drain", "preview", "shop")
 	contains(t, out, jobs["cancelled"].id, jobs["held"].id)
 	if len(g.drains("shop")) > 1 || g.version("shop:2.1.0").GetStanding() == "quarantined" {
 		t.Fatal("a preview changed something")

@@ -181,7 +181,7 @@ func TestRecordTellsTheWholeStory(t *testing.T) {
 	failed = append(failed, cancelled.begins())
 	w.inFlight("shop", "2.1.0", 2)
 
-	w.ctl(0, []string{"complete within 5m", "rule 4: path=/work/cancelled*"}, "rollback", "shop", "--reason", "refuses refunds above 100")
+	w.ctl(0, []string{"complete within 5m", "rule 4: path=/jobs/cancelled*"}, "rollback", "shop", "--reason", "refuses refunds above 100")
 	cut.answer(http.StatusServiceUnavailable)
 	runs.open()
 	w.xds.kill()

@@ -19,6 +19,8 @@ const (
 	sigterm = syscall.SIGTERM
 	// cutTimeout bounds how long the answers of cut exchanges take.
 	cutTimeout = 5 * time.Second
+	// flushTimeout bounds how long the server takes to write what is answered already.
+	flushTimeout = time.Second
 	// maxStreams is the number of requests at a time on one HTTP/2 connection: gRPC streams can be long and many.
 	maxStreams = 10_000
 )
@@ -54,6 +56,10 @@ func (s *sidecar) serve(ctx context.Context) error {
 	if s.agentGone() {
 		s.abandon(dataServer)
 	}
+	// The last answers are written by the server after their handlers have returned: it must see them off before it is closed.
+	flush, flushed := context.WithTimeout(context.WithoutCancel(ctx), flushTimeout)
+	_ = dataServer.Shutdown(flush)
+	flushed()
 	_ = dataServer.Close()
 	stop()
 	if s.process != nil {

@@ -172,6 +172,7 @@ func playParent() {
 		fmt.Fprintln(os.Stderr, err)
 		os.Exit(1)
 	}
+	fmt.Println("guarded")
 	select {}
 }
 
@@ -185,10 +186,16 @@ func TestNothingOutlivesAKilledParent(t *testing.T) {
 	if err := parent.Start(); err != nil {
 		t.Fatal(err)
 	}
-	line, err := bufio.NewReader(out).ReadString('\n')
-	if err != nil {
-		t.Fatal(err)
+	// The agent's line and the parent's come in any order; a parent that dies before both has not told the guard yet.
+	lines, said := bufio.NewReader(out), []string{}
+	for range 2 {
+		line, err := lines.ReadString('\n')
+		if err != nil {
+			t.Fatal(err)
+		}
+		said = append(said, strings.TrimSuffix(line, "guarded\n"))
 	}
+	line := strings.Join(said, "")
 	if err := parent.Process.Kill(); err != nil {
 		t.Fatal(err)
 	}

@@ -172,7 +172,7 @@ func playParent() {
 		fmt.Fprintln(os.Stderr, err)
 		os.Exit(1)
 	}
-	fmt.Println("guarded")
+	fmt.Fprintln(os.Stdout, "guarded")
 	select {}
 }
 

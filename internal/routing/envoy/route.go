@@ -29,14 +29,18 @@ const (
 	HeaderExecutionID = "x-execution-id"
 )
 
-// route makes the RouteConfiguration: an exact match of each live version's pin, then the weighted route.
+// extensionName names extensions inside a route, where Envoy goes by the type of their configuration alone. A route is pushed whole with every
+// flip, so what is in it is short.
+const extensionName = "x"
+
+// route makes the RouteConfiguration: an exact match of each live version's pin, then the weighted route. All of a spec's routes have one name.
 func route(s Spec, pools []Pool) (*Resource, error) {
 	buffer := s.BodyBuffer
 	if buffer == 0 {
 		buffer = versions.DefaultBodyBuffer
 	}
 	name := RouteName(s.Name)
-	redirect := internalRedirects([]string{name, pinRouteName(s.Name)})
+	redirect := internalRedirects(name)
 
 	vh := &routev3.VirtualHost{
 		Name:    s.Name,
@@ -54,7 +58,7 @@ func route(s Spec, pools []Pool) (*Resource, error) {
 	for _, p := range pools {
 		cluster, weight := routing.Cluster(s.Name, p.Version), s.Route.Weight(p.Version)
 		targets = append(targets, Target{Cluster: cluster, Weight: weight})
-		vh.Routes = append(vh.Routes, pinRoute(s.Name, p, redirect))
+		vh.Routes = append(vh.Routes, pinRoute(name, cluster, p.Pin, redirect))
 		weighted.Clusters = append(weighted.Clusters, &routev3.WeightedCluster_ClusterWeight{Name: cluster, Weight: wrapperspb.UInt32(weight)})
 	}
 	action := routeAction(redirect)
@@ -94,22 +98,19 @@ func GenerationOf(version string) uint64 {
 	return generation
 }
 
-// pinRouteName is the name of all pin routes of a spec: an allow list of two names instead of one name per live version in each of them.
-func pinRouteName(spec string) string { return RouteName(spec) + "/pin" }
-
 // pinRoute sends who holds a version's pin to that version, whatever the weights.
-func pinRoute(spec string, p Pool, redirect *routev3.InternalRedirectPolicy) *routev3.Route {
+func pinRoute(name, cluster, pin string, redirect *routev3.InternalRedirectPolicy) *routev3.Route {
 	match := everyPath()
 	match.Headers = []*routev3.HeaderMatcher{{
 		Name: HeaderPin,
 		HeaderMatchSpecifier: &routev3.HeaderMatcher_StringMatch{StringMatch: &matcherv3.StringMatcher{
-			MatchPattern: &matcherv3.StringMatcher_Exact{Exact: p.Pin},
+			MatchPattern: &matcherv3.StringMatcher_Exact{Exact: pin},
 		}},
 	}}
 	action := routeAction(redirect)
-	action.ClusterSpecifier = &routev3.RouteAction_Cluster{Cluster: routing.Cluster(spec, p.Version)}
+	action.ClusterSpecifier = &routev3.RouteAction_Cluster{Cluster: cluster}
 	return &routev3.Route{
-		Name:   pinRouteName(spec),
+		Name:   name,
 		Match:  match,
 		Action: &routev3.Route_Route{Route: action},
 		// A request that is handed over still carries what the weighted route put on it the first time.
@@ -139,7 +140,7 @@ func connectFailures() *routev3.RetryPolicy {
 		RetryOn:    "connect-failure",
 		NumRetries: wrapperspb.UInt32(connectRetries),
 		RetryHostPredicate: []*routev3.RetryPolicy_RetryHostPredicate{{
-			Name:       "envoy.retry_host_predicates.previous_hosts",
+			Name:       extensionName,
 			ConfigType: &routev3.RetryPolicy_RetryHostPredicate_TypedConfig{TypedConfig: packed(&previoushostsv3.PreviousHostsPredicate{})},
 		}},
 		HostSelectionRetryMaxAttempts: hostPicks,
@@ -152,15 +153,15 @@ func connectFailures() *routev3.RetryPolicy {
 
 // internalRedirects lets Envoy follow a sidecar's 307, and only to this spec's own routes: an agent's redirect to anywhere else is the
 // client's to follow. Schemes may differ, since behind a TLS terminator Envoy sees http where the client said https.
-func internalRedirects(allowed []string) *routev3.InternalRedirectPolicy {
+func internalRedirects(route string) *routev3.InternalRedirectPolicy {
 	return &routev3.InternalRedirectPolicy{
 		MaxInternalRedirects:     wrapperspb.UInt32(4),
 		RedirectResponseCodes:    []uint32{307},
 		AllowCrossSchemeRedirect: true,
 		ResponseHeadersToCopy:    []string{HeaderPin, HeaderInstance, HeaderDeadline, HeaderHop, HeaderOrigin},
 		Predicates: []*corev3.TypedExtensionConfig{{
-			Name:        "envoy.internal_redirect_predicates.allow_listed_routes",
-			TypedConfig: packed(&allowlistedv3.AllowListedRoutesConfig{AllowedRouteNames: allowed}),
+			Name:        extensionName,
+			TypedConfig: packed(&allowlistedv3.AllowListedRoutesConfig{AllowedRouteNames: []string{route}}),
 		}},
 	}
 }

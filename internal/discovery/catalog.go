@@ -51,6 +51,8 @@ type catalog struct {
 	// claims are the specs that want a host; the scope goes to one of them.
 	claims map[string]map[string]struct{}
 	scopes map[string]*envoy.Resource
+	// owners are the specs that the scopes lead to, by host.
+	owners map[string]string
 
 	// mailboxes of all streams, and of those that follow a spec.
 	all       map[*mailbox]struct{}
@@ -65,6 +67,7 @@ func newCatalog() *catalog {
 		specs:     map[string]*entry{},
 		claims:    map[string]map[string]struct{}{},
 		scopes:    map[string]*envoy.Resource{},
+		owners:    map[string]string{},
 		all:       map[*mailbox]struct{}{},
 		followers: map[string]map[*mailbox]struct{}{},
 		moved:     make(chan struct{}),
@@ -165,8 +168,10 @@ func (c *catalog) settleHosts(hosts map[string]struct{}) {
 			continue
 		case next == nil:
 			delete(c.scopes, h)
+			delete(c.owners, h)
 		default:
 			c.scopes[h] = next
+			c.owners[h] = winner
 		}
 		for m := range c.all {
 			m.host(h)

@@ -280,17 +280,45 @@ func (s *Server) enter() bool {
 	return true
 }
 
-// DeltaAggregatedResources serves one proxy.
+// DeltaAggregatedResources serves one Envoy.
 func (s *Server) DeltaAggregatedResources(g discoveryv3.AggregatedDiscoveryService_DeltaAggregatedResourcesServer) error {
+	return serve(s, g, newStream(s, g).run)
+}
+
+// StreamAggregatedResources serves one gRPC client, which speaks the state-of-the-world variant only. Envoys use DELTA_GRPC.
+func (s *Server) StreamAggregatedResources(g discoveryv3.AggregatedDiscoveryService_StreamAggregatedResourcesServer) error {
+	return serve(s, g, newWhole(s, g).run)
+}
+
+// serve runs one stream of either variant, whose requests are Requests.
+func serve[Request any](s *Server, g interface {
+	Context() context.Context
+	Recv() (*Request, error)
+}, run func(context.Context, <-chan *Request, <-chan struct{}) error,
+) error {
 	if !s.enter() {
 		return status.Error(codes.Unavailable, "the control plane is stopping")
 	}
 	defer s.streams.Done()
-	requests := make(chan *discoveryv3.DeltaDiscoveryRequest)
+	requests := make(chan *Request)
 	// Receive cannot be interrupted but by the end of this handler, so the reader outlives it by a moment; Run waits for both.
 	go func() {
 		defer s.streams.Done()
-		s.receive(g, requests)
+		defer close(requests)
+		for {
+			req, err := g.Recv()
+			if err != nil {
+				if !errors.Is(err, io.EOF) && status.Code(err) != codes.Canceled {
+					s.log.Debug("proxy's stream broke", zap.Error(err))
+				}
+				return
+			}
+			select {
+			case requests <- req:
+			case <-g.Context().Done():
+				return
+			}
+		}
 	}()
 	select {
 	case <-s.loaded:
@@ -299,28 +327,5 @@ func (s *Server) DeltaAggregatedResources(g discoveryv3.AggregatedDiscoveryServi
 	case <-g.Context().Done():
 		return status.FromContextError(g.Context().Err()).Err()
 	}
-	return newStream(s, g).run(g.Context(), requests, s.stopping)
-}
-
-func (s *Server) receive(g discoveryv3.AggregatedDiscoveryService_DeltaAggregatedResourcesServer, requests chan<- *discoveryv3.DeltaDiscoveryRequest) {
-	defer close(requests)
-	for {
-		req, err := g.Recv()
-		if err != nil {
-			if !errors.Is(err, io.EOF) && status.Code(err) != codes.Canceled {
-				s.log.Debug("proxy's stream broke", zap.Error(err))
-			}
-			return
-		}
-		select {
-		case requests <- req:
-		case <-g.Context().Done():
-			return
-		}
-	}
-}
-
-// StreamAggregatedResources is the older variant of the protocol.
-func (s *Server) StreamAggregatedResources(discoveryv3.AggregatedDiscoveryService_StreamAggregatedResourcesServer) error {
-	return status.Error(codes.Unimplemented, "state-of-the-world ADS is not served; use DELTA_GRPC, as in the output of `xds bootstrap`")
+	return run(g.Context(), requests, s.stopping)
 }

@@ -3,6 +3,7 @@ package discovery
 import (
 	"context"
 	"strconv"
+	"strings"
 
 	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
 	discoveryv3 "github.com/envoyproxy/go-control-plane/envoy/service/discovery/v3"
@@ -106,7 +107,7 @@ func nodeVersion(node *corev3.Node) string {
 	name := node.GetUserAgentName()
 	v := node.GetUserAgentBuildVersion().GetVersion()
 	if v == nil {
-		return name
+		return strings.TrimSpace(name + " " + node.GetUserAgentVersion())
 	}
 	return name + " " + strconv.Itoa(int(v.MajorNumber)) + "." + strconv.Itoa(int(v.MinorNumber)) + "." + strconv.Itoa(int(v.Patch))
 }

@@ -149,7 +149,10 @@ func assignment(name string, instances []routing.Instance) (r *Resource, skipped
 	slices.Sort(skipped)
 	a := &endpointv3.ClusterLoadAssignment{ClusterName: name}
 	if len(endpoints) > 0 {
-		a.Endpoints = []*endpointv3.LocalityLbEndpoints{{LbEndpoints: endpoints}}
+		// gRPC clients refuse a locality without an id and leave out one without a weight; to Envoy both mean nothing here.
+		a.Endpoints = []*endpointv3.LocalityLbEndpoints{{
+			Locality: &corev3.Locality{}, LoadBalancingWeight: wrapperspb.UInt32(1), LbEndpoints: endpoints,
+		}}
 	}
 	if r, err = newResource(name, a); err != nil {
 		return nil, nil, err

@@ -29,13 +29,12 @@ var arrows = []struct {
 
 	{"internal/controlplane", []string{
 		"internal/api", "internal/auth", "internal/control", "internal/discovery", "internal/fleet", "internal/archive", "internal/archive/registry",
-		"internal/store", "gen/sidecar",
+		"internal/store", "internal/telemetry", "gen/sidecar",
 	}},
 	{"internal/api", []string{
 		"internal/auth", "internal/control", "internal/discovery", "internal/fleet", "internal/store",
 		"internal/routing", "internal/postmortem", "internal/versions", "internal/drain", "internal/signing", "gen/operator",
 	}},
-	{"internal/auth", nil},
 	{"internal/control", []string{
 		"internal/discovery", "internal/fleet", "internal/archive", "internal/store",
 		"internal/routing", "internal/postmortem", "internal/versions", "internal/drain",
@@ -51,6 +50,7 @@ var arrows = []struct {
 	{"internal/sidecar", []string{
 		"internal/sidecar/agent", "internal/sidecar/execid", "internal/sidecar/journal", "internal/sidecar/localapi", "internal/sidecar/posture",
 		"internal/sidecar/proxy", "internal/sidecar/session", "internal/sidecar/specdir", "internal/signing", "internal/archive", "internal/versions", "internal/drain", "gen/sidecar",
+		"internal/telemetry", "internal/auth",
 	}},
 	{"internal/sidecar/proxy", []string{
 		"internal/sidecar/agent", "internal/sidecar/execid", "internal/sidecar/posture",
@@ -64,6 +64,10 @@ var arrows = []struct {
 	{"internal/sidecar/journal", []string{"internal/drain"}},
 	{"internal/sidecar/execid", nil},
 	{"internal/sidecar/agent", nil},
+
+	// What a process shows of itself, and who may see it: of xds and of the sidecar alike.
+	{"internal/telemetry", []string{"internal/auth"}},
+	{"internal/auth", nil},
 
 	{"internal/archive/registry", []string{"internal/archive", "internal/versions"}},
 	{"internal/archive", []string{"internal/versions"}},

@@ -69,6 +69,7 @@ func command(version string, signals <-chan os.Signal, run func(context.Context,
 	f.StringVar(&o.Listen, "listen", "127.0.0.1:0", "`address` for requests from Envoy and other sidecars; port 0 takes a free one")
 	f.StringVar(&o.Advertise, "advertise", "", "`address` under which they reach --listen (default: the address listened on)")
 	f.StringVar(&o.LocalAPI, "local-api", "127.0.0.1:0", "loopback `address` of the agent's API ($SPECPROXY_URL), or unix:/path")
+	f.StringVar(&o.Admin, "admin", "127.0.0.1:0", "loopback `address` of a page with /metrics, /healthz, /readyz and /debug/pprof/; empty for none")
 	f.StringVar(&o.Upstream, "upstream", "", "`URL` of an agent that something else starts: http://host:port, https://host:port or unix:/path")
 	f.StringVar(&o.CacheDir, "cache-dir", defaultCache(), "`directory` of the verified local copies of spec versions")
 	f.StringVar(&o.StateDir, "state-dir", "", "`directory` of this sidecar's journal and last known state (default: below --cache-dir)")

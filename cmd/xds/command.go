@@ -16,7 +16,7 @@ import (
 )
 
 func command(version string, out io.Writer) *cobra.Command {
-	var o controlplane.Options
+	o := controlplane.Options{Version: version}
 	var level string
 	root := &cobra.Command{
 		Use:   "xds",
@@ -57,6 +57,8 @@ When it listens it prints one JSON line with its addresses; logs go to standard 
 	f.StringSliceVar(&o.EtcdEndpoints, "etcd-endpoints", nil, "use this etcd cluster instead of the embedded member")
 	f.StringSliceVar(&o.APIHosts, "api-host", nil, "host name, besides loopback, under which the API may be called")
 	f.StringVar(&o.TokenFile, "token-file", "", "token that proxies and sidecars must send; required beyond loopback")
+	f.StringVar(&o.MetricsTokenFile, "metrics-token-file", "", "token that may read /metrics of the API's listener, and nothing else; on loopback anybody may")
+	f.StringVar(&o.Admin, "admin", "", "loopback address of a page with /metrics, /healthz, /readyz and /debug/pprof/ (default: none)")
 	f.StringVar(&o.TLSCert, "tls-cert", "", "PEM certificate of both listeners; required beyond loopback")
 	f.StringVar(&o.TLSKey, "tls-key", "", "PEM key of the certificate")
 	f.DurationVar(&o.FreezeFor, "freeze-for", 0, "how long a rollback keeps automation away from its spec (default 24h)")

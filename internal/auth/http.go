@@ -5,7 +5,6 @@ import (
 	"mime"
 	"net"
 	"net/http"
-	"net/url"
 	"slices"
 	"strings"
 )
@@ -19,16 +18,9 @@ const AutomationHeader = "X-Specproxy-Automation"
 // Guard protects an HTTP API: Host and Origin (DNS rebinding, cross-site posts), method and content type, then the token.
 func Guard(next http.Handler, token Token, hosts []string) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		if !hostAllowed(r.Host, hosts) {
-			deny(w, http.StatusForbidden, "permission_denied", "Host "+quote(r.Host)+" is not a name of this server; use its address, or start it with --api-host NAME")
+		if why := foreign(r, hosts); why != "" {
+			deny(w, http.StatusForbidden, "permission_denied", why)
 			return
-		}
-		if origin := r.Header.Get("Origin"); origin != "" {
-			u, err := url.Parse(origin)
-			if err != nil || u.Host != r.Host {
-				deny(w, http.StatusForbidden, "permission_denied", "Origin "+quote(origin)+" is not this server")
-				return
-			}
 		}
 		if r.Method != http.MethodPost || !typeAllowed(r.Header.Get("Content-Type")) {
 			deny(w, http.StatusUnsupportedMediaType, "invalid_argument", "this API takes POST with JSON or protobuf")

@@ -29,6 +29,7 @@ import (
 	"github.com/specproxy/specproxy/internal/discovery"
 	"github.com/specproxy/specproxy/internal/fleet"
 	"github.com/specproxy/specproxy/internal/store"
+	"github.com/specproxy/specproxy/internal/telemetry"
 )
 
 // Options of one replica.
@@ -47,6 +48,12 @@ type Options struct {
 	TokenFile string
 	// TLSCert and TLSKey are PEM files for both listeners.
 	TLSCert, TLSKey string
+	// MetricsTokenFile holds a token that may read /metrics and nothing else, where the API listens beyond loopback. Empty: only the admin's token may.
+	MetricsTokenFile string
+	// Admin is host:port, on loopback, of the page with metrics, health and profiles; empty: none.
+	Admin string
+	// Version of this program.
+	Version string
 	// FreezeFor is how long a rollback keeps automation away. 0: the default.
 	FreezeFor time.Duration
 	// Grace of silent instances. 0: the default.
@@ -70,6 +77,12 @@ func Run(ctx context.Context, o Options) (err error) {
 	if err != nil {
 		return &UsageError{err}
 	}
+	var scraper auth.Token
+	if o.MetricsTokenFile != "" {
+		if scraper, err = auth.ReadToken(o.MetricsTokenFile); err != nil {
+			return &UsageError{fmt.Errorf("--metrics-token-file: %w", err)}
+		}
+	}
 	if err := os.MkdirAll(o.DataDir, 0o700); err != nil {
 		return fmt.Errorf("data directory %s: %w", o.DataDir, err)
 	}
@@ -83,6 +96,14 @@ func Run(ctx context.Context, o Options) (err error) {
 		return err
 	}
 	defer grpcListener.Close()
+	adminListener, err := listenAdmin(o.Admin)
+	if err != nil {
+		return err
+	}
+	if adminListener != nil {
+		defer adminListener.Close()
+	}
+	reg := telemetry.NewRegistry("xds", o.Version)
 
 	st, err := store.Open(ctx, store.Options{DataDir: o.DataDir, Endpoints: o.EtcdEndpoints, Log: o.Log.Named("store")})
 	if err != nil {
@@ -115,9 +136,7 @@ func Run(ctx context.Context, o Options) (err error) {
 	sidecarv1.RegisterSidecarServiceServer(gs, fl)
 
 	operator := &api.Server{Store: st, Control: ctl, Fleet: fl, Discovery: disc}
-	mux := http.NewServeMux()
-	mux.Handle(operator.Handler())
-	hs := &http.Server{Handler: auth.Guard(mux, admin, o.APIHosts), ReadHeaderTimeout: 10 * time.Second, TLSConfig: tlsConfig, Protocols: new(http.Protocols)}
+	hs := &http.Server{Handler: pages(o, operator, reg, admin, scraper), ReadHeaderTimeout: 10 * time.Second, TLSConfig: tlsConfig, Protocols: new(http.Protocols)}
 	hs.Protocols.SetHTTP1(true)
 	hs.Protocols.SetHTTP2(true)
 	hs.Protocols.SetUnencryptedHTTP2(true)
@@ -125,7 +144,12 @@ func Run(ctx context.Context, o Options) (err error) {
 	if o.Listening != nil {
 		o.Listening(apiListener.Addr().String(), grpcListener.Addr().String())
 	}
-	return serve(ctx, disc, fl, ctl, gs, grpcListener, hs, apiListener)
+	listeners := []served{{hs, apiListener}}
+	if adminListener != nil {
+		o.Log.Info("admin page", zap.String("address", adminListener.Addr().String()))
+		listeners = append(listeners, served{&http.Server{Handler: telemetry.Admin(reg, loaded(disc)), ReadHeaderTimeout: 10 * time.Second}, adminListener})
+	}
+	return serve(ctx, disc, fl, ctl, gs, grpcListener, listeners)
 }
 
 // openArchive opens the directory, or the repository with the directory as this replica's copy of what it has seen.
@@ -139,7 +163,7 @@ func openArchive(o Options) (control.Archive, error) {
 
 // serve runs every part until one ends, then stops all of them.
 func serve(ctx context.Context, disc *discovery.Server, fl *fleet.Fleet, ctl *control.Controller,
-	gs *grpc.Server, gl net.Listener, hs *http.Server, al net.Listener,
+	gs *grpc.Server, gl net.Listener, pages []served,
 ) error {
 	g, ctx := errgroup.WithContext(ctx)
 	quiet := func(f func() error) func() error {
@@ -154,18 +178,17 @@ func serve(ctx context.Context, disc *discovery.Server, fl *fleet.Fleet, ctl *co
 	g.Go(quiet(func() error { return fl.Run(ctx) }))
 	g.Go(quiet(func() error { return ctl.Run(ctx) }))
 	g.Go(quiet(func() error { return gs.Serve(gl) }))
-	g.Go(quiet(func() error {
-		if hs.TLSConfig != nil {
-			return hs.ServeTLS(al, "", "")
-		}
-		return hs.Serve(al)
-	}))
+	for _, p := range pages {
+		g.Go(quiet(p.serve))
+	}
 	g.Go(func() error {
 		<-ctx.Done()
 		stop, cancel := context.WithTimeout(context.WithoutCancel(ctx), 2*time.Second)
 		defer cancel()
-		_ = hs.Shutdown(stop) // a read that still waits for news is cut
-		_ = hs.Close()
+		for _, p := range pages {
+			_ = p.Shutdown(stop) // a read that still waits for news is cut
+			_ = p.Close()
+		}
 		gs.Stop() // streams are for ever; proxies and sidecars reconnect
 		return nil
 	})
@@ -194,7 +217,7 @@ func check(o Options) (*tls.Config, auth.Token, error) {
 	}
 	hasTLS := tlsConfig != nil
 	// The API always has a token: the admin's.
-	return tlsConfig, token, errors.Join(auth.CheckListen("api", o.API, hasTLS, true), auth.CheckListen("grpc", o.GRPC, hasTLS, o.TokenFile != ""))
+	return tlsConfig, token, errors.Join(auth.CheckListen("api", o.API, hasTLS, true), auth.CheckListen("grpc", o.GRPC, hasTLS, o.TokenFile != ""), checkAdmin(o.Admin))
 }
 
 func listen(flag, address string) (net.Listener, error) {

@@ -83,6 +83,7 @@ func TestListeningBeyondLoopbackWantsTLSAndToken(t *testing.T) {
 		{"grpc with TLS only", append([]string{"--grpc", "0.0.0.0:0"}, tls...), []string{"--grpc 0.0.0.0:0", needsToken}, needsTLS},
 		{"grpc with a token only", append([]string{"--grpc", "0.0.0.0:0"}, token...), []string{"--grpc 0.0.0.0:0", needsTLS}, needsToken},
 		{"both", []string{"--api", "0.0.0.0:0", "--grpc", "0.0.0.0:0"}, []string{"--api 0.0.0.0:0", "--grpc 0.0.0.0:0", needsTLS, needsToken}, ""},
+		{"admin page for others", append([]string{"--admin", "0.0.0.0:0", "--token-file", id.token}, tls...), []string{"--admin 0.0.0.0:0", "loopback"}, ""},
 		{"half of TLS", []string{"--tls-cert", id.cert}, []string{"--tls-cert and --tls-key go together"}, ""},
 		{"a token that is none", []string{"--token-file", id.key + ".none"}, []string{"token file"}, ""},
 	} {
@@ -101,17 +102,18 @@ func TestListeningBeyondLoopbackWantsTLSAndToken(t *testing.T) {
 	}
 	run := []string{"--spec", "shop:2.0.0", "--upstream", "http://127.0.0.1:1", "--cache-dir", t.TempDir()}
 	fails(t, 2, []string{"--control 10.0.0.1:18000 is not on this machine", "--ca", "--token-file"}, "specproxy", append(run, "--control", "10.0.0.1:18000")...)
+	fails(t, 2, []string{"--admin", "loopback"}, "specproxy", append(run, "--control", "127.0.0.1:18000", "--admin", "0.0.0.0:0")...)
 	fails(t, 2, []string{"--local-api", "loopback"}, "specproxy", append(run, "--control", "127.0.0.1:18000", "--local-api", "0.0.0.0:0")...)
 	fails(t, 1, []string{"http://10.0.0.1:18080", "plain http", "https"}, "specctl", "--server", "http://10.0.0.1:18080", "--token-file", id.token, "get", "shop")
 }
 
 // startSecure runs bin/xds on every address of the machine, with TLS and a token. The tests call it on loopback.
-func startSecure(t *testing.T, id identity) *world {
+func startSecure(t *testing.T, id identity, more ...string) *world {
 	t.Helper()
 	w := &world{t: t, dataDir: t.TempDir()}
 	lines := make(chan string, 1)
-	w.xds = start(t, lines, filepath.Join(binDir, "xds"), "--data-dir", w.dataDir, "--api", "0.0.0.0:0", "--grpc", "0.0.0.0:0",
-		"--tls-cert", id.cert, "--tls-key", id.key, "--token-file", id.token)
+	w.xds = start(t, lines, filepath.Join(binDir, "xds"), append([]string{"--data-dir", w.dataDir, "--api", "0.0.0.0:0", "--grpc", "0.0.0.0:0",
+		"--tls-cert", id.cert, "--tls-key", id.key, "--token-file", id.token}, more...)...)
 	var at struct{ API, GRPC string }
 	if err := json.Unmarshal([]byte(await(t, "address of xds", lines)), &at); err != nil {
 		t.Fatal(err)

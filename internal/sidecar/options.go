@@ -14,6 +14,7 @@ import (
 
 	"go.uber.org/zap"
 
+	"github.com/specproxy/specproxy/internal/auth"
 	"github.com/specproxy/specproxy/internal/sidecar/agent"
 	"github.com/specproxy/specproxy/internal/sidecar/execid"
 	"github.com/specproxy/specproxy/internal/sidecar/session"
@@ -32,6 +33,8 @@ type Options struct {
 	Advertise string
 	// LocalAPI is host:port for the agent's API, on loopback, or unix:/path of a socket. Default 127.0.0.1:0.
 	LocalAPI string
+	// Admin is host:port, on loopback, of the page with metrics, health and profiles; empty: none.
+	Admin string
 	// Command starts the agent; else Upstream says where it already runs.
 	Command  []string
 	Upstream string
@@ -134,6 +137,11 @@ func (o Options) validateAddresses() error {
 		host, port, err := net.SplitHostPort(o.Advertise)
 		if err != nil || isUnspecified(host) || port == "" || port == "0" {
 			return fmt.Errorf("--advertise %q: write the host:port under which Envoy reaches this sidecar, such as 10.0.0.5:9000", o.Advertise)
+		}
+	}
+	if o.Admin != "" {
+		if err := auth.CheckLocal("admin", o.Admin); err != nil {
+			return err
 		}
 	}
 	return o.validateLocalAPI()

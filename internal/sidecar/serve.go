@@ -13,6 +13,7 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/specproxy/specproxy/internal/drain"
+	"github.com/specproxy/specproxy/internal/telemetry"
 )
 
 const (
@@ -31,7 +32,8 @@ func (s *sidecar) serve(ctx context.Context) error {
 	var running sync.WaitGroup
 	dataServer := newServer(s.proxy, s.Log)
 	apiServer := newServer(s.local.Handler(), s.Log)
-	failed := make(chan error, 2)
+	adminServer := newServer(telemetry.Admin(s.registry, s.ready), s.Log)
+	failed := make(chan error, 3)
 	for _, start := range []func(){
 		func() { s.group.Run(background) },
 		func() {
@@ -46,6 +48,10 @@ func (s *sidecar) serve(ctx context.Context) error {
 		func() { failed <- apiServer.Serve(s.api) },
 	} {
 		running.Go(start)
+	}
+	if s.admin != nil {
+		running.Go(func() { failed <- adminServer.Serve(s.admin) })
+		s.Log.Info("admin page", zap.String("address", s.admin.Addr().String()))
 	}
 	running.Add(1)
 	go s.deadlines(background, &running)
@@ -66,6 +72,7 @@ func (s *sidecar) serve(ctx context.Context) error {
 		s.process.Stop(sigterm, s.Timing.Stop)
 	}
 	_ = apiServer.Close() // after the agent, which may tell outcomes to the last
+	_ = adminServer.Close()
 	running.Wait()
 	s.proxy.CloseIdle()
 	return err

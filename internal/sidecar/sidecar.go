@@ -27,6 +27,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
 	"go.uber.org/zap"
 	"google.golang.org/protobuf/types/known/timestamppb"
 
@@ -41,13 +42,14 @@ import (
 	"github.com/specproxy/specproxy/internal/sidecar/proxy"
 	"github.com/specproxy/specproxy/internal/sidecar/session"
 	"github.com/specproxy/specproxy/internal/sidecar/specdir"
+	"github.com/specproxy/specproxy/internal/telemetry"
 	"github.com/specproxy/specproxy/internal/versions"
 )
 
 // Run runs the sidecar until a signal or ctx ends it, or the agent dies: then the error is an *agent.ExitError.
 func Run(ctx context.Context, o Options) (err error) {
 	o.Timing = o.Timing.withDefaults()
-	s := &sidecar{Options: o, startedAt: time.Now(), redo: make(chan struct{}, 1), trust: trust{wake: make(chan struct{}, 1)}}
+	s := &sidecar{Options: o, startedAt: time.Now(), registry: telemetry.NewRegistry("specproxy", o.Version), redo: make(chan struct{}, 1), trust: trust{wake: make(chan struct{}, 1)}}
 	defer func() { err = errors.Join(err, s.cleanUp()) }()
 	for _, step := range []func(context.Context) error{
 		s.openState, s.obtainVersion, s.listen, s.nameInstance, s.openJournal, s.findAgent, s.startAgent,
@@ -63,6 +65,7 @@ func Run(ctx context.Context, o Options) (err error) {
 type sidecar struct {
 	Options
 	startedAt time.Time
+	registry  *prometheus.Registry
 
 	dir      *stateDir
 	controls []session.Control
@@ -70,6 +73,7 @@ type sidecar struct {
 	runtime  versions.Runtime
 	data     net.Listener
 	api      net.Listener
+	admin    net.Listener // nil: none is wanted
 	endpoint agent.Endpoint
 	process  *agent.Process // nil with --upstream
 
@@ -164,6 +168,11 @@ func (s *sidecar) listen(ctx context.Context) error {
 		// Whoever may use it can speak for the agent.
 		if err := os.Chmod(address, 0o600); err != nil {
 			return fmt.Errorf("--local-api %s: %w", s.LocalAPI, err)
+		}
+	}
+	if s.Admin != "" {
+		if s.admin, err = open("--admin", "tcp", s.Admin); err != nil {
+			return err
 		}
 	}
 	if s.Advertise == "" {
@@ -316,6 +325,8 @@ func (s *sidecar) assemble() {
 		Ref: s.Ref, Digest: s.version.Digest, Instance: s.Instance, BodyBuffer: buffer, Contract: contract, Ledger: s.ledger,
 		Posture: s.keeper.Current, Agent: s.endpoint, Changed: s.group.Changed, Ended: s.ended, Now: time.Now, Random: mathrand.Float64, Log: s.Log,
 	})
+	metrics := prometheus.WrapRegistererWith(prometheus.Labels{"spec": s.Ref.Spec, "version": s.Ref.Version}, s.registry)
+	metrics.MustRegister(ledgerMetrics{s})
 	s.local = localapi.New(localapi.Config{
 		Ledger: s.ledger, Guarded: contract.Effects == drain.Guarded, Journal: s.journal, Changed: s.group.Changed, Now: time.Now, Log: s.Log,
 	})

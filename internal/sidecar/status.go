@@ -1,6 +1,7 @@
 package sidecar
 
 import (
+	"errors"
 	"fmt"
 	"sync"
 
@@ -55,6 +56,19 @@ func (s *sidecar) status() *sidecarv1.Status {
 		st.Ready = true
 	}
 	return st
+}
+
+// ready is nil while the instance takes work, else why it does not.
+func (s *sidecar) ready() error {
+	switch st := s.status(); {
+	case st.GetLeaving():
+		return errors.New("the sidecar is leaving")
+	case st.GetFenced():
+		return errors.New("the version is abandoned: new work is passed on")
+	case !st.GetReady():
+		return errors.New(st.GetReason())
+	}
+	return nil
 }
 
 // totals are the ledger's and the data path's counts.

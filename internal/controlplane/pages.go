@@ -1,0 +1,66 @@
+package controlplane
+
+import (
+	"errors"
+	"net"
+	"net/http"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/specproxy/specproxy/internal/api"
+	"github.com/specproxy/specproxy/internal/auth"
+	"github.com/specproxy/specproxy/internal/discovery"
+	"github.com/specproxy/specproxy/internal/telemetry"
+)
+
+// served is one HTTP server and where it listens.
+type served struct {
+	*http.Server
+	listener net.Listener
+}
+
+func (s served) serve() error {
+	if s.TLSConfig != nil {
+		return s.ServeTLS(s.listener, "", "")
+	}
+	return s.Serve(s.listener)
+}
+
+// pages is what the API's listener serves. Metrics are open to whoever is on this machine if the listener is; beyond loopback they want a token.
+func pages(o Options, operator *api.Server, reg *prometheus.Registry, admin, scraper auth.Token) http.Handler {
+	guarded := http.NewServeMux()
+	guarded.Handle(operator.Handler())
+	host, _, err := net.SplitHostPort(o.API)
+	open := err == nil && auth.Loopback(host)
+	mux := http.NewServeMux()
+	mux.Handle("/", auth.Guard(guarded, admin, o.APIHosts))
+	mux.Handle("GET /metrics", auth.Readable(telemetry.Metrics(reg), open, o.APIHosts, admin, scraper))
+	return mux
+}
+
+// loaded says whether proxies are served.
+func loaded(disc *discovery.Server) func() error {
+	return func() error {
+		select {
+		case <-disc.Loaded():
+			return nil
+		default:
+			return errors.New("the specs are not loaded yet")
+		}
+	}
+}
+
+func checkAdmin(address string) error {
+	if address == "" {
+		return nil
+	}
+	return auth.CheckLocal("admin", address)
+}
+
+// listenAdmin returns nil if there is to be no admin page.
+func listenAdmin(address string) (net.Listener, error) {
+	if address == "" {
+		return nil, nil
+	}
+	return listen("admin", address)
+}

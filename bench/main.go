@@ -17,6 +17,7 @@ import (
 
 	"github.com/specproxy/specproxy/bench/archive"
 	"github.com/specproxy/specproxy/bench/drain"
+	"github.com/specproxy/specproxy/bench/evidence"
 	"github.com/specproxy/specproxy/bench/flip"
 	"github.com/specproxy/specproxy/bench/report"
 )
@@ -54,6 +55,12 @@ func all() []benchmark {
 			return drain.Run(ctx, drain.Options{Xds: program("xds"), Specproxy: program("specproxy"), Self: self, Dir: dir, Progress: progress})
 		},
 		summarise: drain.Summarise,
+	}, {
+		name: "evidence",
+		run: func(ctx context.Context, _ string, progress io.Writer) (any, error) {
+			return evidence.Run(ctx, evidence.Options{Progress: progress})
+		},
+		summarise: evidence.Summarise,
 	}}
 }
 

@@ -42,6 +42,9 @@ type nats int64
 
 const unit = 1 << 32
 
+// negligible beside the best bet: e^-40 of it is less than a float64 can tell.
+const negligible = 40 * unit
+
 // floorNats rounds down, so that wealth is never overstated.
 func floorNats(x float64) nats { return nats(math.Floor(x * unit)) }
 
@@ -55,7 +58,9 @@ func logMean(logs []nats) float64 {
 	}
 	var sum float64
 	for _, l := range logs {
-		sum += math.Exp((l - most).float())
+		if l-most > -negligible {
+			sum += math.Exp((l - most).float())
+		}
 	}
 	return most.float() + math.Log(sum/float64(len(logs)))
 }

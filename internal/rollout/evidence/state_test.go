@@ -1,6 +1,7 @@
 package evidence
 
 import (
+	"bytes"
 	"encoding/json"
 	"fmt"
 	"math"
@@ -159,7 +160,7 @@ func TestStateSurvivesBeingStored(t *testing.T) {
 		}
 		one, _ := json.Marshal(s)
 		two, _ := json.Marshal(twin)
-		if string(one) != string(two) {
+		if !bytes.Equal(one, two) {
 			rt.Fatalf("a restart changed the evidence:\n%s\n%s", one, two)
 		}
 		if a, b := fmt.Sprint(s.Judge(r, 0)), fmt.Sprint(twin.Judge(r, 0)); a != b {

@@ -53,6 +53,8 @@ type Cancel struct {
 	CommandMs float64 `json:"commandMs"`
 	// SidecarCPUMs is the processor time of all sidecars, from the command until the last signal.
 	SidecarCPUMs float64 `json:"sidecarCpuMs"`
+	// ControlCPUMs is that of the control plane.
+	ControlCPUMs float64 `json:"controlCpuMs"`
 	// IdleBytes and OpenBytes are what all sidecars held in memory before the exchanges were opened and while they were open.
 	IdleBytes int64 `json:"idleBytes"`
 	OpenBytes int64 `json:"openBytes"`

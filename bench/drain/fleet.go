@@ -182,6 +182,10 @@ func (f *fleet) cancelAll(ctx context.Context, lines *bufio.Reader, c *Cancel) e
 	if c.OpenBytes, cpuBefore, err = f.usage(); err != nil {
 		return err
 	}
+	_, controlBefore, err := f.control.Usage()
+	if err != nil {
+		return err
+	}
 	began := time.Now()
 	res, err := f.control.API.Rollback(ctx, connect.NewRequest(&operatorv1.RollbackRequest{Targets: []*operatorv1.RollbackTarget{{Spec: spec}}, Reason: "benchmark"}))
 	if err != nil {
@@ -195,6 +199,10 @@ func (f *fleet) cancelAll(ctx context.Context, lines *bufio.Reader, c *Cancel) e
 	if _, cpuAfter, err = f.usage(); err != nil {
 		return err
 	}
+	_, controlAfter, err := f.control.Usage()
+	if err != nil {
+		return err
+	}
 	var got result
 	if err := json.Unmarshal([]byte(line), &got); err != nil {
 		return err
@@ -203,7 +211,7 @@ func (f *fleet) cancelAll(ctx context.Context, lines *bufio.Reader, c *Cancel) e
 		return fmt.Errorf("%d of %d exchanges got the signal; %d ended otherwise: %s", got.Signals, c.Exchanges, got.Others, got.Other)
 	}
 	c.FirstMs, c.LastMs = ms(time.Unix(0, got.FirstNano).Sub(began)), ms(time.Unix(0, got.LastNano).Sub(began))
-	c.SidecarCPUMs = ms(cpuAfter - cpuBefore)
+	c.SidecarCPUMs, c.ControlCPUMs = ms(cpuAfter-cpuBefore), ms(controlAfter-controlBefore)
 	if _, err := f.control.API.Undo(ctx, connect.NewRequest(&operatorv1.UndoRequest{Postmortem: res.Msg.GetChanges()[0].GetPostmortem(), Reason: "next round"})); err != nil {
 		return err
 	}

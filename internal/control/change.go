@@ -1,6 +1,7 @@
 package control
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -24,8 +25,10 @@ type Change struct {
 	Before      []routing.Split
 	AlreadyDone bool
 	Capacity    Capacity
-	Plans       []Plan
-	Warnings    []string
+	// Orders of a rollback: of every version that it abandons, as they are or would be committed. Plans is what they mean.
+	Orders   []drain.Drain
+	Plans    []Plan
+	Warnings []string
 }
 
 // Capacity is the target's ready instances against today's rate.
@@ -54,6 +57,7 @@ type How struct {
 	// Override names the open post-mortem of a quarantined version that is to be deployed all the same.
 	Override, OverrideReason string
 
+	asked    bool     // nobody but the command itself asks: what running executions meet need not be worked out
 	undo     string   // the post-mortem whose rollback is taken back
 	evidence evidence // what is attached to the versions that get weight, where a policy asks for it
 }
@@ -135,7 +139,7 @@ func (c *Controller) change(ctx context.Context, actor Actor, wants []want, how 
 	}
 	// Ask first, so that what is refused has not lowered a fence.
 	question := how
-	question.DryRun = true
+	question.DryRun, question.asked = true, !how.DryRun
 	if _, err := c.store.Update(ctx, func(tx *store.Tx) error { return plan(tx, question) }); !errors.Is(err, errDryRun) {
 		return nil, err
 	}
@@ -203,7 +207,12 @@ func (c *Controller) draft(tx *store.Tx, actor Actor, w want, how How, now time.
 		return nil, err
 	}
 	d.Capacity = c.capacity(d.Route)
-	d.Plans = c.plans(d.Route, now)
+	for _, version := range d.Route.Abandoned {
+		d.Orders = append(d.Orders, c.order(d, version, now))
+	}
+	if !how.asked {
+		d.Plans = c.plans(d.Orders, now)
+	}
 	return d, nil
 }
 
@@ -371,27 +380,19 @@ func (c *Controller) capacity(route routing.Route) Capacity {
 	return out
 }
 
-// plans groups the executions that run on abandoned versions by what their own contract decides.
-func (c *Controller) plans(route routing.Route, now time.Time) []Plan {
+// plans groups the executions that run on abandoned versions by what the orders do to them.
+func (c *Controller) plans(orders []drain.Drain, now time.Time) []Plan {
 	var out []Plan
-	for _, version := range route.Abandoned {
-		record, _ := c.store.View().Version(route.Spec, version)
-		contract := record.Manifest.InFlight
+	for _, order := range orders {
 		count := map[Plan]int{}
-		for _, x := range c.fleet.Running(route.Spec, version) {
-			d := drain.Decide(contract, fleet.ViewOf(x.Execution), route.Target, now)
-			key := Plan{Version: version, Rule: drain.RuleLabel(contract, d.Rule), Disposition: d.Disposition, Then: d.Then}
-			if !d.Deadline.IsZero() {
-				key.Within = within(contract, d.Rule)
-			}
-			count[key]++
-		}
-		unseen := int(c.fleet.Pool(c.store.View(), route.Spec, version).InFlight) - len(c.fleet.Running(route.Spec, version))
+		contract, unseen := c.decided(order, now, func(_ fleet.Running, rule string, d drain.Decision) {
+			count[Plan{Version: order.Version, Rule: rule, Disposition: d.Disposition, Then: d.Then, Within: d.Within}]++
+		})
 		if unseen > 0 {
-			count[Plan{Version: version, Rule: "younger than the last report", Disposition: contract.Default.OnRollback}] += unseen
+			count[Plan{Version: order.Version, Rule: "younger than the last report", Disposition: contract.Default.OnRollback}] += int(unseen) //nolint:gosec // executions
 		}
 		keys := slices.SortedFunc(maps.Keys(count), func(a, b Plan) int {
-			return strings.Compare(a.Rule+string(a.Disposition), b.Rule+string(b.Disposition))
+			return cmp.Or(strings.Compare(a.Rule, b.Rule), cmp.Compare(a.Disposition, b.Disposition), cmp.Compare(a.Then, b.Then), cmp.Compare(a.Within, b.Within))
 		})
 		for _, k := range keys {
 			n := count[k]
@@ -400,12 +401,4 @@ func (c *Controller) plans(route routing.Route, now time.Time) []Plan {
 		}
 	}
 	return out
-}
-
-// within is the time that a rule's executions get to complete: its own, else the default's. Decide lends the latter to what it may not cut.
-func within(c drain.Contract, rule int) time.Duration {
-	if rule >= 0 && c.Rules[rule].Within > 0 {
-		return time.Duration(c.Rules[rule].Within)
-	}
-	return time.Duration(c.Default.Within)
 }

@@ -9,10 +9,10 @@ import (
 	"github.com/specproxy/specproxy/internal/store"
 )
 
-// order is the drain of one abandoned version.
+// order is the drain of one abandoned version, but for its post-mortem.
 func (c *Controller) order(d *draft, version string, now time.Time) drain.Drain {
 	order := c.settling(d, version, now)
-	order.Kind, order.Target, order.PostMortem = drain.KindRollback, d.Route.Target, d.Route.PostMortem
+	order.Kind, order.Target = drain.KindRollback, d.Route.Target
 	order.DefaultWithin = versionOf(version, d.records).Manifest.InFlight.DefaultDeadline(c.fleet.Pool(c.store.View(), d.Route.Spec, version).Durations)
 	order.ArrivedBase = c.fleet.Pool(c.store.View(), d.Route.Spec, order.Target).Arrived
 	return order

@@ -27,23 +27,37 @@ func (c *Controller) Preview(ctx context.Context, actor Actor, target RollbackTa
 		return Change{}, nil, 0, err
 	}
 	change = changes[0]
-	view, now := c.store.View(), time.Now()
-	for _, version := range change.Route.Abandoned {
-		record, _ := view.Version(change.Route.Spec, version)
-		contract, pool := record.Manifest.InFlight, c.fleet.Pool(view, change.Route.Spec, version)
-		order := drain.Order{Generation: change.Route.Generation, Target: change.Route.Target, At: now, DefaultWithin: contract.DefaultDeadline(pool.Durations)}
-		running := c.fleet.Running(change.Route.Spec, version)
-		for _, x := range running {
-			d := drain.DecideUnder(contract, fleet.ViewOf(x.Execution), order, now)
-			rows = append(rows, Previewed{Version: version, Running: x, Rule: drain.RuleLabel(contract, d.Rule), Decision: d})
-		}
-		if n := uint64(len(running)); pool.InFlight > n {
-			unseen += pool.InFlight - n
-		}
+	now := time.Now()
+	for _, order := range change.Orders {
+		_, more := c.decided(order, now, func(x fleet.Running, rule string, d drain.Decision) {
+			rows = append(rows, Previewed{Version: order.Version, Running: x, Rule: rule, Decision: d})
+		})
+		unseen += more
 	}
 	slices.SortFunc(rows, func(a, b Previewed) int {
 		x, y := a.Running.Execution, b.Running.Execution
 		return cmp.Or(x.GetStartedAt().AsTime().Compare(y.GetStartedAt().AsTime()), strings.Compare(x.GetId(), y.GetId()))
 	})
 	return change, rows, unseen, nil
+}
+
+// decided says what an order does to each execution that is reported as running, and how many more run. Preview, dry run and the record of a
+// rollback all ask here, so they say the same.
+func (c *Controller) decided(order drain.Drain, now time.Time, each func(x fleet.Running, rule string, d drain.Decision)) (contract drain.Contract, unseen uint64) {
+	view := c.store.View()
+	record, _ := view.Version(order.Spec, order.Version)
+	contract = record.Manifest.InFlight
+	decide := drain.Under(contract, underOrder(order))
+	running, labels := c.fleet.Running(order.Spec, order.Version), map[int]string{}
+	for _, x := range running {
+		d := decide(fleet.ViewOf(x.Execution), now)
+		label, known := labels[d.Rule]
+		if !known {
+			label = drain.RuleLabel(contract, d.Rule)
+			labels[d.Rule] = label
+		}
+		each(x, label, d)
+	}
+	n := uint64(len(running))
+	return contract, max(c.fleet.Pool(view, order.Spec, order.Version).InFlight, n) - n
 }

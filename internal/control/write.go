@@ -47,8 +47,9 @@ func (c *Controller) write(tx *store.Tx, drafts []*draft, actor Actor, how How, 
 		tx.PutRoute(d.Route)
 		c.settleReplaced(tx, d, now)
 		if d.Route.Kind == routing.KindRollback {
-			for _, version := range d.Route.Abandoned {
-				tx.PutDrain(c.order(d, version, now))
+			for _, order := range d.Orders {
+				order.PostMortem = record.ID
+				tx.PutDrain(order)
 			}
 			record.Rollbacks = append(record.Rollbacks, c.evidence(d))
 		}
@@ -139,7 +140,7 @@ func (c *Controller) evidence(d *draft) postmortem.Rollback {
 		out.Timeline = append(out.Timeline, postmortem.Step{Generation: h.Generation, At: h.At, By: h.By, Kind: h.Kind, Splits: h.Splits})
 	}
 	for _, p := range d.Plans {
-		out.Plans = append(out.Plans, postmortem.Plan{Version: p.Version, Rule: p.Rule, Disposition: p.Disposition, Executions: p.Executions})
+		out.Plans = append(out.Plans, postmortem.Plan{Version: p.Version, Rule: p.Rule, Disposition: p.Disposition, Within: p.Within, Then: p.Then, Executions: p.Executions})
 	}
 	return out
 }

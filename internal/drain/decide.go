@@ -40,6 +40,8 @@ type Decision struct {
 	Kind Kind
 	// Deadline ends `complete`; zero: it runs until it ends.
 	Deadline time.Time
+	// Within is what the contract or the order gave it of that, whatever the request's own deadline; 0: nothing.
+	Within time.Duration
 	// Then follows the deadline: cancel or hold. Empty without one.
 	Then Disposition
 	// RetryAfter is the range of waits that the retry signal asks for, wherever one may have to be sent: also where a hand-over fails, or at
@@ -63,9 +65,10 @@ func Decide(c Contract, x View, target string, now time.Time) Decision {
 	return newPlan(c).decide(x, &Order{Target: target}, Range{}, now)
 }
 
-// DecideUnder is what this very order would do: of its kind, with its default deadline and its spread.
-func DecideUnder(c Contract, x View, o Order, now time.Time) Decision {
-	return newPlan(c).decide(x, &o, o.retry(), now)
+// Under returns what this very order does to any execution: of its kind, with its default deadline and its spread. The contract must be valid.
+func Under(c Contract, o Order) func(x View, now time.Time) Decision {
+	p := newPlan(c)
+	return func(x View, now time.Time) Decision { return p.decide(x, &o, o.retry(), now) }
 }
 
 // plan is a contract with the labels of its rules, made once for many decisions.
@@ -167,7 +170,7 @@ func (p *plan) spare(d *Decision, x View, action Action, now time.Time) {
 // complete sets the deadline: the shorter one of the contract's and the request's own. At its own deadline the client has given up, so a
 // contract without deadline lets it be cancelled then.
 func (d *Decision) complete(x View, within Duration, then Disposition, now time.Time) {
-	d.Disposition = Complete
+	d.Disposition, d.Within = Complete, time.Duration(within)
 	words := "complete"
 	if within != 0 {
 		d.Deadline = now.Add(time.Duration(within))

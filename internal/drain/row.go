@@ -76,6 +76,9 @@ func (r Row) View() View {
 	}
 }
 
+// Cut says that a hand-over or cancel was decided.
+func (r Row) Cut() bool { return r.Disposition == Cancel || r.Disposition == Handover }
+
 // Touched says that it is known to have done more than read: some act of it is of a class worse than readonly.
 func (r Row) Touched() bool { return slices.ContainsFunc(r.Acts, Act.Touches) }
 

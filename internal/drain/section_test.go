@@ -39,7 +39,7 @@ func TestEachKindOfOrderHasItsOwnSection(t *testing.T) {
 		{"shutdown of what cannot be redirected", drain.KindShutdown, grpc, drain.Complete, 0, "no proxy would follow a redirect of it"},
 		{"shutdown never repeats what is irreversible", drain.KindShutdown, acted, drain.Complete, 0, "effects are irreversible"},
 	} {
-		d := drain.DecideUnder(c, x.view, drain.Order{Generation: 1, Target: "2.1.0", Kind: x.kind}, noon)
+		d := drain.Under(c, drain.Order{Generation: 1, Target: "2.1.0", Kind: x.kind})(x.view, noon)
 		until := time.Duration(0)
 		if !d.Deadline.IsZero() {
 			until = d.Deadline.Sub(noon)
@@ -50,7 +50,7 @@ func TestEachKindOfOrderHasItsOwnSection(t *testing.T) {
 	}
 	none := mustContract(t, `{default: {onRollback: cancel}}`)
 	for _, kind := range []drain.Kind{drain.KindPromote, drain.KindShutdown} {
-		if d := drain.DecideUnder(none, fresh, drain.Order{Generation: 1, Target: "2.1.0", Kind: kind}, noon); d.Disposition != drain.Complete || !d.Deadline.IsZero() {
+		if d := drain.Under(none, drain.Order{Generation: 1, Target: "2.1.0", Kind: kind})(fresh, noon); d.Disposition != drain.Complete || !d.Deadline.IsZero() {
 			t.Errorf("%s without a section: %+v, want complete", kind, d)
 		}
 	}
@@ -63,7 +63,7 @@ func TestDefaultDeadlineHoldsWhereNoRuleGivesOne(t *testing.T) {
 		"/":    {Deadline: noon.Add(3 * time.Minute), Then: drain.Hold},
 		"/own": {Deadline: noon.Add(5 * time.Minute), Then: drain.Cancel},
 	} {
-		if d := drain.DecideUnder(c, drain.View{Path: path, Started: noon}, o, noon); !d.Deadline.Equal(want.Deadline) || d.Then != want.Then {
+		if d := drain.Under(c, o)(drain.View{Path: path, Started: noon}, noon); !d.Deadline.Equal(want.Deadline) || d.Then != want.Then {
 			t.Errorf("%s: until %s then %s (%s)", path, d.Deadline, d.Then, d.Why)
 		}
 	}

@@ -5,10 +5,12 @@ import (
 	"net/http"
 	"strings"
 	"testing"
+	"time"
 
 	"connectrpc.com/connect"
 
 	operatorv1 "github.com/specproxy/specproxy/gen/specproxy/operator/v1"
+	"github.com/specproxy/specproxy/internal/drain"
 )
 
 // drains reads the drains of a spec, newest order first.
@@ -101,6 +103,77 @@ func TestPreviewSaysWhatTheRollbackThenDoes(t *testing.T) {
 		t.Errorf("the record says %+v", got)
 	}
 	contains(t, g.postmortem("PM-1").GetMarkdown(), "1 handed over to 2.0.0 (1 arrived there)")
+}
+
+// openContract gives no deadline, so that the pool's own durations do; they may be very short.
+const openContract = `effects: guarded
+default: {onRollback: complete}
+defaultWithin: 1ms-20s`
+
+func TestDefaultDeadlineIsTheSameWhereverItIsSaid(t *testing.T) {
+	w := startPlane(t, nil)
+	desks := map[string]*desk{}
+	for _, version := range []string{"2.0.0", "2.1.0"} {
+		d := startDesk(t, version)
+		desks[version] = d
+		w.publish("shop", version, openContract)
+		d.sidecar(w, "shop")
+		w.ready("shop", version, 1)
+		w.deploy("shop", version)
+	}
+	g := &guarded{world: w, good: desks["2.0.0"], bad: desks["2.1.0"], envoy: w.envoy("edge-1").Address}
+	job, call := g.begin("long", "x")
+	g.inFlight("shop", "2.1.0", 1)
+	dry := func() *operatorv1.Plan {
+		res, err := w.client.Rollback(t.Context(), connect.NewRequest(&operatorv1.RollbackRequest{Targets: []*operatorv1.RollbackTarget{{Spec: "shop"}}, DryRun: true}))
+		if err != nil || len(res.Msg.GetChanges()[0].GetPlans()) != 1 {
+			t.Fatalf("%v, %v", res, err)
+		}
+		return res.Msg.GetChanges()[0].GetPlans()[0]
+	}
+	// Of a pool that has ended nothing nothing is known.
+	if p := dry(); p.GetWithin().AsDuration() != 20*time.Second || p.GetThen() != "hold" || p.GetDisposition() != "complete" {
+		t.Errorf("plan without a duration: %v", p)
+	}
+	for i := range 5 {
+		request(t, g.envoy, "shop.agents", fmt.Sprint("short-", i), "x").answer(http.StatusOK)
+	}
+	eventually(t, "durations of what has ended", func() error {
+		if v := g.version("shop:2.1.0").GetPool(); v.GetSucceeded() != 5 || v.GetInFlight() != 1 {
+			return fmt.Errorf("%v", v)
+		}
+		return nil
+	})
+	plan := dry()
+	within := plan.GetWithin().AsDuration()
+	if within <= 0 || within > 20*time.Second {
+		t.Fatalf("plan %v", plan)
+	}
+	words := "complete within " + drain.Duration(within).String() + ", then hold"
+	preview, err := w.client.PreviewDrain(t.Context(), connect.NewRequest(&operatorv1.PreviewDrainRequest{Spec: "shop"}))
+	if err != nil || len(preview.Msg.GetExecutions()) != 1 {
+		t.Fatalf("%v, %v", preview, err)
+	}
+	p := preview.Msg.GetExecutions()[0]
+	if p.GetThen() != "hold" || p.GetWhy() != "default: "+words {
+		t.Errorf("preview %v, want %s", p, words)
+	}
+	g.ctl(0, []string{words}, "drain", "preview", "shop")
+	w.rollback("shop")
+	d := w.drainOf("shop", "2.1.0", "is held", inState("held"))
+	if got := d.GetDefaultWithin().AsDuration(); got != within {
+		t.Errorf("the order gives %s, the dry run said %s", got, within)
+	}
+	if x := g.byName(false)["long"]; x.GetDisposition() != "hold" || !strings.HasPrefix(x.GetWhy(), p.GetWhy()) {
+		t.Errorf("%s by %q, previewed as %q", x.GetDisposition(), x.GetWhy(), p.GetWhy())
+	}
+	if got := g.record("PM-1").Rollbacks[0].Plans; len(got) != 1 || got[0].Within != within || got[0].Then != "hold" {
+		t.Errorf("the record planned %+v", got)
+	}
+	contains(t, g.postmortem("PM-1").GetMarkdown(), words)
+	job.finish()
+	call.answer(http.StatusOK)
+	w.drainOf("shop", "2.1.0", "is drained", inState("drained"))
 }
 
 func TestOperatorsDecideOverSingleExecutions(t *testing.T) {

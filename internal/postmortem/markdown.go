@@ -155,7 +155,7 @@ func plans(p func(string, ...any), rb Rollback) {
 	p("| version | rule | disposition | executions |")
 	p("|---|---|---|---:|")
 	for _, x := range rb.Plans {
-		p("| %s | %s | %s | %d |", x.Version, x.Rule, x.Disposition, x.Executions)
+		p("| %s | %s | %s | %d |", x.Version, x.Rule, x.words(), x.Executions)
 	}
 	p("")
 }

@@ -109,7 +109,22 @@ type Plan struct {
 	Version     string            `json:"version"`
 	Rule        string            `json:"rule"`
 	Disposition drain.Disposition `json:"disposition"`
-	Executions  int               `json:"executions"`
+	// Within is how long the contract, or the order where the contract says nothing, let them go on; Then what follows. Zero: no deadline.
+	Within     time.Duration     `json:"within,omitempty"`
+	Then       drain.Disposition `json:"then,omitempty"`
+	Executions int               `json:"executions"`
+}
+
+// words are the disposition with its deadline.
+func (p Plan) words() string {
+	words := string(p.Disposition)
+	if p.Within > 0 {
+		words += " within " + drain.Duration(p.Within).String()
+	}
+	if p.Then != "" {
+		words += ", then " + string(p.Then)
+	}
+	return words
 }
 
 // Effect is the proof that the rollback took effect.

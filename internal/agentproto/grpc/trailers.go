@@ -11,12 +11,7 @@ import (
 	"strconv"
 	"strings"
 
-	"google.golang.org/genproto/googleapis/rpc/errdetails"
-	spb "google.golang.org/genproto/googleapis/rpc/status"
 	"google.golang.org/grpc/codes"
-	"google.golang.org/protobuf/proto"
-	"google.golang.org/protobuf/types/known/anypb"
-	"google.golang.org/protobuf/types/known/durationpb"
 
 	"github.com/specproxy/specproxy/internal/agentproto"
 )
@@ -44,22 +39,15 @@ func Code(s agentproto.Signal) codes.Code {
 // Trailers is the retry signal. Sent as the only headers of a response it is "trailers-only", which clients with a retry policy need;
 // grpc-retry-pushback-ms is the exact delay, or -1 against any retry.
 func Trailers(s agentproto.Signal) http.Header {
-	info := &errdetails.ErrorInfo{Reason: s.Code(), Domain: Domain, Metadata: map[string]string{"spec": s.Spec, "from": s.From, "effects": string(s.Known())}}
-	for key, value := range map[string]string{"execution": s.Execution, "why": s.Why, "postMortem": s.PostMortem} {
-		if value != "" {
-			info.Metadata[key] = value
-		}
-	}
-	if s.RolledBack() {
-		info.Metadata["to"] = s.To
-	}
-	details := []proto.Message{info}
+	code, message := Code(s), s.Detail()
+	h := Status(code, message)
+	details := [][]byte{packed(errorInfoType, errorInfo(s))}
 	pushback := "-1"
 	if s.Repeatable() {
 		pushback = strconv.FormatInt(s.Milliseconds(), 10)
-		details = append(details, &errdetails.RetryInfo{RetryDelay: durationpb.New(max(0, s.RetryAfter))})
+		details = append(details, packed(retryInfoType, retryInfo(s.RetryAfter)))
 	}
-	h := Status(Code(s), s.Detail(), details...)
+	h.Set("Grpc-Status-Details-Bin", base64.RawStdEncoding.EncodeToString(status(code, message, details)))
 	h.Set("Grpc-Retry-Pushback-Ms", pushback)
 	if s.RolledBack() {
 		h.Set("X-Spec-Rollback", fmt.Sprintf("from=%s, to=%s, effects=%s", s.From, s.To, s.Known()))
@@ -67,27 +55,11 @@ func Trailers(s agentproto.Signal) http.Header {
 	return h
 }
 
-// Status is any gRPC status as headers or trailers: grpc-status, grpc-message and, with details, grpc-status-details-bin.
-func Status(code codes.Code, message string, details ...proto.Message) http.Header {
-	h := http.Header{}
+// Status is any gRPC status as headers or trailers: grpc-status and grpc-message.
+func Status(code codes.Code, message string) http.Header {
+	h := make(http.Header, 5)
 	h.Set("Grpc-Status", strconv.Itoa(int(code)))
 	h.Set("Grpc-Message", encodeMessage(message))
-	if len(details) == 0 {
-		return h
-	}
-	st := &spb.Status{Code: int32(code), Message: message} //nolint:gosec // a gRPC code is at most 16
-	for _, d := range details {
-		packed, err := anypb.New(d)
-		if err != nil {
-			panic("grpc: " + err.Error()) // the messages are our own
-		}
-		st.Details = append(st.Details, packed)
-	}
-	data, err := proto.MarshalOptions{Deterministic: true}.Marshal(st)
-	if err != nil {
-		panic("grpc: " + err.Error())
-	}
-	h.Set("Grpc-Status-Details-Bin", base64.RawStdEncoding.EncodeToString(data))
 	return h
 }
 

@@ -65,18 +65,18 @@ func (x *exchange) run() {
 		ctx, stop = context.WithDeadlineCause(ctx, x.arrival.deadline, errDeadline)
 		defer stop()
 	}
-	if x.in.ProtoMajor == 2 {
-		// The agent's transport may be waiting for more of the request and does not look at the context meanwhile. (On HTTP/1.1 the end of its
-		// connection wakes it. In net/http an HTTP/2 body may be closed during a Read.)
-		stop := context.AfterFunc(ctx, func() { _ = x.in.Body.Close() })
-		defer stop()
-	}
 	r := x.in.WithContext(ctx)
 	x.body = newRequestBody(x)
 	if r.ContentLength == 0 {
 		x.body.finish()
 	} else {
 		r.Body = x.body
+		if x.in.ProtoMajor == 2 {
+			// The agent's transport may be waiting for more of the request and does not look at the context meanwhile. (On HTTP/1.1 the end of
+			// its connection wakes it. In net/http an HTTP/2 body may be closed during a Read.)
+			stop := context.AfterFunc(ctx, func() { _ = x.in.Body.Close() })
+			defer stop()
+		}
 	}
 	x.proxy.toAgent.ServeHTTP(x.w, r)
 }

@@ -24,13 +24,16 @@ type collector struct {
 	seq uint64
 	// young are running executions that were too short-lived to be reported when they changed.
 	young map[string]struct{}
+	// ending are running executions that an order has cut, with the moment from which they are told of though their end has not come. A crowd
+	// that is cut at once is so told of once, not twice.
+	ending map[string]time.Time
 	// reported are those that some replica believes to run.
 	reported map[string]struct{}
 	ended    []drain.Row
 }
 
 func newCollector(ledger *drain.Ledger, interval time.Duration, now func() time.Time) *collector {
-	return &collector{ledger: ledger, interval: interval, now: now, young: map[string]struct{}{}, reported: map[string]struct{}{}}
+	return &collector{ledger: ledger, interval: interval, now: now, young: map[string]struct{}{}, reported: map[string]struct{}{}, ending: map[string]time.Time{}}
 }
 
 // end takes an execution that has just ended. Nearly all are of no interest, so what is quick comes first.
@@ -63,13 +66,22 @@ func (c *collector) gather() (changed []*sidecarv1.Execution, again bool) {
 		}
 	}
 	clear(c.young)
-	grownUp := c.now().Add(-c.interval)
+	now := c.now()
+	for id, at := range c.ending {
+		if x, ok := c.ledger.Join(id); ok && !now.Before(at) {
+			rows = append(rows, x.Row())
+		}
+	}
+	grownUp := now.Add(-c.interval)
 	for _, r := range append(rows, c.ended...) {
 		switch {
 		case !r.EndedAt.IsZero():
 			delete(c.reported, r.ID)
+			delete(c.ending, r.ID)
 		case r.StartedAt.After(grownUp) && r.Disposition == "" && r.Outcome == "":
 			c.young[r.ID] = struct{}{}
+			continue
+		case r.Cut() && c.isEnding(r.ID, now):
 			continue
 		default:
 			c.reported[r.ID] = struct{}{}
@@ -77,7 +89,24 @@ func (c *collector) gather() (changed []*sidecarv1.Execution, again bool) {
 		changed = append(changed, report(r))
 	}
 	c.ended = nil
-	return changed, len(c.young) > 0
+	return changed, len(c.young)+len(c.ending) > 0
+}
+
+// endsWithin is how many intervals an execution that was cut gets to end before it is told of.
+const endsWithin = 20
+
+// isEnding says that an execution that was cut need not be told of: its end is about to come, or it has been told of once.
+func (c *collector) isEnding(id string, now time.Time) bool {
+	at, known := c.ending[id]
+	switch {
+	case !known:
+		c.ending[id] = now.Add(endsWithin * c.interval)
+		return true
+	case now.Before(at):
+		return true
+	}
+	c.ending[id] = now.Add(time.Hour)
+	return false
 }
 
 // snapshot returns every running execution.

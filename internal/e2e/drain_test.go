@@ -51,17 +51,27 @@ func TestPreviewSaysWhatTheRollbackThenDoes(t *testing.T) {
 		jobs[name], calls[name] = g.begin(name, "x")
 	}
 	g.inFlight("shop", "2.1.0", len(names))
-	res, err := g.client.PreviewDrain(t.Context(), connect.NewRequest(&operatorv1.PreviewDrainRequest{Spec: "shop"}))
-	if err != nil {
-		t.Fatal(err)
-	}
+	// The sidecar tells of an execution when it has grown old enough, and of the end of its request after that: the preview is as good as what
+	// was told.
 	previewed := map[string]*operatorv1.PreviewedExecution{}
-	for _, p := range res.Msg.GetExecutions() {
-		previewed[p.GetExecution().GetId()] = p
-	}
-	if c := res.Msg.GetChange(); len(previewed) != len(names) || res.Msg.GetUnseen() != 0 || !c.GetDryRun() || c.GetTarget() != "2.0.0" {
-		t.Errorf("preview of %d executions, %d unseen: %v", len(previewed), res.Msg.GetUnseen(), c)
-	}
+	eventually(t, "preview that knows everything", func() error {
+		res, err := g.client.PreviewDrain(t.Context(), connect.NewRequest(&operatorv1.PreviewDrainRequest{Spec: "shop"}))
+		if err != nil {
+			return err
+		}
+		for _, p := range res.Msg.GetExecutions() {
+			previewed[p.GetExecution().GetId()] = p
+		}
+		if c := res.Msg.GetChange(); len(previewed) != len(names) || res.Msg.GetUnseen() != 0 || !c.GetDryRun() || c.GetTarget() != "2.0.0" {
+			return fmt.Errorf("preview of %d executions, %d unseen: %v", len(previewed), res.Msg.GetUnseen(), c)
+		}
+		for name, want := range map[string]string{"handed": "handover", "cancelled": "cancel", "late": "complete"} {
+			if got := previewed[jobs[name].id].GetDisposition(); got != want {
+				return fmt.Errorf("%s was previewed as %s, want %s", name, got, want)
+			}
+		}
+		return nil
+	})
 	out := g.ctl(0, []string{"rollback of shop would abandon 2.1.0 for 2.0.0", "rule 4 (path=/jobs/cancelled*): cancel"}, "drain", "preview", "shop")
 	contains(t, out, jobs["cancelled"].id, jobs["held"].id)
 	if len(g.drains("shop")) > 1 || g.version("shop:2.1.0").GetStanding() == "quarantined" {
@@ -82,15 +92,10 @@ func TestPreviewSaysWhatTheRollbackThenDoes(t *testing.T) {
 		}
 		return nil
 	})
-	for name, want := range map[string]string{"handed": "handover", "cancelled": "cancel", "late": "complete"} {
-		if got := previewed[jobs[name].id].GetDisposition(); got != want {
-			t.Errorf("%s was previewed as %s, want %s", name, got, want)
-		}
-	}
 	d := g.drainOf("shop", "2.1.0", "counted its hand-over at both ends", func(d *operatorv1.Drain) bool {
-		return d.GetHandedOver() == 1 && d.GetArrived() == 1 && d.GetCancelled() == 2
+		return d.GetHandedOver() == 1 && d.GetArrived() == 1 && d.GetCancelled() == 2 && d.GetHeld() == 1 && strings.Contains(d.GetEtaUnknown(), "held")
 	})
-	if d.GetKind() != "rollback" || d.GetOldest().GetId() == "" || d.GetEta() != nil || d.GetEtaUnknown() == "" || d.GetDefaultWithin().AsDuration() <= 0 {
+	if d.GetKind() != "rollback" || d.GetOldest().GetId() == "" || d.GetEta() != nil || d.GetDefaultWithin().AsDuration() <= 0 {
 		t.Errorf("status %v", d)
 	}
 	g.ctl(0, []string{"shop:2.1.0 -> 2.0.0: rollback", "1 handed over (1 arrived), 2 cancelled", "ends", "not known: what is held waits for a person"}, "drain", "status", "shop")

@@ -92,6 +92,8 @@ var arrows = []struct {
 	{"internal/agentproto/grpc", []string{"internal/agentproto"}},
 	{"internal/agentproto/plain", []string{"internal/agentproto", "internal/drain"}},
 	{"internal/agentproto", []string{"internal/drain"}},
+	// Canaries: plans, and the machine that follows one.
+	{"internal/rollout", []string{"internal/rollout/evidence", "internal/drain"}},
 	// The judge of canaries: tests on few failing executions, and what they can be expected to see.
 	{"internal/rollout/evidence", nil},
 	// What changed between two versions, for people.
@@ -105,7 +107,7 @@ var arrows = []struct {
 // pure packages read no clock, do no I/O and start no goroutine.
 var pure = []string{
 	"internal/agentproto", "internal/agentproto/a2a", "internal/agentproto/grpc", "internal/agentproto/jsonpeek", "internal/agentproto/mcp", "internal/agentproto/plain", "internal/conformance", "internal/drain", "internal/postmortem",
-	"internal/rollout/evidence", "internal/routing", "internal/routing/envoy", "internal/specdiff", "internal/versions",
+	"internal/rollout", "internal/rollout/evidence", "internal/routing", "internal/routing/envoy", "internal/specdiff", "internal/versions",
 }
 
 // sole names the one package that may import a library, by prefix of the library's path.

@@ -149,3 +149,25 @@ func ExecutionsFor(c Case, weight uint16, chance float64, most uint64) (executio
 	s, ok := Foresee(c, []Exposure{{Weight: weight, Executions: most}}).At(chance)
 	return s.Executions, ok
 }
+
+// ChanceBy is the share of runs that were stopped within so many executions.
+func (o Outlook) ChanceBy(executions uint64) float64 {
+	n := 0
+	for _, s := range o.Stops {
+		if s.Stopped && s.Executions <= executions {
+			n++
+		}
+	}
+	return float64(n) / float64(len(o.Stops))
+}
+
+// HarmedAtLeast is the share of runs that harmed so many executions or more.
+func (o Outlook) HarmedAtLeast(harmed float64) float64 {
+	n := 0
+	for _, s := range o.Stops {
+		if s.Harmed >= harmed {
+			n++
+		}
+	}
+	return float64(n) / float64(len(o.Stops))
+}

@@ -41,7 +41,7 @@ var arrows = []struct {
 		"internal/conformance", "internal/signing",
 	}},
 	{"internal/discovery", []string{"internal/store", "internal/routing", "internal/routing/envoy", "internal/versions", "internal/drain"}},
-	{"internal/fleet", []string{"internal/store", "internal/routing", "internal/versions", "internal/drain", "gen/sidecar"}},
+	{"internal/fleet", []string{"internal/store", "internal/routing", "internal/postmortem", "internal/versions", "internal/drain", "gen/sidecar"}},
 	{"internal/store", []string{"internal/routing", "internal/postmortem", "internal/versions", "internal/drain"}},
 	{"internal/cli", []string{
 		"internal/archive/bundle", "internal/specdiff", "internal/signing", "internal/versions", "internal/drain", "gen/operator",

@@ -5,6 +5,7 @@ import (
 	"slices"
 
 	"connectrpc.com/connect"
+	"google.golang.org/protobuf/types/known/durationpb"
 
 	operatorv1 "github.com/specproxy/specproxy/gen/specproxy/operator/v1"
 	"github.com/specproxy/specproxy/internal/signing"
@@ -36,7 +37,7 @@ func (s *Server) GetPolicy(_ context.Context, req *connect.Request[operatorv1.Ge
 func (s *Server) SetPolicy(ctx context.Context, req *connect.Request[operatorv1.SetPolicyRequest]) (*connect.Response[operatorv1.SetPolicyResponse], error) {
 	m := req.Msg
 	set, err := s.Control.SetPolicy(ctx, actor(req.Header(), false),
-		versions.Policy{Spec: m.GetSpec(), SignedBy: m.GetSignedBy(), Conformance: m.GetConformance(), Reason: m.GetReason()})
+		versions.Policy{Spec: m.GetSpec(), SignedBy: m.GetSignedBy(), Conformance: m.GetConformance(), Approval: m.GetApproval(), OpenFor: m.GetOpenFor().AsDuration(), Reason: m.GetReason()})
 	if err != nil {
 		return nil, err
 	}
@@ -46,6 +47,10 @@ func (s *Server) SetPolicy(ctx context.Context, req *connect.Request[operatorv1.
 func policyOf(p versions.Policy) *operatorv1.Policy {
 	out := &operatorv1.Policy{
 		Spec: p.Spec, Revision: p.Revision, SignedBy: p.SignedBy, Conformance: p.Conformance, Actor: p.By, SetAt: stamp(p.At), Reason: p.Reason,
+	}
+	out.Approval = p.Approval
+	if p.OpenFor > 0 {
+		out.OpenFor = durationpb.New(p.OpenFor)
 	}
 	for _, text := range p.SignedBy {
 		id := "unusable"

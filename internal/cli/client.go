@@ -31,7 +31,11 @@ const (
 	answerTimeout = 15 * time.Second
 )
 
-type client = operatorv1connect.OperatorServiceClient
+// client calls every service of the operators' API.
+type client struct {
+	operatorv1connect.OperatorServiceClient
+	operatorv1connect.PostMortemServiceClient
+}
 
 // conn is a list of control planes that answer for each other.
 type conn struct {
@@ -73,7 +77,9 @@ func (a *app) connect() (*conn, error) {
 		if token != "" && u.Scheme == "http" && !loopback(u.Hostname()) {
 			return nil, fmt.Errorf("%s is plain http on another machine: the token from %s would be readable on the way\nuse https, or a tunnel to 127.0.0.1", u, origin)
 		}
-		c.servers = append(c.servers, server{url: u.String(), client: operatorv1connect.NewOperatorServiceClient(web, u.String(), header)})
+		c.servers = append(c.servers, server{url: u.String(), client: client{
+			operatorv1connect.NewOperatorServiceClient(web, u.String(), header), operatorv1connect.NewPostMortemServiceClient(web, u.String(), header),
+		}})
 	}
 	return c, nil
 }

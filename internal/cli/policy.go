@@ -2,6 +2,7 @@ package cli
 
 import (
 	"github.com/spf13/cobra"
+	"google.golang.org/protobuf/types/known/durationpb"
 
 	operatorv1 "github.com/specproxy/specproxy/gen/specproxy/operator/v1"
 )
@@ -70,6 +71,12 @@ func (a *app) printPolicy(p *operatorv1.Policy) {
 	if p.GetConformance() {
 		a.out.field("tests", "a report is attached, and of every suite the newest passed")
 	}
+	if p.GetApproval() {
+		a.out.field("post-mortems", "close only once a second person has approved the answers")
+	}
+	if d := p.GetOpenFor().AsDuration(); d > 0 {
+		a.out.field("post-mortems", "open for more than %s keep new versions out", d)
+	}
 	if len(p.GetKeyIds()) == 0 && !p.GetConformance() {
 		a.out.field("any version", "may get traffic")
 	}
@@ -79,7 +86,7 @@ func (a *app) printPolicy(p *operatorv1.Policy) {
 
 func (a *app) policySetCommand() *cobra.Command {
 	cmd := &cobra.Command{
-		Use:   "set SPEC (--require-signature PUB... | --require-conformance | --none)",
+		Use:   "set SPEC (--require-signature PUB... | --require-conformance | … | --none)",
 		Short: "Replace what a spec demands of a version before it gets traffic",
 		Long: `Replace what a spec demands of a version before it gets traffic. The whole
 policy is given each time. It is checked when a version is given weight, and
@@ -96,6 +103,8 @@ had traffic before is never stopped by it.`,
 	flags := cmd.Flags()
 	files := flags.StringArray("require-signature", nil, "PEM file with a public key; one of those given must have signed (may be repeated)")
 	conformance := flags.Bool("require-conformance", false, "a test report must be attached, and of every suite the newest must have passed")
+	approval := flags.Bool("require-approval", false, "a second person approves the answers of a post-mortem before it closes")
+	openFor := flags.Duration("postmortem-open-for", 0, "no new version gets traffic while a post-mortem has been open for longer, such as 240h")
 	nothing := flags.Bool("none", false, "demand nothing")
 	reason := flags.String("reason", "", "why, for the record")
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
@@ -103,8 +112,11 @@ had traffic before is never stopped by it.`,
 		if err != nil {
 			return err
 		}
-		if demands := len(*files) > 0 || *conformance; demands == *nothing {
-			return usageError(cmd, "say what to demand (--require-signature PUB, --require-conformance) or --none")
+		if *openFor < 0 {
+			return usageError(cmd, "--postmortem-open-for %s: a time cannot be negative", *openFor)
+		}
+		if demands := len(*files) > 0 || *conformance || *approval || *openFor > 0; demands == *nothing {
+			return usageError(cmd, "say what to demand (--require-signature PUB, --require-conformance, --require-approval, --postmortem-open-for TIME) or --none")
 		}
 		keys, err := readPublicKeys(*files)
 		if err != nil {
@@ -114,7 +126,10 @@ had traffic before is never stopped by it.`,
 		if err != nil {
 			return err
 		}
-		request := &operatorv1.SetPolicyRequest{Spec: args[0], Conformance: *conformance, Reason: *reason}
+		request := &operatorv1.SetPolicyRequest{Spec: args[0], Conformance: *conformance, Approval: *approval, Reason: *reason}
+		if *openFor > 0 {
+			request.OpenFor = durationpb.New(*openFor)
+		}
 		for _, key := range keys {
 			request.SignedBy = append(request.SignedBy, key.PEM)
 		}

@@ -15,16 +15,17 @@ var causes = []string{"spec-error", "correct-but-miscommunicated", "implementati
 func (a *app) postmortemCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "postmortem",
-		Short: "List, show and close the records of rollbacks",
+		Short: "Read, answer and close the records of rollbacks",
 		Example: `  specctl postmortem list
   specctl postmortem show PM-1 > PM-1.md`,
 		Aliases: []string{"pm"},
 		Args:    noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			return usageError(cmd, "say which: list, show PM-1 or close PM-1")
+			return usageError(cmd, "say which: list, show PM-1, answer PM-1, assign PM-1, approve PM-1, close PM-1, reopen PM-1, export PM-1 or verify")
 		},
 	}
-	cmd.AddCommand(a.postmortemListCommand(), a.postmortemShowCommand(), a.postmortemCloseCommand())
+	cmd.AddCommand(a.postmortemListCommand(), a.postmortemShowCommand(), a.postmortemAnswerCommand(), a.postmortemAssignCommand(),
+		a.postmortemApproveCommand(), a.postmortemCloseCommand(), a.postmortemReopenCommand(), a.postmortemExportCommand(), a.postmortemVerifyCommand())
 	return cmd
 }
 
@@ -127,14 +128,20 @@ func (a *app) postmortemCloseCommand() *cobra.Command {
 		Long: `Close a post-mortem with its cause: ` + strings.Join(causes[:3], ", ") + `,
 ` + strings.Join(causes[3:], ", ") + `.
 
+Every question must be answered first (specctl postmortem answer), or with the
+flags here; the note is the explanation where none was given.
+
 environment and false-alarm make the quarantined versions candidates again;
 any other cause retires them. A version that an undo or an override has brought
 back is left as it is: one that is to blame stays until it is rolled back.`,
-		Example: `  specctl postmortem close PM-1 --cause spec-error --note "the exception path was missing"`,
-		Args:    exactly(1, "one post-mortem"),
+		Example: `  specctl postmortem close PM-1 --cause spec-error --note "the exception path was missing"
+  specctl postmortem close PM-1 --cause false-alarm --note "the dashboard counted twice" \\
+    --canary "nothing to catch" --conformance "nothing to find" --no-action "the dashboard is fixed"`,
+		Args: exactly(1, "one post-mortem"),
 	}
 	cause := cmd.Flags().String("cause", "", "what it was: "+strings.Join(causes, ", "))
 	note := cmd.Flags().String("note", "", "what was learned, what fixes it and in which version")
+	answers := answerFlags(cmd.Flags())
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		switch {
 		case *cause == "":
@@ -145,6 +152,11 @@ back is left as it is: one that is to blame stays until it is rolled back.`,
 		c, err := a.connect()
 		if err != nil {
 			return err
+		}
+		if given := answers(); len(given) > 0 {
+			if _, err := ask(cmd.Context(), c, client.Answer, &operatorv1.AnswerRequest{Id: args[0], Answers: given}, 0); err != nil {
+				return err
+			}
 		}
 		closed, err := ask(cmd.Context(), c, client.ClosePostMortem,
 			&operatorv1.ClosePostMortemRequest{Id: args[0], Cause: *cause, Note: *note}, 0)

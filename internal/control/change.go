@@ -14,6 +14,7 @@ import (
 
 	"github.com/specproxy/specproxy/internal/drain"
 	"github.com/specproxy/specproxy/internal/fleet"
+	"github.com/specproxy/specproxy/internal/postmortem"
 	"github.com/specproxy/specproxy/internal/routing"
 	"github.com/specproxy/specproxy/internal/store"
 	"github.com/specproxy/specproxy/internal/versions"
@@ -250,6 +251,9 @@ func (c *Controller) admit(tx *store.Tx, d *draft, actor Actor, how How, now tim
 			return err
 		}
 		if policy, _ := tx.Policy(spec); !comesBack(record, d.Route.Abandoned, d.records) {
+			if err := answered(tx, policy, record, how, now); err != nil {
+				return err
+			}
 			if err := trusted(policy, record, how.evidence); err != nil {
 				return err
 			}
@@ -300,6 +304,29 @@ func overridden(record versions.Record, how How) error {
 		return refuse(again, "an override of %s needs a reason: it is written into the record", record.PostMortem)
 	}
 	return nil
+}
+
+// answered refuses a version that never had traffic while a record of its spec has been open for longer than the policy allows. A version that
+// names the record as the one it fixes is let in, and so is what an override names the record for.
+func answered(tx *store.Tx, policy versions.Policy, record versions.Record, how How, now time.Time) error {
+	for _, pm := range overdue(tx, policy, record, now) {
+		if how.Override == pm.ID && strings.TrimSpace(how.OverrideReason) != "" {
+			continue
+		}
+		return refuse(fmt.Sprintf("specctl postmortem show %s   (or, at once and on record: specctl deploy %s --override %s --reason \"…\")", pm.ID, record.Ref(), pm.ID),
+			"%s has been open for %s, and the policy of %s lets no new version in after %s", pm.ID, now.Sub(pm.OpenedAt).Round(time.Second), record.Spec, policy.OpenFor)
+	}
+	return nil
+}
+
+// overdue are the records that keep a version that never had traffic out.
+func overdue(tx *store.Tx, policy versions.Policy, record versions.Record, now time.Time) []postmortem.Record {
+	if policy.OpenFor == 0 || record.FirstWeight != 0 {
+		return nil
+	}
+	return slices.DeleteFunc(tx.OpenPostMortems(), func(pm postmortem.Record) bool {
+		return !slices.Contains(pm.Specs, record.Spec) || now.Sub(pm.OpenedAt) <= policy.OpenFor || record.Manifest.Fixes == pm.ID
+	})
 }
 
 // deployable refuses versions whose standing forbids new weight.

@@ -64,11 +64,8 @@ func settle(tx *store.Tx, order drain.Drain) {
 	if !ok || record.Closing != nil {
 		return
 	}
-	tx.PutPostMortem(record.WithRollback(order.Spec, func(r *postmortem.Rollback) {
-		for i := range r.Abandoned {
-			if r.Abandoned[i].Version == order.Version {
-				r.Abandoned[i].Settled = &postmortem.Settled{At: order.EndedAt, State: order.State, Counts: order.Counts, Arrived: order.Arrived}
-			}
-		}
-	}))
+	tx.AppendPostMortem(record.ID, order.EndedAt, postmortem.System, postmortem.Drained{
+		Spec: order.Spec, Version: order.Version,
+		Settled: postmortem.Settled{At: order.EndedAt, State: order.State, Counts: order.Counts, Arrived: order.Arrived},
+	})
 }

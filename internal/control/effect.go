@@ -166,12 +166,22 @@ func (c *Controller) recordEffect(ctx context.Context, id string, r postmortem.R
 		if !ok || record.Closing != nil {
 			return nil
 		}
-		tx.PutPostMortem(record.WithRollback(r.Spec, func(b *postmortem.Rollback) { b.Effect = &proof }))
+		if now, ok := record.Rollback(r.Spec); !ok || !sameProof(now.Effect, r.Effect) {
+			return nil // another replica has just written it
+		}
+		tx.AppendPostMortem(id, time.Now().UTC(), postmortem.System, postmortem.Proven{Spec: r.Spec, Effect: proof})
 		return nil
 	})
 	if err != nil && ctx.Err() == nil {
 		c.log.Error("record the effect of a rollback", zap.String("postmortem", id), zap.Error(err))
 	}
+}
+
+func sameProof(a, b *postmortem.Effect) bool {
+	if a == nil || b == nil {
+		return a == b
+	}
+	return a.ProxiesAcked == b.ProxiesAcked && a.FencesAcked == b.FencesAcked && a.Proxies == b.Proxies && a.Fences == b.Fences
 }
 
 // wait returns when the store has moved past a revision, a channel fires, or ctx ends (then its error).

@@ -118,10 +118,14 @@ func readmit(tx *store.Tx, d *draft, actor Actor, how How, now time.Time) error 
 		event, state, why = versions.EventCleared, drain.Cancelled, "its rollback was undone by "+actor.Name
 	}
 	d.records = slices.Clone(d.records)
+	policy, _ := tx.Policy(d.Route.Spec)
 	for _, version := range d.gains() {
 		i := slices.IndexFunc(d.records, func(r versions.Record) bool { return r.Version == version })
 		if i < 0 {
 			continue // what Normalize let pass is there
+		}
+		for _, pm := range overdue(tx, policy, d.records[i], now) { // only what an override names gets here
+			tx.AppendPostMortem(pm.ID, now, actor.Name, postmortem.Override{At: now, Actor: actor.Name, Version: version, Reason: how.OverrideReason})
 		}
 		if record := &d.records[i]; record.Standing == versions.Quarantined {
 			if event == versions.EventOverridden {
@@ -153,7 +157,6 @@ func override(tx *store.Tx, record versions.Record, actor Actor, how How, now ti
 	if !ok {
 		return refuse("specctl postmortem list", "post-mortem %s does not exist", record.PostMortem)
 	}
-	pm.Overrides = append(slices.Clone(pm.Overrides), postmortem.Override{At: now, Actor: actor.Name, Version: record.Version, Reason: how.OverrideReason})
-	tx.PutPostMortem(pm)
+	tx.AppendPostMortem(pm.ID, now, actor.Name, postmortem.Override{At: now, Actor: actor.Name, Version: record.Version, Reason: how.OverrideReason})
 	return nil
 }

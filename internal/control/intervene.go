@@ -125,11 +125,10 @@ func note(tx *store.Tx, i store.Intervention) string {
 	if !ok || !pm.Open() {
 		return ""
 	}
-	pm.Interventions = append(slices.Clone(pm.Interventions), postmortem.Intervention{
+	tx.AppendPostMortem(pm.ID, i.At, i.Actor, postmortem.Intervention{
 		ID: i.ID, At: i.At, Actor: i.Actor, Version: i.Version, Execution: i.Execution, Disposition: i.Disposition, Effects: i.Effects,
 		DespiteEffects: i.DespiteEffects, Reason: i.Reason,
 	})
-	tx.PutPostMortem(pm)
 	return pm.ID
 }
 

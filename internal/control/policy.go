@@ -28,6 +28,9 @@ func (c *Controller) SetPolicy(ctx context.Context, actor Actor, wish versions.P
 	if actor.Automation {
 		return out, refuse("ask a person to run: specctl policy set "+wish.Spec+" …", "only a person sets the policy of %s", wish.Spec)
 	}
+	if wish.OpenFor < 0 {
+		return out, refuse("specctl policy set "+wish.Spec+" --postmortem-open-for 240h", "the policy of %s cannot be set: a post-mortem cannot be open for %s", wish.Spec, wish.OpenFor)
+	}
 	keys, err := signing.ParsePublicKeys(wish.SignedBy)
 	if err != nil {
 		return out, refuse("specctl key generate --out NAME", "the policy of %s cannot be set: %v", wish.Spec, err)

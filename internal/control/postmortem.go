@@ -12,10 +12,10 @@ import (
 	"github.com/specproxy/specproxy/internal/versions"
 )
 
-// ClosePostMortem answers a record. A cause outside the version (false alarm, environment) makes it a candidate again and lifts its fence; any
-// other retires it.
-func (c *Controller) ClosePostMortem(ctx context.Context, actor Actor, id string, cause postmortem.Cause, note string) (postmortem.Record, error) {
-	if strings.TrimSpace(note) == "" {
+// ClosePostMortem closes a record whose questions are answered; the note is the explanation where nobody has given one. A cause outside the
+// version (false alarm, environment) makes it a candidate again and lifts its fence; any other retires it.
+func (c *Controller) ClosePostMortem(ctx context.Context, actor Actor, id string, cause postmortem.Cause, text string) (postmortem.Record, error) {
+	if strings.TrimSpace(text) == "" {
 		return postmortem.Record{}, refuse(fmt.Sprintf("specctl postmortem close %s --cause %s --note \"what happened, and what fixes it\"", id, cause), "%s cannot be closed without a note", id)
 	}
 	if actor.Automation {
@@ -23,9 +23,9 @@ func (c *Controller) ClosePostMortem(ctx context.Context, actor Actor, id string
 	}
 	var closed postmortem.Record
 	_, err := c.store.Update(ctx, func(tx *store.Tx) error {
-		record, ok := tx.PostMortem(id)
-		if !ok {
-			return &NotFound{Refused{Why: fmt.Sprintf("post-mortem %s does not exist", id), Next: "specctl postmortem list"}}
+		record, err := knownRecord(tx, id)
+		if err != nil {
+			return err
 		}
 		if record.Closing != nil {
 			if record.Closing.Cause == cause {
@@ -35,13 +35,16 @@ func (c *Controller) ClosePostMortem(ctx context.Context, actor Actor, id string
 			return refuse("specctl postmortem show "+id, "%s was closed by %s as %s", id, record.Closing.Actor, record.Closing.Cause)
 		}
 		now := time.Now().UTC()
-		record = WithActs(tx, c.fleet, Counted(tx, record))
-		record.Closing = &postmortem.Closing{At: now, Actor: actor.Name, Cause: cause, Note: note}
-		tx.PutPostMortem(record)
-		closed = record
-		for _, r := range record.Rollbacks {
+		if _, explained := record.Answer(postmortem.Explanation); !explained {
+			record = tx.AppendPostMortem(id, now, actor.Name, postmortem.Answered{Question: postmortem.Explanation, Text: text})
+		}
+		if err := closable(record, cause); err != nil {
+			return err
+		}
+		closed = tx.AppendPostMortem(id, now, actor.Name, postmortem.Closed{Cause: cause, Note: text, Final: final(WithActs(tx, c.fleet, Counted(tx, record)))})
+		for _, r := range closed.Rollbacks {
 			for _, a := range r.Abandoned {
-				if err := settleStanding(tx, r.Spec, a.Version, record, now); err != nil {
+				if err := settleStanding(tx, r.Spec, a.Version, closed, now); err != nil {
 					return err
 				}
 			}
@@ -49,6 +52,51 @@ func (c *Controller) ClosePostMortem(ctx context.Context, actor Actor, id string
 		return nil
 	})
 	return closed, err
+}
+
+func knownRecord(tx *store.Tx, id string) (postmortem.Record, error) {
+	record, ok := tx.PostMortem(id)
+	if !ok {
+		return record, &NotFound{Refused{Why: fmt.Sprintf("post-mortem %s does not exist", id), Next: "specctl postmortem list"}}
+	}
+	return record, nil
+}
+
+// closable refuses a record that still has questions, or wants a second person.
+func closable(record postmortem.Record, cause postmortem.Cause) error {
+	if open := record.Unanswered(cause); len(open) > 0 {
+		var asked, flags []string
+		for _, q := range open {
+			asked = append(asked, q.Words())
+			flags = append(flags, fmt.Sprintf("--%s \"…\"", q))
+		}
+		action := ""
+		if open[len(open)-1] == postmortem.NoAction {
+			flags = flags[:len(flags)-1]
+			action = fmt.Sprintf("   (and what is to be done: specctl postmortem assign %s --what \"…\" --owner NAME --due 14d, or --no-action \"why nothing is\")", record.ID)
+			asked[len(asked)-1] = "What is to be done, by whom and when?"
+		}
+		return refuse(strings.TrimSpace("specctl postmortem answer "+record.ID+" "+strings.Join(flags, " "))+action, "%s has questions that nobody has answered: %s", record.ID, strings.Join(asked, " "))
+	}
+	if record.Approval && len(record.Approvals) == 0 {
+		return refuse("ask somebody who has not answered to run: specctl postmortem approve "+record.ID, "the policy wants a second person to approve the answers of %s", record.ID)
+	}
+	return nil
+}
+
+// final is what a record that is closed now says of its abandoned versions for ever.
+func final(record postmortem.Record) []postmortem.Final {
+	var out []postmortem.Final
+	for _, r := range record.Rollbacks {
+		for _, a := range r.Abandoned {
+			f := postmortem.Final{Spec: r.Spec, Version: a.Version, Touched: a.Touched, TouchedOmitted: a.TouchedOmitted}
+			if a.Settled != nil {
+				f.Failed = a.Settled.Failed
+			}
+			out = append(out, f)
+		}
+	}
+	return out
 }
 
 // settleStanding moves a quarantined version on. One that an override or an undo has brought back keeps its standing.

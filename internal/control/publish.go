@@ -5,10 +5,13 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"slices"
+	"strings"
 	"time"
 
 	"go.uber.org/zap"
 
+	"github.com/specproxy/specproxy/internal/postmortem"
 	"github.com/specproxy/specproxy/internal/store"
 	"github.com/specproxy/specproxy/internal/versions"
 )
@@ -105,6 +108,7 @@ func (c *Controller) publishPacked(ctx context.Context, actor Actor, packed vers
 			return errDryRun
 		}
 		tx.PutVersion(out.Record)
+		out.Warnings = named(tx, out.Record)
 		return nil
 	})
 	if dryRun && (err == nil || errors.Is(err, errDryRun)) {
@@ -121,6 +125,22 @@ func (c *Controller) publishPacked(ctx context.Context, actor Actor, packed vers
 		c.log.Info("version published", zap.Stringer("version", ref), zap.String("digest", packed.Digest), zap.String("by", actor.Name))
 	}
 	return out, nil
+}
+
+// named writes into the record that the version says it fixes that it does.
+func named(tx *store.Tx, v versions.Record) []string {
+	if v.Manifest.Fixes == "" {
+		return nil
+	}
+	record, ok := tx.PostMortem(v.Manifest.Fixes)
+	switch {
+	case !ok:
+		return []string{fmt.Sprintf("it says that it fixes %s, which does not exist", v.Manifest.Fixes)}
+	case !slices.Contains(record.Specs, v.Spec):
+		return []string{fmt.Sprintf("it says that it fixes %s, which is about %s", record.ID, strings.Join(record.Specs, ", "))}
+	}
+	tx.AppendPostMortem(record.ID, v.PublishedAt, v.PublishedBy, postmortem.Named{Spec: v.Spec, Version: v.Version, Digest: v.Digest})
+	return nil
 }
 
 // conflict refuses other bytes for a version.

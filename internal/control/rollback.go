@@ -209,8 +209,8 @@ func (c *Controller) Unfreeze(ctx context.Context, actor Actor, spec string) err
 			return nil
 		}
 		if record, ok := tx.PostMortem(route.Freeze.PostMortem); ok {
-			record.Unfrozen = append(slices.Clone(record.Unfrozen), postmortem.Unfrozen{At: time.Now().UTC(), Actor: actor.Name, Spec: spec})
-			tx.PutPostMortem(record)
+			now := time.Now().UTC()
+			tx.AppendPostMortem(record.ID, now, actor.Name, postmortem.Unfrozen{At: now, Actor: actor.Name, Spec: spec})
 		}
 		route.Freeze = nil
 		tx.PutRoute(route)

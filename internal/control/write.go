@@ -18,18 +18,20 @@ const timelineSteps = 50
 // write puts everything that the drafts mean into the transaction: generations, standings, and for rollbacks drain orders and one
 // post-mortem that covers them all.
 func (c *Controller) write(tx *store.Tx, drafts []*draft, actor Actor, how How, now time.Time) error {
-	record := postmortem.Record{OpenedAt: now, Actor: actor.Name, Reason: how.Reason}
+	id, opened := "", postmortem.Opened{Reason: how.Reason}
 	for _, d := range drafts {
 		if d.AlreadyDone {
 			continue
 		}
 		if d.Route.Kind == routing.KindRollback {
-			if record.ID == "" {
-				record.ID = tx.NextPostMortemID()
+			if id == "" {
+				id = tx.NextPostMortemID()
 			}
-			d.Route.PostMortem = record.ID
-			d.Route.Freeze = &routing.Freeze{Since: now, Until: now.Add(c.freezeFor), PostMortem: record.ID}
-			record.Specs = append(record.Specs, d.Route.Spec)
+			d.Route.PostMortem = id
+			d.Route.Freeze = &routing.Freeze{Since: now, Until: now.Add(c.freezeFor), PostMortem: id}
+			opened.Specs = append(opened.Specs, d.Route.Spec)
+			policy, _ := tx.Policy(d.Route.Spec)
+			opened.Approval = opened.Approval || policy.Approval
 		}
 		if d.Route.Kind == routing.KindUndo {
 			if err := undone(tx, d, actor, how, now); err != nil {
@@ -51,13 +53,13 @@ func (c *Controller) write(tx *store.Tx, drafts []*draft, actor Actor, how How, 
 				order.PostMortem = record.ID
 				tx.PutDrain(order)
 			}
-			record.Rollbacks = append(record.Rollbacks, c.evidence(d))
+			opened.Rollbacks = append(opened.Rollbacks, c.evidence(d))
 		}
 	}
-	if record.ID != "" {
-		slices.Sort(record.Specs)
-		slices.SortFunc(record.Rollbacks, func(a, b postmortem.Rollback) int { return strings.Compare(a.Spec, b.Spec) })
-		tx.PutPostMortem(record)
+	if id != "" {
+		slices.Sort(opened.Specs)
+		slices.SortFunc(opened.Rollbacks, func(a, b postmortem.Rollback) int { return strings.Compare(a.Spec, b.Spec) })
+		tx.AppendPostMortem(id, now, actor.Name, opened)
 	}
 	return nil
 }
@@ -152,7 +154,6 @@ func undone(tx *store.Tx, d *draft, actor Actor, how How, now time.Time) error {
 		return refuse("specctl postmortem list", "post-mortem %s does not exist", how.undo)
 	}
 	d.Route.PostMortem = pm.ID
-	pm.Undone = &postmortem.Undone{At: now, Actor: actor.Name, Reason: how.Reason}
-	tx.PutPostMortem(pm)
+	tx.AppendPostMortem(pm.ID, now, actor.Name, postmortem.Undone{At: now, Actor: actor.Name, Reason: how.Reason})
 	return nil
 }

@@ -30,6 +30,7 @@ func (s served) serve() error {
 func pages(o Options, operator *api.Server, reg *prometheus.Registry, admin, scraper auth.Token) http.Handler {
 	guarded := http.NewServeMux()
 	guarded.Handle(operator.Handler())
+	guarded.Handle(operator.PostMortems())
 	host, _, err := net.SplitHostPort(o.API)
 	open := err == nil && auth.Loopback(host)
 	mux := http.NewServeMux()

@@ -52,6 +52,7 @@ func TestClosingSettlesTheStanding(t *testing.T) {
 			members := w.staged("shop", "2.0.0", "2.1.0")
 			w.rollback("shop")
 			members["2.1.0"].awaitFence("2.0.0")
+			w.answered("PM-1")
 			w.ctl(0, []string{"PM-1 closed", cause}, "postmortem", "close", "PM-1", "--cause", cause, "--note", "seen by ada")
 			v := w.version("shop:2.1.0")
 			if v.GetStanding() != standing || !strings.Contains(v.GetStandingReason(), "PM-1 closed as "+cause) {
@@ -203,7 +204,7 @@ func TestRecordTellsTheWholeStory(t *testing.T) {
 	w.toRedo("PM-1", len(failed))
 	text := w.ctl(0, nil, "postmortem", "show", "PM-1")
 	contains(t, text, "refuses refunds above 100", digests["2.0.0"], digests["2.1.0"], "1 completed under it", "1 cancelled with the retry signal",
-		"| 2.1.0 | 1 | 3 |", "Why did the canary not catch it?", "Why did conformance pass?", "correct but poorly communicated", "What fixes it",
+		"| 2.1.0 | 1 | 3 |", "Why did the canary not catch it?", "Why did conformance pass?", "What fixes it",
 		"specctl executions shop --on 2.1.0 --failed -o csv", "**Effective:**")
 	w.checkFailed(failed)
 }

@@ -380,6 +380,7 @@ func TestEveryChangeRecordsItsActor(t *testing.T) {
 		}))
 		return err
 	})
+	w.answered("PM-1")
 	do("cleo", func() error {
 		_, err := client.ClosePostMortem(ctx, connect.NewRequest(&operatorv1.ClosePostMortemRequest{Id: "PM-1", Cause: "false-alarm", Note: "x"}))
 		return err

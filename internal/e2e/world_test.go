@@ -62,6 +62,7 @@ type world struct {
 	client  operatorv1connect.OperatorServiceClient
 	plane   *plane   // in this process, or
 	xds     *process // as a process of its own
+	actor   string   // who types; empty: whoever runs the tests
 }
 
 type plane struct {
@@ -219,10 +220,18 @@ func (w *world) effective(spec string, generation uint64) *operatorv1.GetEffectR
 // closePostMortem answers a record.
 func (w *world) closePostMortem(id, cause string) {
 	w.t.Helper()
+	w.answered(id)
 	_, err := w.client.ClosePostMortem(w.t.Context(), connect.NewRequest(&operatorv1.ClosePostMortemRequest{Id: id, Cause: cause, Note: "test"}))
 	if err != nil {
 		w.t.Fatalf("close %s: %v", id, err)
 	}
+}
+
+// answered answers every question of a record.
+func (w *world) answered(id string) {
+	w.t.Helper()
+	w.ctl(0, nil, "postmortem", "answer", id, "--explanation", "test", "--canary", "none ran", "--conformance", "nothing was tested", "--fixed-in", "none yet",
+		"--no-action", "it is a test")
 }
 
 // spec reads one spec.
@@ -279,6 +288,9 @@ func (w *world) specctl(args ...string) (output string, code int) {
 	cmd := exec.CommandContext(w.t.Context(), filepath.Join(binDir, "specctl"), args...)
 	// A program with the race detector sleeps for a second at its end unless told not to.
 	cmd.Env = append(os.Environ(), "SPECPROXY_SERVER=http://"+w.api, "SPECPROXY_DATA_DIR="+w.dataDir, "NO_COLOR=1", "GORACE=atexit_sleep_ms=0")
+	if w.actor != "" {
+		cmd.Env = append(cmd.Env, "USER="+w.actor)
+	}
 	out, err := cmd.CombinedOutput()
 	if err != nil && cmd.ProcessState == nil {
 		w.t.Fatalf("specctl %v: %v", args, err)

@@ -2,7 +2,6 @@ package fleet
 
 import (
 	"context"
-	"slices"
 	"time"
 
 	"google.golang.org/grpc/codes"
@@ -10,6 +9,7 @@ import (
 
 	sidecarv1 "github.com/specproxy/specproxy/gen/specproxy/sidecar/v1"
 	"github.com/specproxy/specproxy/internal/drain"
+	"github.com/specproxy/specproxy/internal/postmortem"
 	"github.com/specproxy/specproxy/internal/store"
 )
 
@@ -58,17 +58,9 @@ func settleOverride(tx *store.Tx, i store.Intervention, refusal string) {
 	if refusal == "" || i.PostMortem == "" {
 		return
 	}
-	pm, ok := tx.PostMortem(i.PostMortem)
-	if !ok || !pm.Open() {
-		return
+	if pm, ok := tx.PostMortem(i.PostMortem); ok && pm.Open() {
+		tx.AppendPostMortem(pm.ID, i.SettledAt, postmortem.System, postmortem.Refusal{Intervention: i.ID, Why: refusal})
 	}
-	pm.Interventions = slices.Clone(pm.Interventions)
-	for j := range pm.Interventions {
-		if pm.Interventions[j].ID == i.ID {
-			pm.Interventions[j].Refusal = refusal
-		}
-	}
-	tx.PutPostMortem(pm)
 }
 
 // lastCounts is what an instance had counted under orders when it was last heard of.

@@ -10,14 +10,6 @@ import (
 
 const clock = "2006-01-02 15:04:05.000Z"
 
-// questions must be answered by whoever closes the record.
-var questions = []string{
-	"Why did the canary not catch it?",
-	"Why did conformance pass?",
-	"Was the spec in error, or correct but poorly communicated?",
-	"What fixes it, and in which version?",
-}
-
 // Markdown writes the record for reading: what happened, to whom, how it was proven, what must be answered.
 func Markdown(r Record) string {
 	var b strings.Builder
@@ -27,6 +19,13 @@ func Markdown(r Record) string {
 	p("* **State:** %s", state(r))
 	p("* **Opened:** %s by %s", r.OpenedAt.UTC().Format(clock), r.Actor)
 	p("* **Reason given:** %s", orNone(r.Reason, "none was given"))
+	if r.Owner != nil {
+		due := ""
+		if !r.Owner.Due.IsZero() {
+			due = ", due " + r.Owner.Due.UTC().Format(time.DateOnly)
+		}
+		p("* **Owner:** %s%s (named by %s)%s", r.Owner.Name, due, r.Owner.By, said(r.Owner.Note))
+	}
 	if r.Undone != nil {
 		p("* **Undone:** %s by %s: %s", r.Undone.At.UTC().Format(clock), r.Undone.Actor, orNone(r.Undone.Reason, "no reason was given"))
 	}
@@ -43,24 +42,7 @@ func Markdown(r Record) string {
 	for _, rb := range r.Rollbacks {
 		section(p, rb)
 	}
-	p("")
-	p("## Questions")
-	p("")
-	for _, q := range questions {
-		p("* %s", q)
-	}
-	p("")
-	if r.Closing != nil {
-		p("**Answered** %s by %s. Cause: **%s**.", r.Closing.At.UTC().Format(clock), r.Closing.Actor, r.Closing.Cause)
-		p("")
-		p("%s", r.Closing.Note)
-	} else {
-		until := "; until then the abandoned version is refused"
-		if r.Undone != nil || len(r.Overrides) > 0 {
-			until = "" // it has been brought back
-		}
-		p("Not answered yet. Close it with: `specctl postmortem close %s --cause CAUSE --note \"…\"`%s.", r.ID, until)
-	}
+	answers(p, r)
 	return b.String()
 }
 
@@ -76,6 +58,14 @@ func orNone(s, none string) string {
 		return none
 	}
 	return s
+}
+
+// said is a note after what it is about.
+func said(note string) string {
+	if note == "" {
+		return ""
+	}
+	return ": " + note
 }
 
 func section(p func(string, ...any), rb Rollback) {

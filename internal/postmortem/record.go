@@ -1,7 +1,8 @@
-// Package postmortem holds the record that every rollback opens, and its Markdown.
+// Package postmortem holds the record that every rollback opens: its events and their chain, its evidence, its questions, its Markdown.
 //
-// Invariants: a record is written in the rollback's own transaction; it is never deleted; what it says was observed, with a zero or an
-// absent value where nothing was. The package is pure: no clock, no I/O, no goroutines.
+// Invariants: a record is what its events say, in their order, and nothing else; it begins in the rollback's own transaction; events are only
+// ever added, each chained to all before it by hash; what they say was observed, with a zero or an absent value where nothing was; personal
+// data is named in them by a salted digest only, so that it can be erased and the chain stays whole. The package is pure: no clock, no I/O, no goroutines.
 package postmortem
 
 import (
@@ -31,7 +32,22 @@ type Record struct {
 	Undone        *Undone        `json:"undone,omitempty"`
 	// Unfrozen says who let automation in again before the freeze's time was over, one entry a spec at most.
 	Unfrozen []Unfrozen `json:"unfrozen,omitempty"`
-	Closing  *Closing   `json:"closing,omitempty"`
+
+	// Owner looks after the record; nil while nobody does.
+	Owner   *Owner   `json:"owner,omitempty"`
+	Answers []Answer `json:"answers,omitempty"`
+	Actions []Action `json:"actions,omitempty"`
+	// Alerts that came in shortly before the rollback or while its window was open.
+	Alerts []Alert `json:"alerts,omitempty"`
+	// Approval says that a second person must approve the answers; Approvals are those that stand.
+	Approval  bool       `json:"approval,omitempty"`
+	Approvals []Approval `json:"approvals,omitempty"`
+	// NamedBy are the versions that say that they fix it.
+	NamedBy  []Fix     `json:"namedBy,omitempty"`
+	Erasures []Erasure `json:"erasures,omitempty"`
+
+	Closing    *Closing    `json:"closing,omitempty"`
+	Reopenings []Reopening `json:"reopenings,omitempty"`
 }
 
 // Rollback is what happened to one spec.
@@ -54,6 +70,8 @@ type Rollback struct {
 	// Plans says what the abandoned versions' contracts meant for the executions known to run at the commit.
 	Plans  []Plan  `json:"plans"`
 	Effect *Effect `json:"effect,omitempty"`
+	// Evidence that was gathered at the commit and since; nil before anything was.
+	Evidence *Evidence `json:"evidence,omitempty"`
 }
 
 // Abandoned is one version that the rollback took all weight from.

@@ -12,6 +12,7 @@ import (
 	"strconv"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/specproxy/specproxy/internal/drain"
 	"github.com/specproxy/specproxy/internal/postmortem"
@@ -45,7 +46,7 @@ func writeGenerations(dir string, reports io.Writer) error {
 			tx.PutRoute(route("a", generation, "1.0.0"))
 			tx.PutVersion(versions.Record{Spec: "a", Version: "1.0.0", FirstWeight: generation})
 			tx.PutDrain(drain.Drain{Spec: "a", Version: "1.0.0", Generation: generation})
-			tx.PutPostMortem(postmortem.Record{ID: tx.NextPostMortemID(), Specs: []string{"a"}})
+			tx.AppendPostMortem(tx.NextPostMortemID(), time.Now(), "ada", postmortem.Opened{Specs: []string{"a"}})
 			return nil
 		})
 		if err != nil {

@@ -112,7 +112,7 @@ var (
 	kinds = byName(
 		versionRecords.indexed(inOrder, orderOf).indexed(byStanding, standingOf).indexed(asExit, exitOf),
 		drains.indexed(unfinished, unfinishedDrain), postMortems.indexed(unfinished, openPostMortem),
-		routes, history, instances, proxies, failures, acts, hosts, counters, secrets, policies, policyHistory, interventions,
+		routes, history, instances, proxies, failures, acts, hosts, counters, secrets, policies, policyHistory, interventions, chain, chainHead,
 	)
 )
 

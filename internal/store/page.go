@@ -79,8 +79,8 @@ func (v *View) UnfinishedDrains(spec string) []drain.Drain {
 }
 
 // OpenPostMortems returns the records that nobody has closed, newest first.
-func (v *View) OpenPostMortems() []postmortem.Record {
-	return values[postmortem.Record](v.walk(postMortems, span{index: unfinished, backward: true}, ""))
+func (r reader) OpenPostMortems() []postmortem.Record {
+	return values[postmortem.Record](r.walk(postMortems, span{index: unfinished, backward: true}, fullKey(postMortems, "")))
 }
 
 // AllInstances returns the instances of all specs, by id.

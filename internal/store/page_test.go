@@ -6,6 +6,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"pgregory.net/rapid"
 
@@ -224,11 +225,9 @@ func TestShortLists(t *testing.T) {
 			tx.PutDrain(drain.Drain{Spec: "a", Version: fmt.Sprintf("1.%d.0", i), State: state})
 		}
 		for range 11 {
-			tx.PutPostMortem(postmortem.Record{ID: tx.NextPostMortemID()})
+			tx.AppendPostMortem(tx.NextPostMortemID(), time.Now(), "ada", postmortem.Opened{})
 		}
-		closed, _ := tx.PostMortem("PM-10")
-		closed.Closing = &postmortem.Closing{}
-		tx.PutPostMortem(closed)
+		tx.AppendPostMortem("PM-10", time.Now(), "ada", postmortem.Closed{Cause: postmortem.FalseAlarm})
 		for seq := range uint64(3) {
 			tx.PutFailures(store.FailureBatch{Spec: "a", Version: "1.0.0", Instance: "i", Seq: seq})
 			tx.PutFailures(store.FailureBatch{Spec: "a", Version: "1.0.0-rc.1", Instance: "i", Seq: seq})

@@ -54,6 +54,10 @@ type Reader interface {
 	PostMortem(id string) (postmortem.Record, bool)
 	// PostMortems, newest first.
 	PostMortems() []postmortem.Record
+	// OpenPostMortems that nobody has closed, newest first.
+	OpenPostMortems() []postmortem.Record
+	// ChainHead is the newest link of the chain of their events.
+	ChainHead() postmortem.Head
 	// Proxies by node.
 	Proxies() []routing.Proxy
 	// Failures of the version, by instance and sequence number.

@@ -22,6 +22,8 @@ type Options struct {
 	// Endpoints of an etcd cluster, host:port or URL; empty: an embedded member.
 	Endpoints []string
 	Log       *zap.Logger
+	// OnCommit lets a test end the process at a write: it is called before (done false) and after (done true) each transaction is sent.
+	OnCommit func(done bool)
 }
 
 // firstContact bounds how long Open waits for an etcd cluster.
@@ -38,6 +40,7 @@ type Store struct {
 	tables *memdb.MemDB
 	// retrying is held by the one Update that may retry.
 	retrying chan struct{}
+	onCommit func(done bool)
 
 	// closing is closed when Close begins, followed when the follower has ended.
 	closing  chan struct{}
@@ -59,12 +62,16 @@ func Open(ctx context.Context, o Options) (*Store, error) {
 	if err != nil {
 		return nil, err
 	}
+	if o.OnCommit == nil {
+		o.OnCommit = func(bool) {}
+	}
 	s := &Store{
 		log:      log,
 		client:   client,
 		stop:     stop,
 		tables:   tables,
 		retrying: make(chan struct{}, 1),
+		onCommit: o.OnCommit,
 		closing:  make(chan struct{}),
 		followed: make(chan struct{}),
 	}

@@ -69,7 +69,7 @@ func TestReadYourWrites(t *testing.T) {
 		tx.PutFailures(store.FailureBatch{Spec: "a", Version: "2.1.0", Instance: "i/1", Seq: 10})
 		tx.PutFailures(store.FailureBatch{Spec: "a", Version: "2.1.0", Instance: "i/1", Seq: 9})
 		for n := range 11 {
-			tx.PutPostMortem(postmortem.Record{ID: tx.NextPostMortemID(), Specs: []string{"a"}, OpenedAt: opened.Add(time.Duration(n/3) * time.Hour)})
+			tx.AppendPostMortem(tx.NextPostMortemID(), opened.Add(time.Duration(n/3)*time.Hour), "ada", postmortem.Opened{Specs: []string{"a"}})
 		}
 		check(t, "inside the transaction", tx)
 	})
@@ -222,7 +222,7 @@ func TestConcurrentUpdatesLoseNothing(t *testing.T) {
 				_, err := s.Update(ctx, func(tx *store.Tx) error {
 					r, _ := tx.Route("a")
 					tx.PutRoute(route("a", r.Generation+1, "1.0.0"))
-					tx.PutPostMortem(postmortem.Record{ID: tx.NextPostMortemID()})
+					tx.AppendPostMortem(tx.NextPostMortemID(), time.Now(), "ada", postmortem.Opened{})
 					return nil
 				})
 				if err != nil {
@@ -348,7 +348,7 @@ func TestWaitAndChanged(t *testing.T) {
 		t.Errorf("Wait returned revision %d, want %d", rev, first)
 	}
 	update(t, s, func(tx *store.Tx) {
-		tx.PutPostMortem(postmortem.Record{ID: "PM-1", Specs: []string{"c", "d"}})
+		tx.AppendPostMortem("PM-1", time.Now(), "ada", postmortem.Opened{Specs: []string{"c", "d"}})
 		tx.PutProxy(routing.Proxy{Node: "edge", Specs: []string{"z"}})
 	})
 	last := update(t, s, func(tx *store.Tx) { tx.DeleteInstance("i") })

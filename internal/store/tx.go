@@ -10,7 +10,6 @@ import (
 	clientv3 "go.etcd.io/etcd/client/v3"
 
 	"github.com/specproxy/specproxy/internal/drain"
-	"github.com/specproxy/specproxy/internal/postmortem"
 	"github.com/specproxy/specproxy/internal/routing"
 	"github.com/specproxy/specproxy/internal/versions"
 )
@@ -148,9 +147,6 @@ func (t *Tx) DeleteInstance(id string) {
 
 // PutDrain writes the version's drain in place of its earlier one.
 func (t *Tx) PutDrain(d drain.Drain) { t.put(drains, path(d.Spec, d.Version), d) }
-
-// PutPostMortem writes a post-mortem.
-func (t *Tx) PutPostMortem(r postmortem.Record) { t.put(postMortems, path(r.ID), r) }
 
 // NextPostMortemID returns "PM-1", then "PM-2": each id once, unless the Update fails.
 func (t *Tx) NextPostMortemID() string { return t.nextID(postMortems.name, "PM") }

@@ -41,11 +41,13 @@ func (s *Store) attempt(ctx context.Context, fn func(*Tx) error) (rev int64, don
 		return view.rev, true, nil
 	}
 	ops := tx.operations()
+	s.onCommit(false)
 	resp, err := s.client.Txn(ctx).If(tx.conditions()...).Then(ops...).Else(clientv3.OpGet(head)).Commit()
 	if err != nil {
 		return 0, false, txnError(err, len(ops))
 	}
 	if resp.Succeeded {
+		s.onCommit(true)
 		if _, err := s.Wait(ctx, resp.Header.Revision-1); err != nil {
 			return resp.Header.Revision, false, fmt.Errorf("committed at revision %d, but this replica has not seen it yet: %w", resp.Header.Revision, err)
 		}

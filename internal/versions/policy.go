@@ -15,6 +15,10 @@ type Policy struct {
 	SignedBy []string `json:"signedBy,omitempty"`
 	// Conformance demands a report of tests, and that of every suite the newest report says passed.
 	Conformance bool `json:"conformance,omitempty"`
+	// Approval demands that a second person approves the answers of a post-mortem before it closes.
+	Approval bool `json:"approval,omitempty"`
+	// OpenFor is for how long a post-mortem may be open before no new version of the spec gets traffic; 0: for ever.
+	OpenFor time.Duration `json:"openFor,omitempty"`
 
 	By     string    `json:"by"`
 	At     time.Time `json:"at"`
@@ -28,7 +32,7 @@ func (p Policy) Demands() bool { return len(p.SignedBy) > 0 || p.Conformance }
 
 // Same says that two policies demand the same.
 func (p Policy) Same(q Policy) bool {
-	return p.Conformance == q.Conformance && slices.Equal(p.SignedBy, q.SignedBy)
+	return p.Conformance == q.Conformance && p.Approval == q.Approval && p.OpenFor == q.OpenFor && slices.Equal(p.SignedBy, q.SignedBy)
 }
 
 // KeysFor are the keys one of which must have signed the version for its instances to be ready. A version that held traffic before the policy

@@ -16,7 +16,7 @@ const (
 	Aborted Standing = "aborted"
 	// Quarantined was abandoned by a rollback whose post-mortem is open.
 	Quarantined Standing = "quarantined"
-	// Retired had its post-mortem closed with a cause that lies in the version. Final.
+	// Retired had its post-mortem closed with a cause that lies in the version. Final, unless that record is reopened.
 	Retired Standing = "retired"
 )
 
@@ -40,6 +40,8 @@ const (
 	EventBlamed Event = "blamed"
 	// EventOverridden says that a person deployed it in spite of its open post-mortem.
 	EventOverridden Event = "overridden"
+	// EventReopened says that the post-mortem that blamed it was reopened.
+	EventReopened Event = "reopened"
 )
 
 // transitions is the whole of the state machine: what is not in it is refused. A version that an override brought back is a Candidate and
@@ -69,7 +71,9 @@ var transitions = map[Standing]map[Event]Standing{
 		EventBlamed:     Retired,
 		EventOverridden: Candidate,
 	},
-	Retired: {},
+	Retired: {
+		EventReopened: Quarantined,
+	},
 }
 
 // Next is the standing after event e. An event that the table does not have is an error that names both; the standing returned with it is
@@ -88,5 +92,5 @@ func Standings() []Standing {
 
 // Events lists every event.
 func Events() []Event {
-	return []Event{EventWeighted, EventPromotedAway, EventBaked, EventAborted, EventAbandoned, EventCleared, EventBlamed, EventOverridden}
+	return []Event{EventWeighted, EventPromotedAway, EventBaked, EventAborted, EventAbandoned, EventCleared, EventBlamed, EventOverridden, EventReopened}
 }

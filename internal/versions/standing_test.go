@@ -16,16 +16,16 @@ func TestStandings(t *testing.T) {
 	events := versions.Events()
 	columns := []versions.Event{
 		versions.EventWeighted, versions.EventPromotedAway, versions.EventBaked, versions.EventAborted,
-		versions.EventAbandoned, versions.EventCleared, versions.EventBlamed, versions.EventOverridden,
+		versions.EventAbandoned, versions.EventCleared, versions.EventBlamed, versions.EventOverridden, versions.EventReopened,
 	}
 	table := map[versions.Standing][]versions.Standing{
-		//           weighted   away  baked aborted  abandoned    cleared    blamed   overridden
-		published:   {candidate, no, no, no, no, no, no, no},
-		candidate:   {candidate, good, good, aborted, quarantined, no, no, no},
-		good:        {good, good, good, no, quarantined, no, no, no},
-		aborted:     {candidate, no, no, no, no, no, no, no},
-		quarantined: {no, no, no, no, no, candidate, retired, candidate},
-		retired:     {no, no, no, no, no, no, no, no},
+		//           weighted   away  baked aborted  abandoned    cleared    blamed   overridden  reopened
+		published:   {candidate, no, no, no, no, no, no, no, no},
+		candidate:   {candidate, good, good, aborted, quarantined, no, no, no, no},
+		good:        {good, good, good, no, quarantined, no, no, no, no},
+		aborted:     {candidate, no, no, no, no, no, no, no, no},
+		quarantined: {no, no, no, no, no, candidate, retired, candidate, no},
+		retired:     {no, no, no, no, no, no, no, no, quarantined},
 	}
 	if len(events) != len(columns) || len(versions.Standings()) != len(table) {
 		t.Fatalf("the table has %d × %d cells, the package %d × %d", len(table), len(columns), len(versions.Standings()), len(events))

@@ -182,8 +182,14 @@ func (t *story) readRecord() error {
 	if err := t.must(t.ctx, "postmortem", "show", t.facts.PostMortem); err != nil {
 		return err
 	}
+	if err := t.must(t.ctx, "postmortem", "assign", t.facts.PostMortem, "--owner", "policy team", "--due", "14d",
+		"--what", "publish a conformance case beyond the limit, and deploy limits behind a canary"); err != nil {
+		return err
+	}
 	return t.must(t.ctx, "postmortem", "close", t.facts.PostMortem, "--cause", "spec-error",
-		"--note", fmt.Sprintf("the limit came without a path beyond it; %s has one", t.versions.fixed.version))
+		"--note", fmt.Sprintf("the limit came without a path beyond it; %s has one", t.versions.fixed.version),
+		"--canary", "there was none: the version got all the traffic at once", "--conformance", "no case was attached to the version",
+		"--fixed-in", t.versions.fixed.version)
 }
 
 func (t *story) putRight() error {

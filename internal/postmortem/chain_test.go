@@ -197,7 +197,7 @@ func TestRecordIsWhatItsEventsSay(t *testing.T) {
 	for _, fact := range []postmortem.Fact{postmortem.Reopened{}, postmortem.Proven{Spec: "other"}, postmortem.Opened{}} {
 		event, _ := postmortem.NewEvent("PM-1", noon, "eve", fact)
 		if _, err := again.After(event); err == nil {
-			t.Errorf("%s was taken", fact.Kind())
+			t.Errorf("%T was taken", fact)
 		}
 	}
 }

@@ -9,7 +9,7 @@ import (
 
 // Fact is what an event says. Its apply changes a record that nobody else holds.
 type Fact interface {
-	Kind() string
+	kind() string
 	apply(r *Record, e Event) error
 }
 
@@ -112,65 +112,65 @@ type Erased struct {
 
 // facts makes an empty fact of each kind.
 var facts = map[string]func() Fact{
-	Opened{}.Kind():       func() Fact { return &Opened{} },
-	Proven{}.Kind():       func() Fact { return &Proven{} },
-	Drained{}.Kind():      func() Fact { return &Drained{} },
-	Intervention{}.Kind(): func() Fact { return &Intervention{} },
-	Refusal{}.Kind():      func() Fact { return &Refusal{} },
-	Override{}.Kind():     func() Fact { return &Override{} },
-	Undone{}.Kind():       func() Fact { return &Undone{} },
-	Unfrozen{}.Kind():     func() Fact { return &Unfrozen{} },
-	Gathered{}.Kind():     func() Fact { return &Gathered{} },
-	Answered{}.Kind():     func() Fact { return &Answered{} },
-	Assigned{}.Kind():     func() Fact { return &Assigned{} },
-	Acted{}.Kind():        func() Fact { return &Acted{} },
-	Alerted{}.Kind():      func() Fact { return &Alerted{} },
-	Approved{}.Kind():     func() Fact { return &Approved{} },
-	Closed{}.Kind():       func() Fact { return &Closed{} },
-	Reopened{}.Kind():     func() Fact { return &Reopened{} },
-	Named{}.Kind():        func() Fact { return &Named{} },
-	Erased{}.Kind():       func() Fact { return &Erased{} },
+	Opened{}.kind():       func() Fact { return &Opened{} },
+	Proven{}.kind():       func() Fact { return &Proven{} },
+	Drained{}.kind():      func() Fact { return &Drained{} },
+	Intervention{}.kind(): func() Fact { return &Intervention{} },
+	Refusal{}.kind():      func() Fact { return &Refusal{} },
+	Override{}.kind():     func() Fact { return &Override{} },
+	Undone{}.kind():       func() Fact { return &Undone{} },
+	Unfrozen{}.kind():     func() Fact { return &Unfrozen{} },
+	Gathered{}.kind():     func() Fact { return &Gathered{} },
+	Answered{}.kind():     func() Fact { return &Answered{} },
+	Assigned{}.kind():     func() Fact { return &Assigned{} },
+	Acted{}.kind():        func() Fact { return &Acted{} },
+	Alerted{}.kind():      func() Fact { return &Alerted{} },
+	Approved{}.kind():     func() Fact { return &Approved{} },
+	Closed{}.kind():       func() Fact { return &Closed{} },
+	Reopened{}.kind():     func() Fact { return &Reopened{} },
+	Named{}.kind():        func() Fact { return &Named{} },
+	Erased{}.kind():       func() Fact { return &Erased{} },
 }
 
-func (Opened) Kind() string       { return "opened" }
-func (Proven) Kind() string       { return "proven" }
-func (Drained) Kind() string      { return "drained" }
-func (Intervention) Kind() string { return "intervention" }
-func (Refusal) Kind() string      { return "refusal" }
-func (Override) Kind() string     { return "override" }
-func (Undone) Kind() string       { return "undone" }
-func (Unfrozen) Kind() string     { return "unfrozen" }
-func (Gathered) Kind() string     { return "gathered" }
-func (Answered) Kind() string     { return "answered" }
-func (Assigned) Kind() string     { return "assigned" }
-func (Acted) Kind() string        { return "action" }
-func (Alerted) Kind() string      { return "alert" }
-func (Approved) Kind() string     { return "approved" }
-func (Closed) Kind() string       { return "closed" }
-func (Reopened) Kind() string     { return "reopened" }
-func (Named) Kind() string        { return "named" }
-func (Erased) Kind() string       { return "erased" }
+func (Opened) kind() string       { return "opened" }
+func (Proven) kind() string       { return "proven" }
+func (Drained) kind() string      { return "drained" }
+func (Intervention) kind() string { return "intervention" }
+func (Refusal) kind() string      { return "refusal" }
+func (Override) kind() string     { return "override" }
+func (Undone) kind() string       { return "undone" }
+func (Unfrozen) kind() string     { return "unfrozen" }
+func (Gathered) kind() string     { return "gathered" }
+func (Answered) kind() string     { return "answered" }
+func (Assigned) kind() string     { return "assigned" }
+func (Acted) kind() string        { return "action" }
+func (Alerted) kind() string      { return "alert" }
+func (Approved) kind() string     { return "approved" }
+func (Closed) kind() string       { return "closed" }
+func (Reopened) kind() string     { return "reopened" }
+func (Named) kind() string        { return "named" }
+func (Erased) kind() string       { return "erased" }
 
 // NewEvent is the event of a fact; its number is set when it is appended.
 func NewEvent(record string, at time.Time, actor string, fact Fact) (Event, error) {
 	raw, err := json.Marshal(fact)
 	if err != nil {
-		return Event{}, fmt.Errorf("%s of %s cannot be written as JSON: %w", fact.Kind(), record, err)
+		return Event{}, fmt.Errorf("%s of %s cannot be written as JSON: %w", fact.kind(), record, err)
 	}
-	return Event{Record: record, At: at, Actor: actor, Kind: fact.Kind(), Fact: raw}, nil
+	return Event{Record: record, At: at, Actor: actor, Kind: fact.kind(), Fact: raw}, nil
 }
 
 // After is the record as the event leaves it. The record before is not changed.
 func (r Record) After(e Event) (Record, error) {
-	make, ok := facts[e.Kind]
+	empty, ok := facts[e.Kind]
 	if !ok {
 		return r, fmt.Errorf("event %d of %s is of a kind that this release does not know: %s", e.Seq, e.Record, e.Kind)
 	}
-	fact := make()
+	fact := empty()
 	if err := json.Unmarshal(e.Fact, fact); err != nil {
 		return r, fmt.Errorf("event %d (%s) of %s cannot be read: %w", e.Seq, e.Kind, e.Record, err)
 	}
-	if r.ID == "" != (e.Kind == Opened{}.Kind()) {
+	if r.ID == "" != (e.Kind == Opened{}.kind()) {
 		return r, fmt.Errorf("event %d of %s is %s: a record is opened once, before everything else", e.Seq, e.Record, e.Kind)
 	}
 	next := r.clone()

@@ -74,7 +74,7 @@ func actions(p func(string, ...any), r Record) {
 func fixes(r Record) string {
 	var names []string
 	for _, f := range r.NamedBy {
-		names = append(names, fmt.Sprintf("%s:%s `%s`", f.Spec, f.Version, f.Digest))
+		names = append(names, fmt.Sprintf("%s:%s %#q", f.Spec, f.Version, f.Digest))
 	}
 	return strings.Join(names, ", ")
 }

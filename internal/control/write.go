@@ -50,7 +50,7 @@ func (c *Controller) write(tx *store.Tx, drafts []*draft, actor Actor, how How, 
 		c.settleReplaced(tx, d, now)
 		if d.Route.Kind == routing.KindRollback {
 			for _, order := range d.Orders {
-				order.PostMortem = record.ID
+				order.PostMortem = id
 				tx.PutDrain(order)
 			}
 			opened.Rollbacks = append(opened.Rollbacks, c.evidence(d))

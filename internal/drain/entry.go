@@ -258,6 +258,7 @@ func (e *entry) end(now time.Time) {
 	if e.keeps {
 		e.ledger.keep(e)
 	}
+	e.ledger.past.add(e)
 }
 
 func (e *entry) uncount() {
@@ -272,13 +273,9 @@ func (e *entry) uncount() {
 	if e.settling {
 		s.settling--
 	}
-	switch e.outcome {
-	case Success:
-		s.totals.Succeeded++
-	case Failure:
-		s.totals.Failed++
-	case "":
-		s.totals.Unknown++
+	s.totals.settle(e.outcome, 1)
+	if r := s.routed(e.generation); r != nil {
+		r.settle(e, 1)
 	}
 	if e.decision == nil {
 		return

@@ -40,6 +40,7 @@ type Ledger struct {
 	seq    atomic.Uint64
 	shards [64]shard
 	kept   kept
+	past   past
 
 	// fence is read by every admission, under its shard's lock; it is written under orders' lock before any shard is looked at. So an
 	// execution is either refused or decided over.
@@ -58,8 +59,10 @@ type shard struct {
 	totals Totals
 	// settling counts those in flight that the standing order decided over.
 	settling uint64
-	lastID   string
-	lastAt   time.Time
+	// generations are the newest that assigned executions, oldest first.
+	generations []Routed
+	lastID      string
+	lastAt      time.Time
 }
 
 // keptRows bounds the ended executions that are kept for readers. Beyond it the oldest go; Totals still count them.
@@ -140,6 +143,9 @@ func (l *Ledger) begin(s *shard, b Begin) (*Execution, *Order) {
 	s.live[b.ID] = e
 	s.chain.push(e, l.seq.Add(1))
 	s.totals.Started++
+	if r := s.routed(b.RouteGeneration); r != nil {
+		r.Started++
+	}
 	if b.HandedOverFrom != "" {
 		s.totals.Arrived++
 	}

@@ -82,7 +82,8 @@ func (r Row) Cut() bool { return r.Disposition == Cancel || r.Disposition == Han
 // Touched says that it is known to have done more than read: some act of it is of a class worse than readonly.
 func (r Row) Touched() bool { return slices.ContainsFunc(r.Acts, Act.Touches) }
 
-// Totals count since the ledger was made. All but InFlight and Held only grow; Started = Succeeded + Failed + Unknown + InFlight.
+// Totals count since the ledger was made. All but InFlight and Held only grow, but for late outcomes, which move an execution from Succeeded or
+// Unknown to another; Started = Succeeded + Failed + Unknown + InFlight.
 type Totals struct {
 	Started, Succeeded, Failed uint64
 	// Unknown ended without any statement about the outcome.

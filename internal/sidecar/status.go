@@ -74,9 +74,15 @@ func (s *sidecar) ready() error {
 // totals are the ledger's and the data path's counts.
 func (s *sidecar) totals() *sidecarv1.Totals {
 	t := s.ledger.Totals()
+	var routed []*sidecarv1.Routed
+	for _, r := range s.ledger.Routed() {
+		routed = append(routed, &sidecarv1.Routed{
+			Generation: r.Generation, Started: r.Started, Succeeded: r.Succeeded, Failed: r.Failed, Unknown: r.Unknown, Plain: r.Plain, Cut: r.Cut,
+		})
+	}
 	return &sidecarv1.Totals{
 		Started: t.Started, Succeeded: t.Succeeded, Failed: t.Failed, Unknown: t.Unknown, InFlight: t.InFlight,
 		Completed: t.Completed, HandedOver: t.HandedOver, Cancelled: t.Cancelled, Held: t.Held, Arrived: t.Arrived, PassedOn: s.proxy.PassedOn(),
-		Durations: s.ledger.Durations(), Settling: s.ledger.Settling(),
+		Durations: s.ledger.Durations(), Settling: s.ledger.Settling(), Routed: routed,
 	}
 }

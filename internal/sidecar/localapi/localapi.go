@@ -154,13 +154,18 @@ func (a *API) grant(x *drain.Execution, act drain.Act) error {
 	return err
 }
 
+func (a *API) runs(id string) bool {
+	_, ok := a.Ledger.Join(id)
+	return ok
+}
+
 type outcomeRequest struct {
 	ExecutionID string `json:"executionId"`
 	Outcome     string `json:"outcome"`
 	Reason      string `json:"reason"`
 }
 
-// outcome takes the business outcome, which may be known long before the response ends.
+// outcome takes the business outcome, which may be known long before the response ends, or long after.
 func (a *API) outcome(w http.ResponseWriter, r *http.Request) {
 	var req outcomeRequest
 	if !decode(w, r, &req) {
@@ -171,12 +176,18 @@ func (a *API) outcome(w http.ResponseWriter, r *http.Request) {
 		answer(w, http.StatusBadRequest, map[string]any{"error": fmt.Sprintf("outcome %q: say success or failure", req.Outcome)})
 		return
 	}
-	x, ok := a.Ledger.Join(req.ExecutionID)
-	if !ok {
-		unknown(w, req.ExecutionID)
+	if x, ok := a.Ledger.Join(req.ExecutionID); ok {
+		x.SetOutcome(outcome == drain.Success, req.Reason)
+	}
+	// It may have ended before, or just now.
+	switch found, taken := a.Ledger.Late(req.ExecutionID, outcome == drain.Success, req.Reason); {
+	case found && !taken:
+		answer(w, http.StatusConflict, map[string]any{"error": fmt.Sprintf("execution %q has failed or was cut: that stays", req.ExecutionID)})
+		return
+	case !found && !a.runs(req.ExecutionID):
+		answer(w, http.StatusNotFound, map[string]any{"error": fmt.Sprintf("no execution %q runs here or has ended lately", req.ExecutionID)})
 		return
 	}
-	x.SetOutcome(outcome == drain.Success, req.Reason)
 	a.Changed()
 	w.WriteHeader(http.StatusNoContent)
 }

@@ -237,6 +237,20 @@ func TestOutcome(t *testing.T) {
 	}
 }
 
+func TestLateOutcome(t *testing.T) {
+	r := newRig(t, drain.Guarded, nil)
+	r.admit("x1").End(200, time.Now())
+	if status, _ := r.call("POST", "/v1/outcome", `{"executionId":"x1","outcome":"failure","reason":"the bank sent it back"}`); status != 204 {
+		t.Errorf("got %d", status)
+	}
+	if totals := r.ledger.Totals(); totals.Failed != 1 || totals.Unknown != 0 {
+		t.Errorf("totals %+v", totals)
+	}
+	if status, answer := r.call("POST", "/v1/outcome", `{"executionId":"x1","outcome":"success"}`); status != 409 {
+		t.Errorf("a failure was taken back: %d %v", status, answer)
+	}
+}
+
 func TestBadInput(t *testing.T) {
 	r := newRig(t, drain.Guarded, nil)
 	r.admit("x1")

@@ -969,7 +969,8 @@ func (x *ExecutionBatch) GetExecutions() []*Execution {
 	return nil
 }
 
-// Totals count since the sidecar process started; they never go down, but in_flight, held and settling.
+// Totals count since the sidecar process started; they never go down, but in_flight, held and settling. (A late outcome moves an execution from
+// succeeded or unknown to another.)
 type Totals struct {
 	state     protoimpl.MessageState `protogen:"open.v1"`
 	Started   uint64                 `protobuf:"varint,1,opt,name=started,proto3" json:"started,omitempty"`
@@ -990,7 +991,9 @@ type Totals struct {
 	// How long executions took that ended by themselves: bucket i counts up to 2^(i/4) ms. Trailing zeros are left out.
 	Durations []uint64 `protobuf:"varint,12,rep,packed,name=durations,proto3" json:"durations,omitempty"`
 	// Of in_flight: those that the standing order decided over.
-	Settling      uint64 `protobuf:"varint,13,opt,name=settling,proto3" json:"settling,omitempty"`
+	Settling uint64 `protobuf:"varint,13,opt,name=settling,proto3" json:"settling,omitempty"`
+	// By the route generation that assigned them, oldest first: the newest eight.
+	Routed        []*Routed `protobuf:"bytes,14,rep,name=routed,proto3" json:"routed,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1116,6 +1119,108 @@ func (x *Totals) GetSettling() uint64 {
 	return 0
 }
 
+func (x *Totals) GetRouted() []*Routed {
+	if x != nil {
+		return x.Routed
+	}
+	return nil
+}
+
+// Routed counts the executions that one route generation assigned, so that they can be judged by the weights then in force.
+type Routed struct {
+	state      protoimpl.MessageState `protogen:"open.v1"`
+	Generation uint64                 `protobuf:"varint,1,opt,name=generation,proto3" json:"generation,omitempty"`
+	Started    uint64                 `protobuf:"varint,2,opt,name=started,proto3" json:"started,omitempty"`
+	Succeeded  uint64                 `protobuf:"varint,3,opt,name=succeeded,proto3" json:"succeeded,omitempty"`
+	Failed     uint64                 `protobuf:"varint,4,opt,name=failed,proto3" json:"failed,omitempty"`
+	// Ended without any statement about the outcome; plain is the part of it with an HTTP status below 400.
+	Unknown uint64 `protobuf:"varint,5,opt,name=unknown,proto3" json:"unknown,omitempty"`
+	Plain   uint64 `protobuf:"varint,6,opt,name=plain,proto3" json:"plain,omitempty"`
+	// Handed over or cancelled.
+	Cut           uint64 `protobuf:"varint,7,opt,name=cut,proto3" json:"cut,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Routed) Reset() {
+	*x = Routed{}
+	mi := &file_specproxy_sidecar_v1_sidecar_proto_msgTypes[10]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Routed) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Routed) ProtoMessage() {}
+
+func (x *Routed) ProtoReflect() protoreflect.Message {
+	mi := &file_specproxy_sidecar_v1_sidecar_proto_msgTypes[10]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Routed.ProtoReflect.Descriptor instead.
+func (*Routed) Descriptor() ([]byte, []int) {
+	return file_specproxy_sidecar_v1_sidecar_proto_rawDescGZIP(), []int{10}
+}
+
+func (x *Routed) GetGeneration() uint64 {
+	if x != nil {
+		return x.Generation
+	}
+	return 0
+}
+
+func (x *Routed) GetStarted() uint64 {
+	if x != nil {
+		return x.Started
+	}
+	return 0
+}
+
+func (x *Routed) GetSucceeded() uint64 {
+	if x != nil {
+		return x.Succeeded
+	}
+	return 0
+}
+
+func (x *Routed) GetFailed() uint64 {
+	if x != nil {
+		return x.Failed
+	}
+	return 0
+}
+
+func (x *Routed) GetUnknown() uint64 {
+	if x != nil {
+		return x.Unknown
+	}
+	return 0
+}
+
+func (x *Routed) GetPlain() uint64 {
+	if x != nil {
+		return x.Plain
+	}
+	return 0
+}
+
+func (x *Routed) GetCut() uint64 {
+	if x != nil {
+		return x.Cut
+	}
+	return 0
+}
+
 // State is the whole of what a sidecar must hold; a newer one replaces the older, an older generation is ignored.
 type State struct {
 	state      protoimpl.MessageState `protogen:"open.v1"`
@@ -1138,7 +1243,7 @@ type State struct {
 
 func (x *State) Reset() {
 	*x = State{}
-	mi := &file_specproxy_sidecar_v1_sidecar_proto_msgTypes[10]
+	mi := &file_specproxy_sidecar_v1_sidecar_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1150,7 +1255,7 @@ func (x *State) String() string {
 func (*State) ProtoMessage() {}
 
 func (x *State) ProtoReflect() protoreflect.Message {
-	mi := &file_specproxy_sidecar_v1_sidecar_proto_msgTypes[10]
+	mi := &file_specproxy_sidecar_v1_sidecar_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1163,7 +1268,7 @@ func (x *State) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use State.ProtoReflect.Descriptor instead.
 func (*State) Descriptor() ([]byte, []int) {
-	return file_specproxy_sidecar_v1_sidecar_proto_rawDescGZIP(), []int{10}
+	return file_specproxy_sidecar_v1_sidecar_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *State) GetGeneration() uint64 {
@@ -1231,7 +1336,7 @@ type Override struct {
 
 func (x *Override) Reset() {
 	*x = Override{}
-	mi := &file_specproxy_sidecar_v1_sidecar_proto_msgTypes[11]
+	mi := &file_specproxy_sidecar_v1_sidecar_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1243,7 +1348,7 @@ func (x *Override) String() string {
 func (*Override) ProtoMessage() {}
 
 func (x *Override) ProtoReflect() protoreflect.Message {
-	mi := &file_specproxy_sidecar_v1_sidecar_proto_msgTypes[11]
+	mi := &file_specproxy_sidecar_v1_sidecar_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1256,7 +1361,7 @@ func (x *Override) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Override.ProtoReflect.Descriptor instead.
 func (*Override) Descriptor() ([]byte, []int) {
-	return file_specproxy_sidecar_v1_sidecar_proto_rawDescGZIP(), []int{11}
+	return file_specproxy_sidecar_v1_sidecar_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *Override) GetId() string {
@@ -1317,7 +1422,7 @@ type Fence struct {
 
 func (x *Fence) Reset() {
 	*x = Fence{}
-	mi := &file_specproxy_sidecar_v1_sidecar_proto_msgTypes[12]
+	mi := &file_specproxy_sidecar_v1_sidecar_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1329,7 +1434,7 @@ func (x *Fence) String() string {
 func (*Fence) ProtoMessage() {}
 
 func (x *Fence) ProtoReflect() protoreflect.Message {
-	mi := &file_specproxy_sidecar_v1_sidecar_proto_msgTypes[12]
+	mi := &file_specproxy_sidecar_v1_sidecar_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1342,7 +1447,7 @@ func (x *Fence) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Fence.ProtoReflect.Descriptor instead.
 func (*Fence) Descriptor() ([]byte, []int) {
-	return file_specproxy_sidecar_v1_sidecar_proto_rawDescGZIP(), []int{12}
+	return file_specproxy_sidecar_v1_sidecar_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *Fence) GetGeneration() uint64 {
@@ -1416,7 +1521,7 @@ type Left struct {
 
 func (x *Left) Reset() {
 	*x = Left{}
-	mi := &file_specproxy_sidecar_v1_sidecar_proto_msgTypes[13]
+	mi := &file_specproxy_sidecar_v1_sidecar_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1428,7 +1533,7 @@ func (x *Left) String() string {
 func (*Left) ProtoMessage() {}
 
 func (x *Left) ProtoReflect() protoreflect.Message {
-	mi := &file_specproxy_sidecar_v1_sidecar_proto_msgTypes[13]
+	mi := &file_specproxy_sidecar_v1_sidecar_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1441,7 +1546,7 @@ func (x *Left) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Left.ProtoReflect.Descriptor instead.
 func (*Left) Descriptor() ([]byte, []int) {
-	return file_specproxy_sidecar_v1_sidecar_proto_rawDescGZIP(), []int{13}
+	return file_specproxy_sidecar_v1_sidecar_proto_rawDescGZIP(), []int{14}
 }
 
 type PullRequest struct {
@@ -1458,7 +1563,7 @@ type PullRequest struct {
 
 func (x *PullRequest) Reset() {
 	*x = PullRequest{}
-	mi := &file_specproxy_sidecar_v1_sidecar_proto_msgTypes[14]
+	mi := &file_specproxy_sidecar_v1_sidecar_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1470,7 +1575,7 @@ func (x *PullRequest) String() string {
 func (*PullRequest) ProtoMessage() {}
 
 func (x *PullRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_specproxy_sidecar_v1_sidecar_proto_msgTypes[14]
+	mi := &file_specproxy_sidecar_v1_sidecar_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1483,7 +1588,7 @@ func (x *PullRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PullRequest.ProtoReflect.Descriptor instead.
 func (*PullRequest) Descriptor() ([]byte, []int) {
-	return file_specproxy_sidecar_v1_sidecar_proto_rawDescGZIP(), []int{14}
+	return file_specproxy_sidecar_v1_sidecar_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *PullRequest) GetSpec() string {
@@ -1532,7 +1637,7 @@ type PullResponse struct {
 
 func (x *PullResponse) Reset() {
 	*x = PullResponse{}
-	mi := &file_specproxy_sidecar_v1_sidecar_proto_msgTypes[15]
+	mi := &file_specproxy_sidecar_v1_sidecar_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1544,7 +1649,7 @@ func (x *PullResponse) String() string {
 func (*PullResponse) ProtoMessage() {}
 
 func (x *PullResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_specproxy_sidecar_v1_sidecar_proto_msgTypes[15]
+	mi := &file_specproxy_sidecar_v1_sidecar_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1557,7 +1662,7 @@ func (x *PullResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PullResponse.ProtoReflect.Descriptor instead.
 func (*PullResponse) Descriptor() ([]byte, []int) {
-	return file_specproxy_sidecar_v1_sidecar_proto_rawDescGZIP(), []int{15}
+	return file_specproxy_sidecar_v1_sidecar_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *PullResponse) GetDigest() string {
@@ -1690,7 +1795,7 @@ const file_specproxy_sidecar_v1_sidecar_proto_rawDesc = "" +
 	"\bsnapshot\x18\x01 \x01(\bR\bsnapshot\x12?\n" +
 	"\n" +
 	"executions\x18\x02 \x03(\v2\x1f.specproxy.sidecar.v1.ExecutionR\n" +
-	"executions\"\xf1\x02\n" +
+	"executions\"\xa7\x03\n" +
 	"\x06Totals\x12\x18\n" +
 	"\astarted\x18\x01 \x01(\x04R\astarted\x12\x1c\n" +
 	"\tsucceeded\x18\x02 \x01(\x04R\tsucceeded\x12\x16\n" +
@@ -1706,7 +1811,18 @@ const file_specproxy_sidecar_v1_sidecar_proto_rawDesc = "" +
 	" \x01(\x04R\aarrived\x12\x1b\n" +
 	"\tpassed_on\x18\v \x01(\x04R\bpassedOn\x12\x1c\n" +
 	"\tdurations\x18\f \x03(\x04R\tdurations\x12\x1a\n" +
-	"\bsettling\x18\r \x01(\x04R\bsettling\"\xa9\x02\n" +
+	"\bsettling\x18\r \x01(\x04R\bsettling\x124\n" +
+	"\x06routed\x18\x0e \x03(\v2\x1c.specproxy.sidecar.v1.RoutedR\x06routed\"\xba\x01\n" +
+	"\x06Routed\x12\x1e\n" +
+	"\n" +
+	"generation\x18\x01 \x01(\x04R\n" +
+	"generation\x12\x18\n" +
+	"\astarted\x18\x02 \x01(\x04R\astarted\x12\x1c\n" +
+	"\tsucceeded\x18\x03 \x01(\x04R\tsucceeded\x12\x16\n" +
+	"\x06failed\x18\x04 \x01(\x04R\x06failed\x12\x18\n" +
+	"\aunknown\x18\x05 \x01(\x04R\aunknown\x12\x14\n" +
+	"\x05plain\x18\x06 \x01(\x04R\x05plain\x12\x10\n" +
+	"\x03cut\x18\a \x01(\x04R\x03cut\"\xa9\x02\n" +
 	"\x05State\x12\x1e\n" +
 	"\n" +
 	"generation\x18\x01 \x01(\x04R\n" +
@@ -1768,7 +1884,7 @@ func file_specproxy_sidecar_v1_sidecar_proto_rawDescGZIP() []byte {
 	return file_specproxy_sidecar_v1_sidecar_proto_rawDescData
 }
 
-var file_specproxy_sidecar_v1_sidecar_proto_msgTypes = make([]protoimpl.MessageInfo, 18)
+var file_specproxy_sidecar_v1_sidecar_proto_msgTypes = make([]protoimpl.MessageInfo, 19)
 var file_specproxy_sidecar_v1_sidecar_proto_goTypes = []any{
 	(*SessionRequest)(nil),        // 0: specproxy.sidecar.v1.SessionRequest
 	(*SessionResponse)(nil),       // 1: specproxy.sidecar.v1.SessionResponse
@@ -1780,52 +1896,54 @@ var file_specproxy_sidecar_v1_sidecar_proto_goTypes = []any{
 	(*Effect)(nil),                // 7: specproxy.sidecar.v1.Effect
 	(*ExecutionBatch)(nil),        // 8: specproxy.sidecar.v1.ExecutionBatch
 	(*Totals)(nil),                // 9: specproxy.sidecar.v1.Totals
-	(*State)(nil),                 // 10: specproxy.sidecar.v1.State
-	(*Override)(nil),              // 11: specproxy.sidecar.v1.Override
-	(*Fence)(nil),                 // 12: specproxy.sidecar.v1.Fence
-	(*Left)(nil),                  // 13: specproxy.sidecar.v1.Left
-	(*PullRequest)(nil),           // 14: specproxy.sidecar.v1.PullRequest
-	(*PullResponse)(nil),          // 15: specproxy.sidecar.v1.PullResponse
-	nil,                           // 16: specproxy.sidecar.v1.Runtime.ToolsEntry
-	nil,                           // 17: specproxy.sidecar.v1.Execution.HeadersEntry
-	(*timestamppb.Timestamp)(nil), // 18: google.protobuf.Timestamp
-	(*durationpb.Duration)(nil),   // 19: google.protobuf.Duration
+	(*Routed)(nil),                // 10: specproxy.sidecar.v1.Routed
+	(*State)(nil),                 // 11: specproxy.sidecar.v1.State
+	(*Override)(nil),              // 12: specproxy.sidecar.v1.Override
+	(*Fence)(nil),                 // 13: specproxy.sidecar.v1.Fence
+	(*Left)(nil),                  // 14: specproxy.sidecar.v1.Left
+	(*PullRequest)(nil),           // 15: specproxy.sidecar.v1.PullRequest
+	(*PullResponse)(nil),          // 16: specproxy.sidecar.v1.PullResponse
+	nil,                           // 17: specproxy.sidecar.v1.Runtime.ToolsEntry
+	nil,                           // 18: specproxy.sidecar.v1.Execution.HeadersEntry
+	(*timestamppb.Timestamp)(nil), // 19: google.protobuf.Timestamp
+	(*durationpb.Duration)(nil),   // 20: google.protobuf.Duration
 }
 var file_specproxy_sidecar_v1_sidecar_proto_depIdxs = []int32{
 	2,  // 0: specproxy.sidecar.v1.SessionRequest.hello:type_name -> specproxy.sidecar.v1.Hello
 	4,  // 1: specproxy.sidecar.v1.SessionRequest.status:type_name -> specproxy.sidecar.v1.Status
 	8,  // 2: specproxy.sidecar.v1.SessionRequest.executions:type_name -> specproxy.sidecar.v1.ExecutionBatch
 	9,  // 3: specproxy.sidecar.v1.SessionRequest.totals:type_name -> specproxy.sidecar.v1.Totals
-	10, // 4: specproxy.sidecar.v1.SessionResponse.state:type_name -> specproxy.sidecar.v1.State
-	13, // 5: specproxy.sidecar.v1.SessionResponse.left:type_name -> specproxy.sidecar.v1.Left
+	11, // 4: specproxy.sidecar.v1.SessionResponse.state:type_name -> specproxy.sidecar.v1.State
+	14, // 5: specproxy.sidecar.v1.SessionResponse.left:type_name -> specproxy.sidecar.v1.Left
 	3,  // 6: specproxy.sidecar.v1.Hello.runtime:type_name -> specproxy.sidecar.v1.Runtime
-	18, // 7: specproxy.sidecar.v1.Hello.started_at:type_name -> google.protobuf.Timestamp
-	16, // 8: specproxy.sidecar.v1.Runtime.tools:type_name -> specproxy.sidecar.v1.Runtime.ToolsEntry
-	18, // 9: specproxy.sidecar.v1.Status.last_admission_at:type_name -> google.protobuf.Timestamp
+	19, // 7: specproxy.sidecar.v1.Hello.started_at:type_name -> google.protobuf.Timestamp
+	17, // 8: specproxy.sidecar.v1.Runtime.tools:type_name -> specproxy.sidecar.v1.Runtime.ToolsEntry
+	19, // 9: specproxy.sidecar.v1.Status.last_admission_at:type_name -> google.protobuf.Timestamp
 	5,  // 10: specproxy.sidecar.v1.Status.overrides:type_name -> specproxy.sidecar.v1.OverrideResult
-	18, // 11: specproxy.sidecar.v1.Execution.started_at:type_name -> google.protobuf.Timestamp
-	18, // 12: specproxy.sidecar.v1.Execution.ended_at:type_name -> google.protobuf.Timestamp
+	19, // 11: specproxy.sidecar.v1.Execution.started_at:type_name -> google.protobuf.Timestamp
+	19, // 12: specproxy.sidecar.v1.Execution.ended_at:type_name -> google.protobuf.Timestamp
 	7,  // 13: specproxy.sidecar.v1.Execution.acts:type_name -> specproxy.sidecar.v1.Effect
-	18, // 14: specproxy.sidecar.v1.Execution.deadline:type_name -> google.protobuf.Timestamp
-	17, // 15: specproxy.sidecar.v1.Execution.headers:type_name -> specproxy.sidecar.v1.Execution.HeadersEntry
-	18, // 16: specproxy.sidecar.v1.Execution.settle_by:type_name -> google.protobuf.Timestamp
-	18, // 17: specproxy.sidecar.v1.Effect.at:type_name -> google.protobuf.Timestamp
+	19, // 14: specproxy.sidecar.v1.Execution.deadline:type_name -> google.protobuf.Timestamp
+	18, // 15: specproxy.sidecar.v1.Execution.headers:type_name -> specproxy.sidecar.v1.Execution.HeadersEntry
+	19, // 16: specproxy.sidecar.v1.Execution.settle_by:type_name -> google.protobuf.Timestamp
+	19, // 17: specproxy.sidecar.v1.Effect.at:type_name -> google.protobuf.Timestamp
 	6,  // 18: specproxy.sidecar.v1.ExecutionBatch.executions:type_name -> specproxy.sidecar.v1.Execution
-	12, // 19: specproxy.sidecar.v1.State.fence:type_name -> specproxy.sidecar.v1.Fence
-	12, // 20: specproxy.sidecar.v1.State.settle:type_name -> specproxy.sidecar.v1.Fence
-	11, // 21: specproxy.sidecar.v1.State.overrides:type_name -> specproxy.sidecar.v1.Override
-	18, // 22: specproxy.sidecar.v1.Fence.ordered_at:type_name -> google.protobuf.Timestamp
-	19, // 23: specproxy.sidecar.v1.Fence.retry_spread:type_name -> google.protobuf.Duration
-	19, // 24: specproxy.sidecar.v1.Fence.default_within:type_name -> google.protobuf.Duration
-	0,  // 25: specproxy.sidecar.v1.SidecarService.Session:input_type -> specproxy.sidecar.v1.SessionRequest
-	14, // 26: specproxy.sidecar.v1.SidecarService.Pull:input_type -> specproxy.sidecar.v1.PullRequest
-	1,  // 27: specproxy.sidecar.v1.SidecarService.Session:output_type -> specproxy.sidecar.v1.SessionResponse
-	15, // 28: specproxy.sidecar.v1.SidecarService.Pull:output_type -> specproxy.sidecar.v1.PullResponse
-	27, // [27:29] is the sub-list for method output_type
-	25, // [25:27] is the sub-list for method input_type
-	25, // [25:25] is the sub-list for extension type_name
-	25, // [25:25] is the sub-list for extension extendee
-	0,  // [0:25] is the sub-list for field type_name
+	10, // 19: specproxy.sidecar.v1.Totals.routed:type_name -> specproxy.sidecar.v1.Routed
+	13, // 20: specproxy.sidecar.v1.State.fence:type_name -> specproxy.sidecar.v1.Fence
+	13, // 21: specproxy.sidecar.v1.State.settle:type_name -> specproxy.sidecar.v1.Fence
+	12, // 22: specproxy.sidecar.v1.State.overrides:type_name -> specproxy.sidecar.v1.Override
+	19, // 23: specproxy.sidecar.v1.Fence.ordered_at:type_name -> google.protobuf.Timestamp
+	20, // 24: specproxy.sidecar.v1.Fence.retry_spread:type_name -> google.protobuf.Duration
+	20, // 25: specproxy.sidecar.v1.Fence.default_within:type_name -> google.protobuf.Duration
+	0,  // 26: specproxy.sidecar.v1.SidecarService.Session:input_type -> specproxy.sidecar.v1.SessionRequest
+	15, // 27: specproxy.sidecar.v1.SidecarService.Pull:input_type -> specproxy.sidecar.v1.PullRequest
+	1,  // 28: specproxy.sidecar.v1.SidecarService.Session:output_type -> specproxy.sidecar.v1.SessionResponse
+	16, // 29: specproxy.sidecar.v1.SidecarService.Pull:output_type -> specproxy.sidecar.v1.PullResponse
+	28, // [28:30] is the sub-list for method output_type
+	26, // [26:28] is the sub-list for method input_type
+	26, // [26:26] is the sub-list for extension type_name
+	26, // [26:26] is the sub-list for extension extendee
+	0,  // [0:26] is the sub-list for field type_name
 }
 
 func init() { file_specproxy_sidecar_v1_sidecar_proto_init() }
@@ -1849,7 +1967,7 @@ func file_specproxy_sidecar_v1_sidecar_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_specproxy_sidecar_v1_sidecar_proto_rawDesc), len(file_specproxy_sidecar_v1_sidecar_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   18,
+			NumMessages:   19,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

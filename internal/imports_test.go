@@ -24,7 +24,7 @@ var arrows = []struct {
 	to   []string
 }{
 	{"cmd/xds", []string{"internal/controlplane", "internal/routing/envoy"}},
-	{"cmd/specproxy", []string{"internal/sidecar", "internal/sidecar/agent", "internal/signing", "internal/versions"}},
+	{"cmd/specproxy", []string{"internal/sidecar", "internal/sidecar/agent", "internal/sidecar/gate", "internal/signing", "internal/versions"}},
 	{"cmd/specctl", []string{"internal/cli"}},
 
 	{"internal/controlplane", []string{
@@ -48,12 +48,12 @@ var arrows = []struct {
 	}},
 
 	{"internal/sidecar", []string{
-		"internal/sidecar/agent", "internal/sidecar/execid", "internal/sidecar/journal", "internal/sidecar/localapi", "internal/sidecar/posture",
+		"internal/sidecar/agent", "internal/sidecar/execid", "internal/sidecar/gate", "internal/sidecar/journal", "internal/sidecar/localapi", "internal/sidecar/posture",
 		"internal/sidecar/proxy", "internal/sidecar/session", "internal/sidecar/specdir", "internal/signing", "internal/archive", "internal/versions", "internal/drain", "gen/sidecar",
 		"internal/telemetry", "internal/auth",
 	}},
 	{"internal/sidecar/proxy", []string{
-		"internal/sidecar/agent", "internal/sidecar/execid", "internal/sidecar/posture",
+		"internal/sidecar/agent", "internal/sidecar/execid", "internal/sidecar/gate", "internal/sidecar/posture",
 		"internal/agentproto", "internal/agentproto/a2a", "internal/agentproto/grpc", "internal/agentproto/mcp", "internal/agentproto/plain",
 		"internal/versions", "internal/drain",
 	}},
@@ -63,6 +63,7 @@ var arrows = []struct {
 	{"internal/sidecar/posture", []string{"internal/drain", "gen/sidecar"}},
 	{"internal/sidecar/journal", []string{"internal/drain"}},
 	{"internal/sidecar/execid", nil},
+	{"internal/sidecar/gate", nil}, // what callers may make the sidecar hold, and what it refuses
 	{"internal/sidecar/agent", nil},
 
 	// What a process shows of itself, and who may see it: of xds and of the sidecar alike.

@@ -54,7 +54,7 @@ var arrows = []struct {
 	}},
 	{"internal/sidecar/proxy", []string{
 		"internal/sidecar/agent", "internal/sidecar/execid", "internal/sidecar/gate", "internal/sidecar/posture",
-		"internal/agentproto", "internal/agentproto/a2a", "internal/agentproto/grpc", "internal/agentproto/mcp", "internal/agentproto/plain",
+		"internal/agentproto", "internal/agentproto/a2a", "internal/agentproto/grpc", "internal/agentproto/mcp", "internal/agentproto/plain", "internal/agentproto/websocket",
 		"internal/versions", "internal/drain",
 	}},
 	{"internal/sidecar/session", []string{"internal/drain", "gen/sidecar"}},
@@ -92,6 +92,7 @@ var arrows = []struct {
 	{"internal/agentproto/jsonpeek", nil},                                 // strings in the beginning of a document
 	{"internal/agentproto/grpc", []string{"internal/agentproto"}},
 	{"internal/agentproto/plain", []string{"internal/agentproto", "internal/drain"}},
+	{"internal/agentproto/websocket", []string{"internal/agentproto"}}, // frames, and the close frame of a cut
 	{"internal/agentproto", []string{"internal/drain"}},
 	// Canaries: plans, and the machine that follows one.
 	{"internal/rollout", []string{"internal/rollout/evidence", "internal/drain"}},
@@ -107,7 +108,7 @@ var arrows = []struct {
 
 // pure packages read no clock, do no I/O and start no goroutine.
 var pure = []string{
-	"internal/agentproto", "internal/agentproto/a2a", "internal/agentproto/grpc", "internal/agentproto/jsonpeek", "internal/agentproto/mcp", "internal/agentproto/plain", "internal/conformance", "internal/drain", "internal/postmortem",
+	"internal/agentproto", "internal/agentproto/a2a", "internal/agentproto/grpc", "internal/agentproto/jsonpeek", "internal/agentproto/mcp", "internal/agentproto/plain", "internal/agentproto/websocket", "internal/conformance", "internal/drain", "internal/postmortem",
 	"internal/rollout", "internal/rollout/evidence", "internal/routing", "internal/routing/envoy", "internal/specdiff", "internal/versions",
 }
 

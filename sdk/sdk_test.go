@@ -41,7 +41,7 @@ func absolute(path string) string {
 
 func TestMain(m *testing.M) {
 	if len(os.Args) > 1 && os.Args[1] == "play-guard" {
-		if err := agent.Guard(os.Stdin); err != nil {
+		if err := agent.Guard(os.Stdin, os.Args[2:]...); err != nil {
 			fmt.Fprintln(os.Stderr, err)
 			os.Exit(1)
 		}

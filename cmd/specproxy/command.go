@@ -83,8 +83,8 @@ func command(version string, signals <-chan os.Signal, run func(context.Context,
 	f.StringVar(&level, "log-level", "info", "least `level` to log: debug, info, warn or error")
 	f.DurationVar(&o.DrainTimeout, "drain-timeout", sidecar.DefaultDrainTimeout, "how long executions may run on after SIGTERM before they are cut with the retry signal")
 	c.AddCommand(&cobra.Command{
-		Use: guardCommand, Hidden: true, Args: cobra.NoArgs, SilenceErrors: true, SilenceUsage: true,
-		RunE: func(*cobra.Command, []string) error { return agent.Guard(os.Stdin) },
+		Use: guardCommand, Hidden: true, DisableFlagParsing: true, SilenceErrors: true, SilenceUsage: true,
+		RunE: func(_ *cobra.Command, args []string) error { return agent.Guard(os.Stdin, args...) },
 	})
 	return c
 }

@@ -32,7 +32,7 @@ func TestMain(m *testing.M) {
 	case "play-bystander":
 		select {}
 	case "play-guard":
-		if err := agent.Guard(os.Stdin); err != nil {
+		if err := agent.Guard(os.Stdin, os.Args[2:]...); err != nil {
 			fmt.Fprintln(os.Stderr, err)
 			os.Exit(1)
 		}

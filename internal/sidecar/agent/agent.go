@@ -3,7 +3,8 @@
 // Invariants:
 //   - the agent is the leader of its own process group, and when Done is closed no process of that group is left;
 //   - if the sidecar dies, SIGKILL included, the agent dies with it: the kernel kills the leader (PDEATHSIG), and a guard process that holds
-//     the other end of a pipe kills the group;
+//     the other end of a pipe kills the group. The agent's process begins as one of ours and becomes the agent only when the guard knows its
+//     group, so there is no moment at which a child of the agent could be left behind;
 //   - whoever called Start gets the agent's exit status from Err, once Done is closed.
 package agent
 
@@ -26,7 +27,7 @@ type Command struct {
 	// Env is the whole environment.
 	Env            []string
 	Stdout, Stderr *os.File
-	// Guard is the command line of a process that calls Guard with its standard input.
+	// Guard is the command line of a process that calls Guard with its standard input and the arguments that follow.
 	Guard []string
 }
 
@@ -71,7 +72,8 @@ func Start(c Command) (*Process, error) {
 	if err != nil {
 		return nil, fmt.Errorf("start the agent's guard: %w", err)
 	}
-	cmd := &exec.Cmd{Path: path, Args: c.Args, Env: c.Env, Stdout: c.Stdout, Stderr: c.Stderr, SysProcAttr: sysProcAttr()}
+	cmd := exec.Command(c.Guard[0], append(append(c.Guard[1:len(c.Guard):len(c.Guard)], path), c.Args...)...)
+	cmd.Env, cmd.Stdout, cmd.Stderr, cmd.SysProcAttr = c.Env, c.Stdout, c.Stderr, sysProcAttr()
 	p := &Process{args: c.Args, done: make(chan struct{}), guard: g}
 	started := make(chan error)
 	go p.run(cmd, started)
@@ -95,12 +97,21 @@ func Resolve(name string) (string, error) {
 func (p *Process) run(cmd *exec.Cmd, started chan<- error) {
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
+	leave, err := prepare(cmd)
+	if err != nil {
+		started <- err
+		return
+	}
 	if err := cmd.Start(); err != nil {
+		leave.abandon()
 		started <- err
 		return
 	}
 	p.pid = cmd.Process.Pid
-	err := p.guard.watch(p.pid)
+	if err = p.guard.watch(p.pid); err == nil {
+		err = leave.give()
+	}
+	leave.abandon()
 	if err != nil {
 		_ = syscall.Kill(-p.pid, syscall.SIGKILL)
 	}

@@ -31,7 +31,7 @@ func TestMain(m *testing.M) {
 	}
 	switch role {
 	case "play-guard":
-		if err := agent.Guard(os.Stdin); err != nil {
+		if err := agent.Guard(os.Stdin, os.Args[2:]...); err != nil {
 			fmt.Fprintln(os.Stderr, err)
 			os.Exit(1)
 		}
@@ -259,7 +259,7 @@ func TestWatchTellsOfChanges(t *testing.T) {
 	ended := make(chan struct{})
 	go func() {
 		defer close(ended)
-		agent.Endpoint{Network: "tcp", Address: l.Addr().String()}.Watch(ctx, 10*time.Millisecond, func(answers bool, err error) {
+		agent.Endpoint{Network: "tcp", Address: l.Addr().String()}.Watch(ctx, agent.Health{Interval: 10 * time.Millisecond, Timeout: patience}, func(answers bool, err error) {
 			if answers != (err == nil) {
 				t.Errorf("answers %v, %v", answers, err)
 			}

@@ -3,6 +3,8 @@ package agent
 import (
 	"context"
 	"crypto/sha256"
+	"crypto/tls"
+	"crypto/x509"
 	"encoding/hex"
 	"fmt"
 	"io"
@@ -18,6 +20,8 @@ type Endpoint struct {
 	TLS bool
 	// Network is "tcp" or "unix", Address host:port or the socket's path.
 	Network, Address string
+	// Roots are the authorities that may vouch for an agent that speaks TLS; nil: the system's.
+	Roots *x509.CertPool
 	// Path is put before every request's path; no trailing slash.
 	Path string
 }
@@ -62,37 +66,16 @@ func (e Endpoint) String() string {
 	return "http://" + e.Address + e.Path
 }
 
+// ClientTLS is how to speak TLS to the agent.
+func (e Endpoint) ClientTLS() *tls.Config { return &tls.Config{RootCAs: e.Roots, MinVersion: tls.VersionTLS12} }
+
+// dialTimeout bounds how long an agent may take to accept a connection: one whose queue is full takes none.
+const dialTimeout = 5 * time.Second
+
 // Dial connects to the agent.
 func (e Endpoint) Dial(ctx context.Context) (net.Conn, error) {
-	var d net.Dialer
+	d := net.Dialer{Timeout: dialTimeout}
 	return d.DialContext(ctx, e.Network, e.Address)
-}
-
-// Watch tries to connect until ctx ends, every 20 ms until the agent answers for the first time and every interval after that, and tells of
-// every change; the first call tells of the first answer. An attempt gets at most interval.
-func (e Endpoint) Watch(ctx context.Context, interval time.Duration, tell func(answers bool, err error)) {
-	answers, pause := false, min(interval, 20*time.Millisecond)
-	timer := time.NewTimer(0)
-	defer timer.Stop()
-	for {
-		select {
-		case <-ctx.Done():
-			return
-		case <-timer.C:
-		}
-		attempt, cancel := context.WithTimeout(ctx, interval)
-		conn, err := e.Dial(attempt)
-		cancel()
-		if err == nil {
-			_ = conn.Close()
-			pause = interval
-		}
-		if now := err == nil; now != answers && ctx.Err() == nil {
-			answers = now
-			tell(now, err)
-		}
-		timer.Reset(pause)
-	}
 }
 
 // FreePort is a TCP port on 127.0.0.1 that was free a moment ago. Somebody else may take it before the agent does; the agent then fails to

@@ -17,7 +17,12 @@ const guardDone = "done"
 
 // Guard is the whole of the guard process: it reads the number of a process group from the sidecar, waits, and kills the group if the pipe
 // ends before the sidecar has said that it is done. A sidecar that is killed cannot say so.
-func Guard(in io.Reader) error {
+//
+// With args it is the agent's own process at its beginning: they are an executable and its command line, which it becomes when it may.
+func Guard(in io.Reader, args ...string) error {
+	if len(args) > 0 {
+		return become(args)
+	}
 	lines := bufio.NewScanner(in)
 	if !lines.Scan() || lines.Text() == guardDone {
 		return lines.Err() // the sidecar died, or gave up, before there was an agent

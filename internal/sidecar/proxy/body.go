@@ -37,8 +37,9 @@ func (b *requestBody) Read(p []byte) (int, error) {
 	b.mu.Lock()
 	b.size += int64(n)
 	if b.keeps {
-		if b.size > b.limit {
-			b.keeps, b.kept = false, nil
+		if b.size > b.limit || !b.x.proxy.budget.take(int64(n)) {
+			b.keeps = false
+			b.drop()
 		} else {
 			b.kept = append(b.kept, p[:n]...)
 		}
@@ -62,6 +63,7 @@ func (b *requestBody) finish() {
 	b.ended = true
 	replayable := b.size <= b.limit && (b.keeps || b.x.arrival.redirectable()) && b.x.arrival.kind != upgrade
 	b.mu.Unlock()
+	b.x.sent.Store(true)
 	if first && b.x.arrival.kind != upgrade {
 		b.x.execution.RequestEnded(replayable)
 	}
@@ -72,4 +74,18 @@ func (b *requestBody) copied() ([]byte, bool) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	return b.kept, b.keeps && b.ended
+}
+
+// drop gives the copy's memory back.
+func (b *requestBody) drop() {
+	b.x.proxy.budget.give(int64(len(b.kept)))
+	b.kept = nil
+}
+
+// release ends the copy with its exchange.
+func (b *requestBody) release() {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.keeps = false
+	b.drop()
 }

@@ -4,11 +4,13 @@ import (
 	"context"
 	"errors"
 	"io"
+	"net"
 	"net/http"
 	"net/http/httputil"
 	"net/url"
 	"strings"
 	"sync"
+	"sync/atomic"
 
 	"go.uber.org/zap"
 
@@ -34,7 +36,11 @@ type exchange struct {
 	id, pin   string
 	execution *drain.Execution
 	body      *requestBody
+	agentConn net.Conn  // of an upgrade
+	tunnel    *tunnel   // an upgraded connection
 	once      sync.Once // end
+	sent      atomic.Bool // the agent has the whole request
+	answered  atomic.Bool // it has begun to answer
 
 	mu     sync.Mutex
 	ending *ending
@@ -59,7 +65,7 @@ func (x *exchange) run() {
 	if !x.proxy.start(x) {
 		x.leave()
 	}
-	ctx := context.WithValue(x.ctx, exchangeKey{}, x)
+	ctx := x.traceConn(context.WithValue(x.ctx, exchangeKey{}, x))
 	if !x.arrival.deadline.IsZero() {
 		var stop context.CancelFunc
 		ctx, stop = context.WithDeadlineCause(ctx, x.arrival.deadline, errDeadline)
@@ -67,6 +73,7 @@ func (x *exchange) run() {
 	}
 	r := x.in.WithContext(ctx)
 	x.body = newRequestBody(x)
+	defer x.body.release()
 	if r.ContentLength == 0 {
 		x.body.finish()
 	} else {
@@ -79,6 +86,9 @@ func (x *exchange) run() {
 		}
 	}
 	x.proxy.toAgent.ServeHTTP(x.w, r)
+	if x.tunnel != nil {
+		x.tunnel.shut()
+	}
 }
 
 // cut is called by the ledger. It only remembers and wakes: the goroutine that serves the request writes the answer.
@@ -215,6 +225,9 @@ func (p *Proxy) agentFailed(_ http.ResponseWriter, out *http.Request, err error)
 	default:
 		x.fail("the agent did not answer: " + err.Error())
 		x.log().Warn("the agent did not answer", zap.Error(err))
+		if p.Suspect != nil {
+			p.Suspect()
+		}
 		p.badGateway(x.w, x, err)
 	}
 }

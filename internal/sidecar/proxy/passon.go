@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"io"
+	"math"
 	"net/http"
 	"net/http/httputil"
 	"strconv"
@@ -28,13 +29,16 @@ func (p *Proxy) passOn(w *response, r *http.Request, a arrival, f *posture.Fence
 		return
 	}
 	if a.redirectable() && f.TargetPin != "" && r.ContentLength <= a.buffer && !cutOff(a, f) {
-		whole, err := readWhole(r, a.buffer)
-		if err != nil {
-			panic(http.ErrAbortHandler) // the client broke off its request
-		}
-		if whole {
-			redirect(w, r, f, a, a.origin)
-			return
+		if room := bodyRoom(r, a.buffer); p.budget.take(room) {
+			defer p.budget.give(room)
+			whole, err := readWhole(r, a.buffer)
+			if err != nil {
+				panic(http.ErrAbortHandler) // the client broke off its request
+			}
+			if whole {
+				redirect(w, r, f, a, a.origin)
+				return
+			}
 		}
 	}
 	p.forward(w, r, &dispatch{fence: f, hop: a.hop + 1, origin: a.origin, deadline: a.deadline, kind: a.kind, w: w})
@@ -57,13 +61,21 @@ func (p *Proxy) unreached(f *posture.Fence) agentproto.Signal {
 	}
 }
 
+// bodyRoom is how much memory the body may take while it is awaited.
+func bodyRoom(r *http.Request, limit int64) int64 {
+	if r.ContentLength >= 0 {
+		return r.ContentLength
+	}
+	return limit
+}
+
 // readWhole reads a body to its end, if that comes within limit bytes; else the request's body begins again with what was read. Envoy can
 // replay a request only after its end.
 func readWhole(r *http.Request, limit int64) (bool, error) {
 	if r.ContentLength == 0 {
 		return true, nil
 	}
-	begun, err := io.ReadAll(io.LimitReader(r.Body, limit+1))
+	begun, err := io.ReadAll(io.LimitReader(r.Body, min(limit, math.MaxInt64-1)+1))
 	if err != nil {
 		return false, err
 	}
@@ -133,7 +145,15 @@ type dispatchKey struct{}
 func dispatchOf(r *http.Request) *dispatch { return r.Context().Value(dispatchKey{}).(*dispatch) }
 
 func (p *Proxy) forward(w *response, r *http.Request, d *dispatch) {
-	p.toTarget.ServeHTTP(w, r.WithContext(context.WithValue(r.Context(), dispatchKey{}, d)))
+	ctx := context.WithValue(r.Context(), dispatchKey{}, d)
+	if d.kind == upgrade {
+		// It is an execution of the target's, but it hangs on this process.
+		ending, cancel := context.WithCancel(ctx)
+		defer cancel()
+		defer context.AfterFunc(p.gone, cancel)()
+		ctx = ending
+	}
+	p.toTarget.ServeHTTP(w, r.WithContext(ctx))
 }
 
 // rewriteForTarget prepares a request for another sidecar. It carries no x-spec-buffer: a redirect could not be followed any more.

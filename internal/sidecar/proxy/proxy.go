@@ -25,19 +25,21 @@ import (
 	"github.com/specproxy/specproxy/internal/drain"
 	"github.com/specproxy/specproxy/internal/sidecar/agent"
 	"github.com/specproxy/specproxy/internal/sidecar/execid"
+	"github.com/specproxy/specproxy/internal/sidecar/gate"
 	"github.com/specproxy/specproxy/internal/sidecar/posture"
 	"github.com/specproxy/specproxy/internal/versions"
 )
 
-// Config is what the data path needs. Every field but Ended is required.
+// Config is what the data path needs. Every field but Ended, BufferTotal, Suspect and Refusals is required.
 type Config struct {
 	Ref      versions.Ref
 	Digest   string
 	Instance string
-	// BodyBuffer bounds, in bytes, the request bodies that are kept for a hand-over by forwarding.
-	BodyBuffer int
-	Contract   drain.Contract
-	Ledger     *drain.Ledger
+	// BodyBuffer bounds, in bytes, the request bodies that are kept for a hand-over by forwarding; BufferTotal all of them together, 0: no bound.
+	BodyBuffer  int
+	BufferTotal int64
+	Contract    drain.Contract
+	Ledger      *drain.Ledger
 	// Posture is the newest applied State; nil before the first.
 	Posture func() *posture.Posture
 	Agent   agent.Endpoint
@@ -48,7 +50,11 @@ type Config struct {
 	Now   func() time.Time
 	// Random draws from [0,1): a client's place in the span of a retry signal.
 	Random func() float64
-	Log    *zap.Logger
+	// Suspect is called when the agent did not answer a request; it must be quick. May be nil.
+	Suspect func()
+	// Refusals counts what was not kept for lack of room.
+	Refusals *gate.Refusals
+	Log      *zap.Logger
 }
 
 // Proxy is an http.Handler. It must be served by net/http, which recovers http.ErrAbortHandler.
@@ -61,12 +67,17 @@ type Proxy struct {
 	peeks     bool // the contract asks which tools a request calls, or which skill it asks for
 	headers   []string
 	passedOn  atomic.Uint64
+	budget    budget
+	heard     atomic.Int64 // when the agent last sent anything, in nanoseconds of Unix time
 
 	mu      sync.Mutex
 	active  map[*exchange]struct{}
 	running int           // requests in ServeHTTP
 	idle    chan struct{} // closed and replaced whenever running falls to 0
 	leaving bool          // CutAll was called
+
+	gone context.Context // ends with CutAll
+	end  context.CancelFunc
 }
 
 // New makes the data path.
@@ -74,6 +85,8 @@ func New(c Config) *Proxy {
 	p := &Proxy{Config: c, targets: newTargets(), keepsBody: c.Contract.CanHandOver(),
 		peeks: c.Contract.NamesTools() || c.Contract.NamesSkills(), headers: c.Contract.HeaderNames(), active: map[*exchange]struct{}{}, idle: make(chan struct{})}
 	errorLog := zap.NewStdLog(c.Log.WithOptions(zap.IncreaseLevel(zap.WarnLevel)))
+	p.gone, p.end = context.WithCancel(context.Background())
+	p.budget = budget{limit: c.BufferTotal, refusals: c.Refusals}
 	p.toAgent = &httputil.ReverseProxy{
 		Rewrite: p.rewriteForAgent, Transport: newAgentTransport(c.Agent), ModifyResponse: p.fromAgent, ErrorHandler: p.agentFailed,
 		BufferPool: buffers, ErrorLog: errorLog, FlushInterval: flushInterval,
@@ -95,7 +108,7 @@ const flushInterval = 10 * time.Millisecond
 func (p *Proxy) ServeHTTP(rw http.ResponseWriter, r *http.Request) {
 	p.enter()
 	defer p.exit()
-	w := &response{ResponseWriter: rw}
+	w := &response{ResponseWriter: rw, old: !r.ProtoAtLeast(1, 1)}
 	if r.ProtoMajor == 1 && r.ContentLength != 0 {
 		// A proxy must not wait for the end of the request before it passes the response on, nor read what the agent is to get.
 		_ = http.NewResponseController(w).EnableFullDuplex()
@@ -197,6 +210,7 @@ func (p *Proxy) CutAll() {
 	for _, x := range cut {
 		x.leave()
 	}
+	p.end()
 }
 
 // AwaitIdle returns when no request is being served, or with ctx's error.

@@ -19,12 +19,17 @@ import (
 	"github.com/specproxy/specproxy/internal/drain"
 )
 
-// response remembers what was sent and keeps informational responses back: they could carry headers past the ledger.
+// response remembers what was sent and lets informational responses pass, without headers of ours: they are no answer yet, and the ledger has
+// nothing to decide over them.
 type response struct {
 	http.ResponseWriter
 	status int
 	// request is the body of a request over HTTP/1.1; nil if it has none.
 	request *watchedBody
+	// old: the client speaks HTTP/1.0 and knows no informational responses.
+	old bool
+	// tunnel is the agent's end of an upgraded connection; nil if there is none.
+	tunnel *tunnel
 }
 
 // watchedBody knows whether a request has ended, and that nobody reads it after its handler has returned.
@@ -66,7 +71,9 @@ func (w *response) Unwrap() http.ResponseWriter { return w.ResponseWriter }
 
 func (w *response) WriteHeader(status int) {
 	if status >= 100 && status < 200 && status != http.StatusSwitchingProtocols {
-		clear(w.Header())
+		if strip(w.Header()); !w.old {
+			w.ResponseWriter.WriteHeader(status)
+		}
 		return
 	}
 	if w.request != nil && !w.request.ended.Load() {
@@ -82,6 +89,8 @@ func (w *response) WriteHeader(status int) {
 // agentFailed answer instead.
 func (p *Proxy) fromAgent(res *http.Response) error {
 	x := exchangeOf(res.Request)
+	p.heard.Store(p.Now().UnixNano())
+	x.answered.Store(true)
 	x.heed(res.Header)
 	if err := x.execution.Respond(p.Now()); err != nil {
 		var refused drain.ErrRefused
@@ -101,9 +110,7 @@ func (p *Proxy) fromAgent(res *http.Response) error {
 	localise(res.Header, x.in)
 	strip(res.Trailer)
 	if res.StatusCode == http.StatusSwitchingProtocols {
-		// net/http/httputil copies both ways until one side ends or the exchange is cut; none of its bytes are ours.
-		x.w.status = res.StatusCode
-		return nil
+		return x.upgraded(res)
 	}
 	s := &stream{body: res.Body, x: x, res: res, framing: framingOf(res)}
 	if grpc.IsContentType(res.Header.Get("Content-Type")) {
@@ -182,6 +189,7 @@ func (s *stream) Read(p []byte) (int, error) {
 			return 0, s.err
 		}
 		n, err := s.body.Read(p)
+		s.x.proxy.heard.Store(s.x.proxy.Now().UnixNano())
 		if err != nil {
 			s.err = s.last(err)
 		}

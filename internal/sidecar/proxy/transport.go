@@ -2,12 +2,14 @@ package proxy
 
 import (
 	"context"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"io"
 	"net"
 	"net/http"
 	"net/url"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -27,7 +29,9 @@ type agentTransport struct {
 
 func newAgentTransport(e agent.Endpoint) *agentTransport {
 	dial := func(ctx context.Context, _, _ string) (net.Conn, error) { return e.Dial(ctx) }
-	return &agentTransport{plain: newTransport(dial, false), grpc: newTransport(dial, true)}
+	t := &agentTransport{plain: newTransport(dial, false), grpc: newTransport(dial, true)}
+	t.plain.TLSClientConfig, t.grpc.TLSClientConfig = e.ClientTLS(), e.ClientTLS()
+	return t
 }
 
 func (t *agentTransport) RoundTrip(r *http.Request) (*http.Response, error) {
@@ -50,6 +54,8 @@ func pick(r *http.Request, plain, rpc *http.Transport) *http.Transport {
 func newTransport(dial func(ctx context.Context, network, address string) (net.Conn, error), http2 bool) *http.Transport {
 	t := &http.Transport{
 		DialContext: dial, DisableCompression: true, MaxIdleConnsPerHost: 256, IdleConnTimeout: idleTimeout, Protocols: new(http.Protocols),
+		// Who asks before it sends a body has the agent's answer to that, if the agent gives one.
+		ExpectContinueTimeout: time.Second,
 	}
 	t.Protocols.SetHTTP1(!http2)
 	t.Protocols.SetHTTP2(http2)
@@ -73,6 +79,9 @@ type targets struct {
 func newTargets() *targets {
 	d := &net.Dialer{Timeout: dialTimeout}
 	dial := func(ctx context.Context, network, address string) (net.Conn, error) {
+		if path, ok := socketOf(address); ok {
+			network, address = "unix", path
+		}
 		conn, err := d.DialContext(ctx, network, address)
 		if err != nil {
 			return nil, &unreachable{err}
@@ -80,6 +89,30 @@ func newTargets() *targets {
 		return conn, nil
 	}
 	return &targets{plain: newTransport(dial, false), grpc: newTransport(dial, true)}
+}
+
+// socketHost is the top of the names under which a transport knows Unix sockets, whose paths are no hosts.
+const socketHost = ".unix.invalid"
+
+// hostOf is how a sidecar's address, host:port or unix:/path, is written in a URL.
+func hostOf(address string) string {
+	if path, ok := strings.CutPrefix(address, "unix:"); ok {
+		return hex.EncodeToString([]byte(path)) + socketHost
+	}
+	return address
+}
+
+// socketOf is its inverse, for host:port as a transport dials it; false if it is no socket's.
+func socketOf(address string) (path string, ok bool) {
+	name, _, err := net.SplitHostPort(address)
+	if err != nil {
+		return "", false
+	}
+	if name, ok = strings.CutSuffix(name, socketHost); !ok {
+		return "", false
+	}
+	raw, err := hex.DecodeString(name)
+	return string(raw), err == nil
 }
 
 // unreachable marks an error that came before any byte.
@@ -95,7 +128,7 @@ func (t *targets) RoundTrip(r *http.Request) (*http.Response, error) {
 		attempt := *r
 		attempt.URL = new(url.URL)
 		*attempt.URL = *r.URL
-		attempt.URL.Host = addresses[(first+uint64(i))%uint64(len(addresses))]
+		attempt.URL.Host = hostOf(addresses[(first+uint64(i))%uint64(len(addresses))])
 		if r.Body != nil {
 			attempt.Body = io.NopCloser(r.Body) // a transport closes the body also when it could not connect
 		}

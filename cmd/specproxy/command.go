@@ -9,11 +9,13 @@ import (
 	"strings"
 
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 	"go.uber.org/zap"
 	"go.uber.org/zap/zapcore"
 
 	"github.com/specproxy/specproxy/internal/sidecar"
 	"github.com/specproxy/specproxy/internal/sidecar/agent"
+	"github.com/specproxy/specproxy/internal/sidecar/gate"
 	"github.com/specproxy/specproxy/internal/signing"
 	"github.com/specproxy/specproxy/internal/versions"
 )
@@ -66,11 +68,13 @@ func command(version string, signals <-chan os.Signal, run func(context.Context,
 	f := c.Flags()
 	f.StringSliceVar(&o.Controls, "control", nil, "the control plane's `addresses` for sidecars, host:port; a session is kept with each")
 	f.StringVar(&spec, "spec", "", "the spec version to run, `name:version`")
-	f.StringVar(&o.Listen, "listen", "127.0.0.1:0", "`address` for requests from Envoy and other sidecars; port 0 takes a free one")
+	f.StringVar(&o.Listen, "listen", "127.0.0.1:0", "`address` for requests from Envoy and other sidecars, or unix:/path; port 0 takes the one it had before, or a free one")
 	f.StringVar(&o.Advertise, "advertise", "", "`address` under which they reach --listen (default: the address listened on)")
 	f.StringVar(&o.LocalAPI, "local-api", "127.0.0.1:0", "loopback `address` of the agent's API ($SPECPROXY_URL), or unix:/path")
 	f.StringVar(&o.Admin, "admin", "127.0.0.1:0", "loopback `address` of a page with /metrics, /healthz, /readyz and /debug/pprof/; empty for none")
 	f.StringVar(&o.Upstream, "upstream", "", "`URL` of an agent that something else starts: http://host:port, https://host:port or unix:/path")
+	f.StringVar(&o.UpstreamCA, "upstream-ca", "", "`file` with the PEM certificates of the authority of an https --upstream (default: the system's)")
+	f.StringVar(&o.Probe, "probe", "", "how to ask the agent whether it is ready: a `path` such as /healthz, grpc or grpc:SERVICE (default: it accepts connections)")
 	f.StringVar(&o.CacheDir, "cache-dir", defaultCache(), "`directory` of the verified local copies of spec versions")
 	f.StringVar(&o.StateDir, "state-dir", "", "`directory` of this sidecar's journal and last known state (default: below --cache-dir)")
 	f.StringVar(&o.Instance, "instance", "", "`id` of this instance, a DNS label, unique for the life of the process (default: made up)")
@@ -82,11 +86,22 @@ func command(version string, signals <-chan os.Signal, run func(context.Context,
 	f.StringSliceVar(&keys, "require-key", nil, "PEM `file` with a public key that must have signed the version, or its agent is not started; one of several is enough")
 	f.StringVar(&level, "log-level", "info", "least `level` to log: debug, info, warn or error")
 	f.DurationVar(&o.DrainTimeout, "drain-timeout", sidecar.DefaultDrainTimeout, "how long executions may run on after SIGTERM before they are cut with the retry signal")
+	limitFlags(f, &o)
 	c.AddCommand(&cobra.Command{
 		Use: guardCommand, Hidden: true, DisableFlagParsing: true, SilenceErrors: true, SilenceUsage: true,
 		RunE: func(_ *cobra.Command, args []string) error { return agent.Guard(os.Stdin, args...) },
 	})
 	return c
+}
+
+// limitFlags are those of what callers can make the sidecar hold.
+func limitFlags(f *pflag.FlagSet, o *sidecar.Options) {
+	f.IntVar(&o.Limits.Connections, "max-connections", gate.DefaultConnections, "`connections` at a time; more are closed as they come")
+	f.IntVar(&o.Limits.Streams, "max-streams", gate.DefaultStreams, "`requests` at a time on one HTTP/2 connection")
+	f.IntVar(&o.Limits.HeaderBytes, "max-header-bytes", gate.DefaultHeaderBytes, "most `bytes` of a request's line and headers")
+	f.DurationVar(&o.Limits.HeaderTimeout, "header-timeout", gate.DefaultHeaderTimeout, "how long a request's headers may take")
+	f.DurationVar(&o.Limits.IdleTimeout, "idle-timeout", gate.DefaultIdleTimeout, "how long a connection may wait for a request; Envoy's own must be shorter (it is set to 1m)")
+	f.Int64Var(&o.BufferTotal, "max-buffer-bytes", sidecar.DefaultBufferTotal, "most `bytes` of request bodies kept for hand-overs, all together")
 }
 
 // complete fills in what needs parsing and validates the whole.

@@ -17,6 +17,7 @@ import (
 	"github.com/specproxy/specproxy/internal/auth"
 	"github.com/specproxy/specproxy/internal/sidecar/agent"
 	"github.com/specproxy/specproxy/internal/sidecar/execid"
+	"github.com/specproxy/specproxy/internal/sidecar/gate"
 	"github.com/specproxy/specproxy/internal/sidecar/session"
 	"github.com/specproxy/specproxy/internal/signing"
 	"github.com/specproxy/specproxy/internal/versions"
@@ -27,10 +28,15 @@ type Options struct {
 	// Controls are host:port of every control-plane replica.
 	Controls []string
 	Ref      versions.Ref
-	// Listen is host:port for the data path; port 0 takes a free one.
+	// Listen is host:port for the data path, or unix:/path of a socket. Port 0 takes the port that the sidecar before this one had, if it is
+	// free, else any.
 	Listen string
-	// Advertise is host:port where Envoy and other sidecars reach Listen; empty: the address it really listens on.
+	// Advertise is host:port or unix:/path where Envoy and other sidecars reach Listen; empty: the address it really listens on.
 	Advertise string
+	// Limits bound what callers can make the sidecar hold.
+	Limits gate.Limits
+	// BufferTotal bounds, in bytes, all request bodies together that are kept for a hand-over; 0: DefaultBufferTotal.
+	BufferTotal int64
 	// LocalAPI is host:port for the agent's API, on loopback, or unix:/path of a socket. Default 127.0.0.1:0.
 	LocalAPI string
 	// Admin is host:port, on loopback, of the page with metrics, health and profiles; empty: none.
@@ -38,6 +44,10 @@ type Options struct {
 	// Command starts the agent; else Upstream says where it already runs.
 	Command  []string
 	Upstream string
+	// UpstreamCA is a PEM file with the authorities that may vouch for an Upstream that speaks TLS; empty: the system's.
+	UpstreamCA string
+	// Probe is how the agent is asked whether it is ready: a path, "grpc" or "grpc:SERVICE"; empty: by connecting.
+	Probe string
 	// CacheDir holds the local copies of versions; StateDir this sidecar's journal and last known State, empty: below CacheDir.
 	CacheDir, StateDir string
 	// Instance is this process's id, a DNS label; empty: made up.
@@ -73,6 +83,10 @@ type Timing struct {
 	Patience time.Duration
 	// Probe is the interval at which the agent is looked at. Default 1 s.
 	Probe time.Duration
+	// ProbeTimeout bounds one look. Default 2 s.
+	ProbeTimeout time.Duration
+	// Stall is how long requests wait, while nothing comes from the agent, before it must show that it lives. Default 1 min.
+	Stall time.Duration
 	// Leave is how long proxies are waited for when the sidecar leaves. Default 2 s.
 	Leave time.Duration
 	// Stop is how long the agent gets to end. Default 10 s.
@@ -93,6 +107,8 @@ func (t Timing) withDefaults() Timing {
 	or(&t.Away, 2*time.Second)
 	or(&t.Patience, 5*time.Second)
 	or(&t.Probe, time.Second)
+	or(&t.ProbeTimeout, 2*time.Second)
+	or(&t.Stall, time.Minute)
 	or(&t.Leave, 2*time.Second)
 	or(&t.Stop, 10*time.Second)
 	or(&t.Report, session.DefaultInterval)
@@ -100,12 +116,18 @@ func (t Timing) withDefaults() Timing {
 	return t
 }
 
+// DefaultBufferTotal bounds all request bodies together that are kept for a hand-over.
+const DefaultBufferTotal = 256 << 20
+
+// probeFailures in a row make an agent that answered count as silent.
+const probeFailures = 3
+
 // DefaultDrainTimeout is how long a leaving sidecar lets executions run.
 const DefaultDrainTimeout = 30 * time.Second
 
 // Validate says what is wrong with the options and which flag mends it. It looks at no file but resolves no name either.
 func (o Options) Validate() error {
-	return errors.Join(o.validateControls(), o.validateAddresses(), o.validateAgent(), o.validateIdentity())
+	return errors.Join(o.validateControls(), o.validateAddresses(), o.validateAgent(), o.validateIdentity(), o.validateLimits())
 }
 
 func (o Options) validateControls() error {
@@ -126,17 +148,17 @@ func (o Options) validateControls() error {
 }
 
 func (o Options) validateAddresses() error {
-	host, _, err := net.SplitHostPort(o.Listen)
-	if err != nil {
-		return fmt.Errorf("--listen %q: write host:port, such as 127.0.0.1:0: %w", o.Listen, err)
-	}
-	if o.Advertise == "" && isUnspecified(host) {
-		return fmt.Errorf("--listen %s is every address of this machine: say with --advertise host:port under which one Envoy reaches it", o.Listen)
-	}
-	if o.Advertise != "" {
-		host, port, err := net.SplitHostPort(o.Advertise)
-		if err != nil || isUnspecified(host) || port == "" || port == "0" {
-			return fmt.Errorf("--advertise %q: write the host:port under which Envoy reaches this sidecar, such as 10.0.0.5:9000", o.Advertise)
+	if path, ok := strings.CutPrefix(o.Listen, unixPrefix); ok {
+		if !isSocketPath(path) {
+			return fmt.Errorf("--listen %q: write unix: and an absolute path of at most %d bytes, such as unix:/run/specproxy/data.sock", o.Listen, maxSocketPath)
+		}
+	} else {
+		host, _, err := net.SplitHostPort(o.Listen)
+		if err != nil {
+			return fmt.Errorf("--listen %q: write host:port, such as 127.0.0.1:0, or unix:/path: %w", o.Listen, err)
+		}
+		if o.Advertise == "" && isUnspecified(host) {
+			return fmt.Errorf("--listen %s is every address of this machine: say with --advertise host:port under which one Envoy reaches it", o.Listen)
 		}
 	}
 	if o.Admin != "" {
@@ -144,8 +166,31 @@ func (o Options) validateAddresses() error {
 			return err
 		}
 	}
-	return o.validateLocalAPI()
+	return errors.Join(o.validateAdvertise(), o.validateLocalAPI())
 }
+
+func (o Options) validateAdvertise() error {
+	if path, ok := strings.CutPrefix(o.Advertise, unixPrefix); o.Advertise == "" || ok && isSocketPath(path) {
+		return nil
+	}
+	host, port, err := net.SplitHostPort(o.Advertise)
+	if err != nil || isUnspecified(host) || port == "" || port == "0" {
+		return fmt.Errorf("--advertise %q: write the host:port or unix:/path under which Envoy reaches this sidecar, such as 10.0.0.5:9000", o.Advertise)
+	}
+	return nil
+}
+
+func (o Options) validateLimits() error {
+	if l := o.Limits; l.Connections < 0 || l.Streams < 0 || l.HeaderBytes < 0 || l.HeaderTimeout < 0 || l.IdleTimeout < 0 || o.BufferTotal < 0 {
+		return errors.New("--max-connections, --max-streams, --max-header-bytes, --max-buffer-bytes, --header-timeout, --idle-timeout: a limit cannot be negative")
+	}
+	if err := agent.CheckProbe(o.Probe); err != nil {
+		return fmt.Errorf("--%w", err)
+	}
+	return nil
+}
+
+func isSocketPath(path string) bool { return filepath.IsAbs(path) && len(path) <= maxSocketPath }
 
 // unixPrefix marks the path of a Unix socket, in --local-api and in SPECPROXY_URL.
 const unixPrefix = "unix:"
@@ -155,7 +200,7 @@ const maxSocketPath = 107
 
 func (o Options) validateLocalAPI() error {
 	if path, ok := strings.CutPrefix(o.LocalAPI, unixPrefix); ok {
-		if !filepath.IsAbs(path) || len(path) > maxSocketPath {
+		if !isSocketPath(path) {
 			return fmt.Errorf("--local-api %q: write unix: and an absolute path of at most %d bytes, such as unix:/run/specproxy/agent.sock", o.LocalAPI, maxSocketPath)
 		}
 		return nil
@@ -202,13 +247,9 @@ func (o Options) validateIdentity() error {
 func (o Options) dialing() (session.Dialing, error) {
 	d := session.Dialing{MaxBackoff: o.Timing.MaxBackoff}
 	if o.CAFile != "" {
-		pem, err := os.ReadFile(o.CAFile)
+		roots, err := readRoots("--ca", o.CAFile)
 		if err != nil {
-			return d, fmt.Errorf("--ca: %w", err)
-		}
-		roots := x509.NewCertPool()
-		if !roots.AppendCertsFromPEM(pem) {
-			return d, fmt.Errorf("--ca %s: there is no PEM certificate in it", o.CAFile)
+			return d, err
 		}
 		d.TLS = &tls.Config{RootCAs: roots, MinVersion: tls.VersionTLS12}
 	}
@@ -222,6 +263,19 @@ func (o Options) dialing() (session.Dialing, error) {
 		}
 	}
 	return d, nil
+}
+
+// readRoots reads PEM certificates.
+func readRoots(flag, file string) (*x509.CertPool, error) {
+	pem, err := os.ReadFile(file)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", flag, err)
+	}
+	roots := x509.NewCertPool()
+	if !roots.AppendCertsFromPEM(pem) {
+		return nil, fmt.Errorf("%s %s: there is no PEM certificate in it", flag, file)
+	}
+	return roots, nil
 }
 
 func isLoopback(host string) bool {

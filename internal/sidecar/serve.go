@@ -13,6 +13,8 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/specproxy/specproxy/internal/drain"
+	"github.com/specproxy/specproxy/internal/sidecar/agent"
+	"github.com/specproxy/specproxy/internal/sidecar/gate"
 	"github.com/specproxy/specproxy/internal/telemetry"
 )
 
@@ -22,29 +24,24 @@ const (
 	cutTimeout = 5 * time.Second
 	// flushTimeout bounds how long the server takes to write what is answered already.
 	flushTimeout = time.Second
-	// maxStreams is the number of requests at a time on one HTTP/2 connection: gRPC streams can be long and many.
-	maxStreams = 10_000
 )
 
 // serve runs everything until the sidecar is told to end or cannot go on.
 func (s *sidecar) serve(ctx context.Context) error {
 	background, stop := context.WithCancel(context.WithoutCancel(ctx))
 	var running sync.WaitGroup
-	dataServer := newServer(s.proxy, s.Log)
+	dataServer := gate.Server(s.proxy, s.Limits, &s.refusals, s.Log)
 	apiServer := newServer(s.local.Handler(), s.Log)
 	adminServer := newServer(telemetry.Admin(s.registry, s.ready), s.Log)
 	failed := make(chan error, 3)
 	for _, start := range []func(){
 		func() { s.group.Run(background) },
 		func() {
-			s.endpoint.Watch(background, s.Timing.Probe, func(answers bool, err error) {
-				s.Log.Info("the agent", zap.Bool("answers", answers), zap.Error(err))
-				s.set(func(h *health) { h.answers, h.silence = answers, err })
-			})
+			s.watchAgent(background)
 		},
 		func() { s.fallBack(background) },
 		func() { s.lookForSignatures(background) },
-		func() { failed <- dataServer.Serve(s.data) },
+		func() { failed <- dataServer.Serve(gate.Listener(s.data, s.Limits, &s.refusals)) },
 		func() { failed <- apiServer.Serve(s.api) },
 	} {
 		running.Go(start)
@@ -56,7 +53,7 @@ func (s *sidecar) serve(ctx context.Context) error {
 	running.Add(1)
 	go s.deadlines(background, &running)
 	s.Log.Info("serving", zap.Stringer("version", s.Ref), zap.String("digest", s.version.Digest), zap.String("instance", s.Instance),
-		zap.String("listen", s.data.Addr().String()), zap.String("advertise", s.Advertise), zap.Stringer("agent", s.endpoint))
+		zap.String("listen", addressOf(s.data)), zap.String("advertise", s.Advertise), zap.Stringer("agent", s.endpoint))
 
 	err := s.untilEnd(ctx, failed)
 	if s.agentGone() {
@@ -78,13 +75,36 @@ func (s *sidecar) serve(ctx context.Context) error {
 	return err
 }
 
+// newServer serves the agent's API, which is on this machine alone.
 func newServer(h http.Handler, log *zap.Logger) *http.Server {
 	protocols := new(http.Protocols)
 	protocols.SetHTTP1(true)
 	protocols.SetUnencryptedHTTP2(true)
 	return &http.Server{
-		Handler: h, Protocols: protocols, HTTP2: &http.HTTP2Config{MaxConcurrentStreams: maxStreams},
-		ReadHeaderTimeout: time.Minute, ErrorLog: zap.NewStdLog(log.WithOptions(zap.IncreaseLevel(zap.WarnLevel))),
+		Handler: h, Protocols: protocols, ReadHeaderTimeout: time.Minute, ErrorLog: zap.NewStdLog(log.WithOptions(zap.IncreaseLevel(zap.WarnLevel))),
+	}
+}
+
+// watchAgent keeps what is known of the agent's health.
+func (s *sidecar) watchAgent(ctx context.Context) {
+	s.endpoint.Watch(ctx, agent.Health{
+		Interval: s.Timing.Probe, Timeout: s.Timing.ProbeTimeout, Probe: s.Probe, Failures: probeFailures, Suspect: s.suspicion,
+		Stalled: func() (int, time.Duration, bool) { return s.proxy.Stalled(s.Timing.Stall) },
+	}, func(answers bool, err error) {
+		if answers {
+			s.Log.Info("the agent answers", zap.Stringer("agent", s.endpoint))
+		} else {
+			s.Log.Warn("the agent does not answer; it gets no new work until it does", zap.Stringer("agent", s.endpoint), zap.Error(err))
+		}
+		s.set(func(h *health) { h.answers, h.silence = answers, err })
+	})
+}
+
+// suspect has the agent looked at soon.
+func (s *sidecar) suspect() {
+	select {
+	case s.suspicion <- struct{}{}:
+	default:
 	}
 }
 
@@ -110,6 +130,7 @@ func (s *sidecar) fallBack(ctx context.Context) {
 		s.Log.Error("the last known state cannot be used", zap.Error(err))
 	case restored:
 		s.Log.Warn("the control plane is away; the last known state is in force", zap.Uint64("generation", s.keeper.Applied()))
+		s.warnElsewhere()
 		s.moved()
 	case s.keeper.Current() == nil:
 		s.Log.Warn("the control plane is away and no state of it is known; not ready until it comes")

@@ -15,8 +15,6 @@ import (
 	"crypto/rand"
 	"encoding/hex"
 	"errors"
-	"fmt"
-	"io/fs"
 	"math"
 	mathrand "math/rand/v2"
 	"net"
@@ -36,6 +34,7 @@ import (
 	"github.com/specproxy/specproxy/internal/drain"
 	"github.com/specproxy/specproxy/internal/sidecar/agent"
 	"github.com/specproxy/specproxy/internal/sidecar/execid"
+	"github.com/specproxy/specproxy/internal/sidecar/gate"
 	"github.com/specproxy/specproxy/internal/sidecar/journal"
 	"github.com/specproxy/specproxy/internal/sidecar/localapi"
 	"github.com/specproxy/specproxy/internal/sidecar/posture"
@@ -48,8 +47,14 @@ import (
 
 // Run runs the sidecar until a signal or ctx ends it, or the agent dies: then the error is an *agent.ExitError.
 func Run(ctx context.Context, o Options) (err error) {
-	o.Timing = o.Timing.withDefaults()
-	s := &sidecar{Options: o, startedAt: time.Now(), registry: telemetry.NewRegistry("specproxy", o.Version), redo: make(chan struct{}, 1), trust: trust{wake: make(chan struct{}, 1)}}
+	o.Timing, o.Limits = o.Timing.withDefaults(), o.Limits.WithDefaults()
+	if o.BufferTotal == 0 {
+		o.BufferTotal = DefaultBufferTotal
+	}
+	s := &sidecar{
+		Options: o, startedAt: time.Now(), registry: telemetry.NewRegistry("specproxy", o.Version), redo: make(chan struct{}, 1),
+		suspicion: make(chan struct{}, 1), trust: trust{wake: make(chan struct{}, 1)},
+	}
 	defer func() { err = errors.Join(err, s.cleanUp()) }()
 	for _, step := range []func(context.Context) error{
 		s.openState, s.obtainVersion, s.listen, s.nameInstance, s.openJournal, s.findAgent, s.startAgent,
@@ -72,10 +77,12 @@ type sidecar struct {
 	version  versions.Packed
 	runtime  versions.Runtime
 	data     net.Listener
-	api      net.Listener
-	admin    net.Listener // nil: none is wanted
-	endpoint agent.Endpoint
-	process  *agent.Process // nil with --upstream
+	// elsewhere: data is not where the sidecar before this one listened.
+	elsewhere bool
+	api       net.Listener
+	admin     net.Listener // nil: none is wanted
+	endpoint  agent.Endpoint
+	process   *agent.Process // nil with --upstream
 
 	journal   *journal.Journal
 	recovered []drain.Row
@@ -87,6 +94,10 @@ type sidecar struct {
 	overrides *overrides
 	// redo wakes the deadlines' goroutine.
 	redo chan struct{}
+	// suspicion asks for a look at the agent.
+	suspicion chan struct{}
+	// refusals counts what the data path's door refused.
+	refusals gate.Refusals
 
 	// source is where signatures come from that are demanded later.
 	source specdir.Source
@@ -138,47 +149,6 @@ func (s *sidecar) obtainVersion(ctx context.Context) error {
 	s.source = source
 	s.later(func() error { return specdir.Remove(s.dir.specs()) })
 	return specdir.Write(s.dir.specs(), s.version)
-}
-
-func (s *sidecar) listen(ctx context.Context) error {
-	open := func(flag, network, address string) (net.Listener, error) {
-		var lc net.ListenConfig
-		l, err := lc.Listen(ctx, network, address)
-		if err != nil {
-			return nil, fmt.Errorf("%s %s: %w; choose another address", flag, address, err)
-		}
-		s.later(func() error { _ = l.Close(); return nil }) // its server has closed it as a rule
-		return l, nil
-	}
-	var err error
-	if s.data, err = open("--listen", "tcp", s.Listen); err != nil {
-		return err
-	}
-	network, address := "tcp", s.LocalAPI
-	if path, ok := strings.CutPrefix(s.LocalAPI, unixPrefix); ok {
-		network, address = "unix", path
-		if err := removeStaleSocket(path); err != nil {
-			return fmt.Errorf("--local-api %s: %w", s.LocalAPI, err)
-		}
-	}
-	if s.api, err = open("--local-api", network, address); err != nil {
-		return err
-	}
-	if network == "unix" {
-		// Whoever may use it can speak for the agent.
-		if err := os.Chmod(address, 0o600); err != nil {
-			return fmt.Errorf("--local-api %s: %w", s.LocalAPI, err)
-		}
-	}
-	if s.Admin != "" {
-		if s.admin, err = open("--admin", "tcp", s.Admin); err != nil {
-			return err
-		}
-	}
-	if s.Advertise == "" {
-		s.Advertise = s.data.Addr().String()
-	}
-	return nil
 }
 
 // nameInstance makes up an id from the host's name, for people, and random digits.
@@ -234,7 +204,9 @@ func (s *sidecar) findAgent(context.Context) error {
 	s.runtime = s.Runtime
 	if s.Upstream != "" {
 		var err error
-		s.endpoint, err = agent.ParseEndpoint(s.Upstream)
+		if s.endpoint, err = agent.ParseEndpoint(s.Upstream); err == nil && s.UpstreamCA != "" {
+			s.endpoint.Roots, err = readRoots("--upstream-ca", s.UpstreamCA)
+		}
 		return err
 	}
 	path, err := agent.Resolve(s.Command[0])
@@ -284,24 +256,6 @@ func (s *sidecar) apiURL() string {
 	return "http://" + s.api.Addr().String()
 }
 
-// removeStaleSocket removes a socket that an earlier process left and nobody listens on; anything else at the path is left alone.
-func removeStaleSocket(path string) error {
-	info, err := os.Lstat(path)
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil
-	}
-	if err != nil {
-		return err
-	}
-	if info.Mode().Type() != fs.ModeSocket {
-		return errors.New("there is something that is no socket: choose another path")
-	}
-	if conn, err := net.Dial("unix", path); err == nil {
-		return errors.Join(errors.New("another process listens there: choose another path"), conn.Close())
-	}
-	return os.Remove(path)
-}
-
 // assemble wires the parts; none of them runs yet.
 func (s *sidecar) assemble() {
 	contract := s.version.Manifest.InFlight
@@ -324,9 +278,10 @@ func (s *sidecar) assemble() {
 	s.proxy = proxy.New(proxy.Config{
 		Ref: s.Ref, Digest: s.version.Digest, Instance: s.Instance, BodyBuffer: buffer, Contract: contract, Ledger: s.ledger,
 		Posture: s.keeper.Current, Agent: s.endpoint, Changed: s.group.Changed, Ended: s.ended, Now: time.Now, Random: mathrand.Float64, Log: s.Log,
+		BufferTotal: s.BufferTotal, Suspect: s.suspect, Refusals: &s.refusals,
 	})
 	metrics := prometheus.WrapRegistererWith(prometheus.Labels{"spec": s.Ref.Spec, "version": s.Ref.Version}, s.registry)
-	metrics.MustRegister(ledgerMetrics{s})
+	metrics.MustRegister(ledgerMetrics{s}, refusalMetrics{&s.refusals})
 	s.local = localapi.New(localapi.Config{
 		Ledger: s.ledger, Guarded: contract.Effects == drain.Guarded, Journal: s.journal, Changed: s.group.Changed, Now: time.Now, Log: s.Log,
 	})

@@ -26,6 +26,20 @@ func (d *stateDir) journal() string { return filepath.Join(d.path, "journal") }
 func (d *stateDir) state() string   { return filepath.Join(d.path, "state") }
 func (d *stateDir) specs() string   { return filepath.Join(d.path, "spec") }
 
+// listened is the address that the sidecar before this one listened on; empty if that is not known.
+func (d *stateDir) listened() string {
+	was, _ := os.ReadFile(filepath.Join(d.path, "listened"))
+	return string(was)
+}
+
+// listens stores the address for the one after it.
+func (d *stateDir) listens(address string) error {
+	if err := os.WriteFile(filepath.Join(d.path, "listened"), []byte(address), 0o600); err != nil {
+		return fmt.Errorf("state directory: %w", err)
+	}
+	return nil
+}
+
 // release lets another sidecar have it.
 func (d *stateDir) release() error { return d.lock.Close() }
 
@@ -41,12 +55,19 @@ func openStateDir(o Options) (*stateDir, error) {
 		return d, err
 	}
 	base := filepath.Join(o.CacheDir, "state", o.Ref.Spec, o.Ref.Version)
-	host, port, err := net.SplitHostPort(o.Listen)
-	if err != nil {
-		return nil, err
+	host, port := "", ""
+	if !strings.HasPrefix(o.Listen, unixPrefix) {
+		var err error
+		if host, port, err = net.SplitHostPort(o.Listen); err != nil {
+			return nil, err
+		}
 	}
 	if port != "0" {
-		name := strings.NewReplacer(":", "_", "/", "_", "%", "_").Replace(host) + "_" + port
+		plain := strings.NewReplacer(":", "_", "/", "_", "%", "_")
+		name := plain.Replace(host) + "_" + port
+		if path, ok := strings.CutPrefix(o.Listen, unixPrefix); ok {
+			name = "unix" + plain.Replace(path)
+		}
 		d, err := takeDir(filepath.Join(base, name))
 		if errors.Is(err, errInUse) {
 			return nil, fmt.Errorf("another sidecar of %s already has --listen %s on this machine: stop it or choose another port", o.Ref, o.Listen)

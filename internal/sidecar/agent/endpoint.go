@@ -67,7 +67,9 @@ func (e Endpoint) String() string {
 }
 
 // ClientTLS is how to speak TLS to the agent.
-func (e Endpoint) ClientTLS() *tls.Config { return &tls.Config{RootCAs: e.Roots, MinVersion: tls.VersionTLS12} }
+func (e Endpoint) ClientTLS() *tls.Config {
+	return &tls.Config{RootCAs: e.Roots, MinVersion: tls.VersionTLS12}
+}
 
 // dialTimeout bounds how long an agent may take to accept a connection: one whose queue is full takes none.
 const dialTimeout = 5 * time.Second

@@ -36,9 +36,9 @@ type exchange struct {
 	id, pin   string
 	execution *drain.Execution
 	body      *requestBody
-	agentConn net.Conn  // of an upgrade
-	tunnel    *tunnel   // an upgraded connection
-	once      sync.Once // end
+	agentConn net.Conn    // of an upgrade
+	tunnel    *tunnel     // an upgraded connection
+	once      sync.Once   // end
 	sent      atomic.Bool // the agent has the whole request
 	answered  atomic.Bool // it has begun to answer
 

@@ -6,6 +6,7 @@ import (
 	"io"
 	"net/http"
 	"testing"
+	"time"
 
 	"pgregory.net/rapid"
 )
@@ -114,7 +115,7 @@ func TestStreamChangesNothing(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		body := rapid.SliceOf(rapid.SampledFrom([]byte("ab\n\r"))).Draw(t, "body")
 		in := split(t, body)
-		s := &stream{body: io.NopCloser(&in), x: &exchange{}, res: &http.Response{}, framing: &eventFraming{}}
+		s := &stream{body: io.NopCloser(&in), x: &exchange{proxy: &Proxy{Config: Config{Now: time.Now}}}, res: &http.Response{}, framing: &eventFraming{}}
 		var got bytes.Buffer
 		if _, err := io.CopyBuffer(&got, struct{ io.Reader }{s}, make([]byte, rapid.IntRange(1, 10).Draw(t, "buffer"))); err != nil || !bytes.Equal(got.Bytes(), body) {
 			t.Fatalf("got %q, want %q, %v", got.Bytes(), body, err)

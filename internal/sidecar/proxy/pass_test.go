@@ -7,6 +7,8 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"net/http/httptrace"
+	"net/textproto"
 	"strings"
 	"testing"
 	"time"
@@ -129,14 +131,28 @@ func TestAgentsRedirects(t *testing.T) {
 	}
 }
 
-func TestInformationalResponsesStayHere(t *testing.T) {
+func TestInformationalResponsesPassWithoutOurHeaders(t *testing.T) {
 	r := newRig(t, completes, http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
 		w.Header().Set("X-Spec-Pin", "stolen")
+		w.Header().Set("Link", "</style.css>; rel=preload")
 		w.WriteHeader(http.StatusEarlyHints)
-		w.Header().Del("X-Spec-Pin")
+		clear(w.Header())
 		_, _ = io.WriteString(w, "ok")
 	}))
-	res := r.do(r.request("GET", "/", ""))
+	early := make(chan http.Header, 1)
+	req := r.request("GET", "/", "")
+	res := r.do(req.WithContext(httptrace.WithClientTrace(req.Context(), &httptrace.ClientTrace{Got1xxResponse: func(code int, h textproto.MIMEHeader) error {
+		if code == http.StatusEarlyHints {
+			early <- http.Header(h)
+		}
+		return nil
+	}})))
+	if h := get(t, "early hints", early); h.Get("Link") == "" || h.Get("X-Spec-Pin") != "" {
+		t.Errorf("early hints: %v", h)
+	}
+	if res.Header.Get("Link") != "" {
+		t.Errorf("the response has the hints' headers: %v", res.Header)
+	}
 	if body := read(t, res); res.StatusCode != 200 || body != "ok" || res.Header.Get("X-Spec-Pin") != "pin210" {
 		t.Errorf("got %d %q %v", res.StatusCode, body, res.Header)
 	}

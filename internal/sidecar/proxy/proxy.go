@@ -232,6 +232,7 @@ func (p *Proxy) AwaitIdle(ctx context.Context) error {
 
 // CloseIdle closes the connections that wait for use.
 func (p *Proxy) CloseIdle() {
+	p.end()
 	p.targets.close()
 	p.toAgent.Transport.(*agentTransport).close()
 }

@@ -74,6 +74,7 @@ func (t *tunnel) Read(p []byte) (int, error) {
 			continue
 		}
 		n, err := t.agent.Read(p[:room])
+		t.x.proxy.heard.Store(t.x.proxy.Now().UnixNano())
 		t.mu.Lock()
 		t.down.Feed(p[:n])
 		t.mu.Unlock()

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"os"
 	"os/exec"
@@ -202,6 +203,33 @@ func TestNothingOutlivesAKilledParent(t *testing.T) {
 	_ = parent.Wait()
 	for _, pid := range strings.Fields(line) {
 		dead(t, number(t, pid))
+	}
+}
+
+// TestNothingOutlivesAParentKilledAtAnyMoment kills parents while they start an agent that has a child as soon as it runs. Whoever is left
+// holds the other end of a pipe.
+func TestNothingOutlivesAParentKilledAtAnyMoment(t *testing.T) {
+	for i := range 25 {
+		parent := exec.Command(os.Args[0], "play-parent")
+		ours, theirs, err := os.Pipe()
+		if err != nil {
+			t.Fatal(err)
+		}
+		parent.Stdout, parent.Stderr = theirs, os.Stderr
+		if err := parent.Start(); err != nil {
+			t.Fatal(err)
+		}
+		_ = theirs.Close()
+		// From before it has begun until after its agent's first line.
+		moment := time.NewTimer(time.Duration(i) * 2 * time.Millisecond)
+		<-moment.C
+		_ = parent.Process.Kill()
+		_ = parent.Wait()
+		_ = ours.SetReadDeadline(time.Now().Add(patience))
+		if said, err := io.ReadAll(ours); err != nil {
+			t.Errorf("killed after %d ms: something lives on, having said %q: %v", 2*i, said, err)
+		}
+		_ = ours.Close()
 	}
 }
 

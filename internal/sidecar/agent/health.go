@@ -170,7 +170,7 @@ func (e Endpoint) check(ctx context.Context, service string) error {
 	if err != nil {
 		return err
 	}
-	defer conn.Close()
+	defer func() { _ = conn.Close() }()
 	res, err := grpc_health_v1.NewHealthClient(conn).Check(ctx, &grpc_health_v1.HealthCheckRequest{Service: service})
 	if err != nil {
 		return fmt.Errorf("gRPC health check: %w", err)

@@ -55,7 +55,9 @@ func open(t *testing.T, l gate.Limits) *door {
 	go func() { done <- server.Serve(gate.Listener(inner, l, d.refusals)) }()
 	t.Cleanup(func() {
 		_ = server.Close()
-		<-done
+		if err := <-done; !errors.Is(err, http.ErrServerClosed) {
+			t.Error(err)
+		}
 	})
 	return d
 }

@@ -82,7 +82,7 @@ func (t *tunnel) Read(p []byte) (int, error) {
 			return n, nil // the error, if there is one, comes again
 		}
 		if err != nil {
-			if room = t.conclude(len(p)); t.over {
+			if t.conclude(len(p)); t.over {
 				continue
 			}
 			return 0, err

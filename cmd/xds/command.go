@@ -61,6 +61,7 @@ When it listens it prints one JSON line with its addresses; logs go to standard 
 	f.StringVar(&o.Admin, "admin", "", "loopback address of a page with /metrics, /healthz, /readyz and /debug/pprof/ (default: none)")
 	f.StringVar(&o.TLSCert, "tls-cert", "", "PEM certificate of both listeners; required beyond loopback")
 	f.StringVar(&o.TLSKey, "tls-key", "", "PEM key of the certificate")
+	f.StringVar(&o.ScopeHeader, "scope-header", "", "request header that names the spec's host, where all specs share one address (default :authority)")
 	f.DurationVar(&o.FreezeFor, "freeze-for", 0, "how long a rollback keeps automation away from its spec (default 24h)")
 	f.StringVar(&level, "log-level", "info", "debug, info, warn or error")
 	root.AddCommand(bootstrap(out))

@@ -28,6 +28,7 @@ import (
 	"github.com/specproxy/specproxy/internal/control"
 	"github.com/specproxy/specproxy/internal/discovery"
 	"github.com/specproxy/specproxy/internal/fleet"
+	"github.com/specproxy/specproxy/internal/routing/envoy"
 	"github.com/specproxy/specproxy/internal/store"
 	"github.com/specproxy/specproxy/internal/telemetry"
 )
@@ -54,6 +55,8 @@ type Options struct {
 	Admin string
 	// Version of this program.
 	Version string
+	// ScopeHeader is the request header that names a spec's host; empty: :authority.
+	ScopeHeader string
 	// FreezeFor is how long a rollback keeps automation away. 0: the default.
 	FreezeFor time.Duration
 	// Grace of silent instances. 0: the default.
@@ -118,7 +121,7 @@ func Run(ctx context.Context, o Options) (err error) {
 	if err != nil {
 		return err
 	}
-	dopts := discovery.Options{Store: st, Log: o.Log.Named("discovery")}
+	dopts := discovery.Options{Store: st, Log: o.Log.Named("discovery"), Listener: envoy.ListenerOptions{ScopeHeader: o.ScopeHeader}}
 	if o.Discovery != nil {
 		o.Discovery(&dopts)
 	}
@@ -198,6 +201,9 @@ func serve(ctx context.Context, disc *discovery.Server, fl *fleet.Fleet, ctl *co
 // check validates everything that can be refused before a port is bound.
 func check(o Options) (*tls.Config, auth.Token, error) {
 	var token auth.Token
+	if err := envoy.CheckScopeHeader(o.ScopeHeader); err != nil {
+		return nil, token, fmt.Errorf("--scope-header: %w", err)
+	}
 	if o.TokenFile != "" {
 		var err error
 		if token, err = auth.ReadToken(o.TokenFile); err != nil {

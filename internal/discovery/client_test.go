@@ -17,6 +17,7 @@ import (
 	"google.golang.org/grpc/test/bufconn"
 	"google.golang.org/protobuf/types/known/structpb"
 
+	"github.com/specproxy/specproxy/internal/discovery"
 	"github.com/specproxy/specproxy/internal/routing/envoy"
 )
 
@@ -33,9 +34,9 @@ func newWorld(t tb, specs ...envoy.Spec) *world {
 	return worldOf(t, src)
 }
 
-func worldOf(t tb, src *source) *world {
+func worldOf(t tb, src *source, change ...func(*discovery.Options)) *world {
 	l := bufconn.Listen(1 << 20)
-	return &world{t: t, src: src, cp: serveOn(t, src, l, nil), l: l}
+	return &world{t: t, src: src, cp: serveOn(t, src, l, nil, change...), l: l}
 }
 
 // client is a delta ADS client that does only what the test tells it.

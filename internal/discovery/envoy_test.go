@@ -258,6 +258,22 @@ func TestClientsCannotSpeakForTheSidecarsOrForEnvoy(t *testing.T) {
 	}
 }
 
+// redirectTo is how a sidecar hands a request over to a version, and to one of its instances if that is named.
+func redirectTo(version, instance string) http.HandlerFunc {
+	return func(w http.ResponseWriter, r *http.Request) {
+		_, _ = io.Copy(io.Discard, r.Body) // Envoy re-sends only what has ended
+		w.Header().Set("Location", "http://"+r.Host+r.URL.RequestURI())
+		w.Header().Set("x-spec-pin", pin(shop, version))
+		w.Header().Set("x-spec-deadline", "2026-11-20T14:00:00Z")
+		w.Header().Set("x-spec-hop", "1")
+		w.Header().Set("x-spec-origin", "e1")
+		if instance != "" {
+			w.Header().Set("x-spec-instance", instance)
+		}
+		w.WriteHeader(307)
+	}
+}
+
 func TestHandOverReachesTheTargetWithTheBody(t *testing.T) {
 	spec, older, newer := twoVersions(t)
 	spec.Route.Splits[0].Version = "2.1.0"
@@ -267,22 +283,8 @@ func TestHandOverReachesTheTargetWithTheBody(t *testing.T) {
 	spec.BodyBuffer = 4 << 20
 	cp := serve(t, newSource(spec), "")
 	e := envoytest.Start(t, envoytest.Config{Servers: []string{cp.Address}})
-	handOver := func(instance string) http.HandlerFunc {
-		return func(w http.ResponseWriter, r *http.Request) {
-			_, _ = io.Copy(io.Discard, r.Body) // Envoy re-sends only what has ended
-			w.Header().Set("Location", "http://"+r.Host+r.URL.RequestURI())
-			w.Header().Set("x-spec-pin", pin(shop, "2.0.3"))
-			w.Header().Set("x-spec-deadline", "2026-11-20T14:00:00Z")
-			w.Header().Set("x-spec-hop", "1")
-			w.Header().Set("x-spec-origin", "e1")
-			if instance != "" {
-				w.Header().Set("x-spec-instance", instance)
-			}
-			w.WriteHeader(307)
-		}
-	}
 	body := strings.Repeat("x", 3<<20)
-	newer.answer(handOver(""))
+	newer.answer(redirectTo("2.0.3", ""))
 	got := ask(t, e, "POST", shopHost, "/refunds?id=1", body)
 	if got.status != 200 || got.body != "2.0.3 "+body {
 		t.Fatalf("got %d, %d bytes beginning with %.40q", got.status, len(got.body), got.body)
@@ -305,7 +307,7 @@ func TestHandOverReachesTheTargetWithTheBody(t *testing.T) {
 	}
 
 	// To one named instance, though it is draining; load balancing never chooses it.
-	newer.answer(handOver(routing.InstanceKey(second.Address)))
+	newer.answer(redirectTo("2.0.3", routing.InstanceKey(second.Address)))
 	for range 20 {
 		wantReply(t, ask(t, e, "POST", shopHost, "/", "b"), 200, "2.0.3 second b")
 		wantReply(t, ask(t, e, "POST", shopHost, "/", "b", "x-spec-pin", pin(shop, "2.0.3")), 200, "2.0.3 b")

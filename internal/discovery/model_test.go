@@ -18,7 +18,7 @@ import (
 // model is a client that behaves as Envoy does: it wants endpoints for the clusters that it has, routes for the hosts that were asked for,
 // and drops a route only when its host goes. It is trivial on purpose; what the server must keep true is checked after every step.
 type model struct {
-	rt *rapid.T
+	rt failer
 	w  *world
 	c  *client
 	// have is name to version, by type.
@@ -29,6 +29,14 @@ type model struct {
 	queue  []*discoveryv3.DeltaDiscoveryResponse
 	// refused is the last version of a route that it refused.
 	refused map[string]string
+	// left, if set, is told of every cluster that goes.
+	left func(cluster string)
+}
+
+// failer is told of what must not be.
+type failer interface {
+	Fatal(...any)
+	Fatalf(string, ...any)
 }
 
 func (m *model) reset() {
@@ -120,6 +128,9 @@ func (m *model) remove(typeURL, name string) {
 	switch typeURL {
 	case envoy.TypeCluster:
 		if _, had := m.have[typeURL][name]; had {
+			if m.left != nil {
+				m.left(name)
+			}
 			m.c.unsubscribe(envoy.TypeEndpoint, name)
 			delete(m.have[envoy.TypeEndpoint], name)
 		}
@@ -137,9 +148,14 @@ func (m *model) remove(typeURL, name string) {
 	delete(m.have[typeURL], name)
 }
 
-// check is the invariant: no route leads to a cluster that is not there with its endpoints.
+// check is the invariant: no route leads to a cluster that is not there with its endpoints, weights are whole, and every version that takes
+// part in the route can be reached by its pin.
 func (m *model) check(after string) {
 	for name, config := range m.routes {
+		pinned, weighted, sum := reached(config)
+		if sum != routing.Full || !slices.Equal(pinned, weighted) {
+			m.rt.Fatalf("after %s, route %s has weights of %d in all over %q, and pins of %q", after, name, sum, weighted, pinned)
+		}
 		for _, target := range targets(config) {
 			if m.have[envoy.TypeCluster][target] == "" || m.have[envoy.TypeEndpoint][target] == "" {
 				m.rt.Fatalf("after %s, route %s refers to cluster %s, which the proxy has not", after, name, target)
@@ -211,6 +227,24 @@ func (m *model) converged(specs map[string]envoy.Spec) {
 	if got := len(m.have[envoy.TypeScope]); got != len(specs) {
 		m.rt.Fatalf("%d scopes, want %d", got, len(specs))
 	}
+}
+
+// reached are the clusters, sorted, that a route leads to by pin, and those among which it draws, with the sum of their weights.
+func reached(config *routev3.RouteConfiguration) (pinned, weighted []string, sum uint32) {
+	for _, vh := range config.GetVirtualHosts() {
+		for _, r := range vh.Routes {
+			if c := r.GetRoute().GetCluster(); c != "" && len(r.GetMatch().GetHeaders()) == 1 {
+				pinned = append(pinned, c)
+			}
+			for _, c := range r.GetRoute().GetWeightedClusters().GetClusters() {
+				weighted = append(weighted, c.Name)
+				sum += c.Weight.GetValue()
+			}
+		}
+	}
+	slices.Sort(pinned)
+	slices.Sort(weighted)
+	return pinned, weighted, sum
 }
 
 var modelSpecs = []string{"a", "b", "c"}

@@ -13,8 +13,16 @@ type Order int
 const (
 	// MakeBeforeBreak is the only order that loses no request, and the default.
 	MakeBeforeBreak Order = iota
-	// RemoveFirst removes a cluster as soon as it gets no more traffic, and moves the route afterwards. It is what a test must notice.
+	// The others are what tests must notice.
+
+	// RemoveFirst removes a cluster as soon as it gets no more traffic, and moves the route afterwards.
 	RemoveFirst
+	// RemoveAtOnce removes the cluster of a version that goes while a route that the Envoy has still refers to it.
+	RemoveAtOnce
+	// RouteAtOnce sends a route before the Envoy has what it refers to.
+	RouteAtOnce
+	// RouteOnClusters sends a route once its clusters are there, whether they have endpoints or not.
+	RouteOnClusters
 )
 
 // pushOrder is make before break: what a resource refers to comes before it.
@@ -188,7 +196,7 @@ func weighted(e *entry, cluster string) bool {
 // that gets no weight does not hold up a rollback if the client refused its cluster; its pin leads nowhere then.
 func (s *stream) mayRoute(want *envoy.Resource) bool {
 	clusters, endpoints := s.feeds[envoy.TypeCluster], s.feeds[envoy.TypeEndpoint]
-	if !clusters.seen {
+	if !clusters.seen || s.server.order == RouteAtOnce {
 		return true // a client that asks for no clusters has its own
 	}
 	spec, _ := envoy.SpecOfRoute(want.Name)
@@ -202,6 +210,9 @@ func (s *stream) mayRoute(want *envoy.Resource) bool {
 				continue
 			}
 			return false
+		}
+		if s.server.order == RouteOnClusters {
+			continue
 		}
 		have, ok := endpoints.held[t.Cluster]
 		newest := e.assignment(t.Cluster)
@@ -219,7 +230,7 @@ func (s *stream) mayRoute(want *envoy.Resource) bool {
 func (s *stream) mayRemove(f *feed, name string) bool {
 	switch f.typeURL {
 	case envoy.TypeCluster:
-		return s.server.order == RemoveFirst || !s.routeRefersTo(name)
+		return s.server.order == RemoveFirst || s.server.order == RemoveAtOnce || !s.routeRefersTo(name)
 	case envoy.TypeEndpoint:
 		clusters := s.feeds[envoy.TypeCluster]
 		_, held := clusters.held[name]

@@ -1,11 +1,8 @@
 package e2e
 
 import (
-	"encoding/json"
 	"fmt"
-	"net"
 	"slices"
-	"strconv"
 	"testing"
 	"time"
 
@@ -40,37 +37,11 @@ func (w *world) pool(spec, version string) *operatorv1.Pool {
 // endpoints are the addresses, sorted, that an Envoy holds for a version; nil if it has no such cluster.
 func endpoints(t testing.TB, e *envoytest.Envoy, spec, version string) []string {
 	t.Helper()
-	raw, err := e.Get(t.Context(), "/clusters?format=json")
+	all, err := e.Clusters(t.Context())
 	if err != nil {
 		t.Fatalf("clusters of Envoy %s: %v", e.Node, err)
 	}
-	var all struct {
-		Clusters []struct {
-			Name  string `json:"name"`
-			Hosts []struct {
-				Address struct {
-					Socket struct {
-						Address string `json:"address"`
-						Port    int    `json:"port_value"`
-					} `json:"socket_address"`
-				} `json:"address"`
-			} `json:"host_statuses"`
-		} `json:"cluster_statuses"`
-	}
-	if err := json.Unmarshal(raw, &all); err != nil {
-		t.Fatalf("clusters of Envoy %s: %v", e.Node, err)
-	}
-	var out []string
-	for _, c := range all.Clusters {
-		if c.Name != routing.Cluster(spec, version) {
-			continue
-		}
-		for _, h := range c.Hosts {
-			out = append(out, net.JoinHostPort(h.Address.Socket.Address, strconv.Itoa(h.Address.Socket.Port)))
-		}
-	}
-	slices.Sort(out)
-	return out
+	return all[routing.Cluster(spec, version)]
 }
 
 // TestSidecarsThatComeBackLateKeepTheirEndpoints kills the control plane and keeps the sidecars away from the next one, while the proxy is back

@@ -61,8 +61,17 @@ type Envoy struct {
 	once sync.Once
 }
 
-// Path finds the executable: .tools/bin/envoy in this repository, else `envoy` on PATH.
+// Variable is the environment variable that names the executable to test with; `make test-long` tests with two versions.
+const Variable = "ENVOY"
+
+// Path finds the executable: what the environment names, else .tools/bin/envoy in this repository, else `envoy` on PATH.
 func Path() (string, error) {
+	if named := os.Getenv(Variable); named != "" {
+		if !filepath.IsAbs(named) || !isExecutable(named) {
+			return "", fmt.Errorf("%s=%s is not the absolute path of an executable", Variable, named)
+		}
+		return named, nil
+	}
 	dir, err := os.Getwd()
 	if err != nil {
 		return "", err

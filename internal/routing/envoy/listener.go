@@ -6,6 +6,7 @@ import (
 	"net"
 	"net/netip"
 	"strconv"
+	"strings"
 	"time"
 
 	mutationv3 "github.com/envoyproxy/go-control-plane/envoy/config/common/mutation_rules/v3"
@@ -19,6 +20,7 @@ import (
 	earlyv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/http/early_header_mutation/header_mutation/v3"
 	headersessionv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/http/stateful_session/header/v3"
 	matcherv3 "github.com/envoyproxy/go-control-plane/envoy/type/matcher/v3"
+	"golang.org/x/net/http/httpguts"
 	"google.golang.org/protobuf/types/known/anypb"
 	"google.golang.org/protobuf/types/known/durationpb"
 	"google.golang.org/protobuf/types/known/wrapperspb"
@@ -29,7 +31,7 @@ const ListenerName = "agents"
 
 // ListenerOptions are the choices an operator has.
 type ListenerOptions struct {
-	// ScopeHeader is the request header whose value is a spec's host name; empty: :authority without its port.
+	// ScopeHeader is the request header whose value, up to a port, is a spec's host name; empty: :authority. See CheckScopeHeader.
 	ScopeHeader string
 	// RouteWait bounds how long a request waits for its spec's routes to be fetched, then it is answered 504 or 408; 0: 10 s. It is no
 	// bound on requests that have a route.
@@ -61,6 +63,9 @@ func Listener(addr string, opts ListenerOptions) (*Resource, error) {
 	n, err := strconv.ParseUint(port, 10, 16)
 	if err != nil {
 		return nil, fmt.Errorf("listen address %q: %q is not a port", addr, port)
+	}
+	if err := CheckScopeHeader(opts.ScopeHeader); err != nil {
+		return nil, err
 	}
 	return newResource(ListenerName, &listenerv3.Listener{
 		Name:                          ListenerName,
@@ -118,6 +123,22 @@ func connectionManager(opts ListenerOptions) *hcmv3.HttpConnectionManager {
 	}
 }
 
+// CheckScopeHeader refuses names that no request can carry to the point where routes are chosen.
+func CheckScopeHeader(name string) error {
+	lower := strings.ToLower(name)
+	switch {
+	case name == "" || lower == ":authority":
+		return nil
+	case strings.HasPrefix(lower, "x-spec-") || strings.HasPrefix(lower, "x-envoy-"):
+		return fmt.Errorf("scope header %q: what clients send as x-spec-* or x-envoy-* is dropped; choose another name", name)
+	case lower == "host":
+		return fmt.Errorf("scope header %q: Envoy knows it as :authority, which is the default", name)
+	case !httpguts.ValidHeaderFieldName(lower):
+		return fmt.Errorf("scope header %q is not the name of a header", name)
+	}
+	return nil
+}
+
 // scopeKey takes a header's value up to a port.
 func scopeKey(header string) *hcmv3.ScopedRoutes_ScopeKeyBuilder {
 	if header == "" {
@@ -126,7 +147,7 @@ func scopeKey(header string) *hcmv3.ScopedRoutes_ScopeKeyBuilder {
 	return &hcmv3.ScopedRoutes_ScopeKeyBuilder{Fragments: []*hcmv3.ScopedRoutes_ScopeKeyBuilder_FragmentBuilder{{
 		Type: &hcmv3.ScopedRoutes_ScopeKeyBuilder_FragmentBuilder_HeaderValueExtractor_{
 			HeaderValueExtractor: &hcmv3.ScopedRoutes_ScopeKeyBuilder_FragmentBuilder_HeaderValueExtractor{
-				Name:             header,
+				Name:             strings.ToLower(header),
 				ElementSeparator: ":",
 				ExtractType:      &hcmv3.ScopedRoutes_ScopeKeyBuilder_FragmentBuilder_HeaderValueExtractor_Index{Index: 0},
 			},

@@ -1,0 +1,5 @@
+//go:build long
+
+package discovery_test
+
+func init() { lives = 60 }

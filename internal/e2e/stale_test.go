@@ -14,18 +14,19 @@ import (
 	"github.com/specproxy/specproxy/internal/envoytest"
 )
 
-// stale is a control plane with two proxies, one of which can be cut off from it.
+// stale is a control plane with three proxies, one of which can be cut off from it.
 type stale struct {
 	*world
-	spec       string
-	flips      *flips
-	relay      *envoytest.Relay
-	cut, fresh *envoytest.Envoy
-	good, bad  []*agent
-	sidecars   []*process // of the good version
+	spec      string
+	flips     *flips
+	relay     *envoytest.Relay
+	cut       *envoytest.Envoy
+	fresh     []*envoytest.Envoy
+	good, bad []*agent
+	sidecars  []*process // of the good version
 }
 
-// TestAProxyThatIsCutOffStartsNothingOnAnAbandonedVersion rolls back while one of two proxies cannot hear of it. It routes to the abandoned
+// TestAProxyThatIsCutOffStartsNothingOnAnAbandonedVersion rolls back while one of three proxies cannot hear of it. It routes to the abandoned
 // version for ever; the fence at that version's sidecars is what stops it.
 func TestAProxyThatIsCutOffStartsNothingOnAnAbandonedVersion(t *testing.T) {
 	t.Run("it has served both versions", func(t *testing.T) { cutOff(t, true, false) })
@@ -45,15 +46,19 @@ func cutOff(t *testing.T, both, moves bool) {
 	for _, tr := range load {
 		tr.warm(t)
 	}
-	s.acked(s.spec, 2)
-	end := begin(load, 50)
+	s.acked(s.spec, 3)
+	// Whatever the cut proxy has served, it has the way out and where that listens.
+	if got := endpoints(t, s.cut, s.spec, older); len(got) != 2 {
+		t.Errorf("the cut proxy knows %q of %s, want both its instances", got, older)
+	}
+	end := begin(load, 35)
 	defer end()
 	s.relay.Cut()
 	s.alone()
 	asked.Store(true)
 	change := s.rollback(s.spec)
 	effect := s.effective(s.spec, change.GetGeneration())
-	if effect.GetBy() != "fence" || effect.GetFencesAcked() != 2 || effect.GetFencesTotal() != 2 || effect.GetProxiesTotal() != 2 {
+	if effect.GetBy() != "fence" || effect.GetFencesAcked() != 2 || effect.GetFencesTotal() != 2 || effect.GetProxiesTotal() != 3 || effect.GetProxiesAcked() > 2 {
 		t.Errorf("effect %v; want 2 of 2 fences, and that the fence alone is the proof", effect)
 	}
 	if all := effect.GetLaggards(); len(all) != 1 || !strings.HasPrefix(all[0], "proxy "+s.cut.Node+":") {
@@ -62,7 +67,7 @@ func cutOff(t *testing.T, both, moves bool) {
 
 	// Whatever is sent from here on was sent after the proof.
 	late := s.load("late-", func() []string { return []string{older} })
-	endLate := begin(late, 50)
+	endLate := begin(late, 35)
 	defer endLate()
 	answered(t, late, 50)
 	end()
@@ -79,7 +84,7 @@ func cutOff(t *testing.T, both, moves bool) {
 		t.Errorf("the cut proxy has acknowledged: %v", e)
 	}
 	s.relay.Mend(s.grpc)
-	s.acked(s.spec, 2)
+	s.acked(s.spec, 3)
 }
 
 // startStale deploys the good version and then the bad one, with two instances each. The proxy to be cut is there from the start, and has served
@@ -87,7 +92,7 @@ func cutOff(t *testing.T, both, moves bool) {
 func startStale(t *testing.T, both bool) *stale {
 	s := &stale{world: startXDS(t), spec: "shop", flips: newFlips()}
 	s.relay = envoytest.NewRelay(t, s.grpc)
-	s.fresh = s.envoy("fresh")
+	s.fresh = []*envoytest.Envoy{s.envoy("fresh-1"), s.envoy("fresh-2")}
 	if both {
 		s.cut = s.envoyVia(s.relay.Address, "cut")
 	}
@@ -150,11 +155,11 @@ func answered(t *testing.T, load []*traffic, n int) {
 	}
 }
 
-// load makes traffic for both proxies; ids say through which one it went.
+// load makes traffic for every proxy; ids say through which one it went.
 func (s *stale) load(prefix string, answers func() []string) []*traffic {
 	s.t.Helper()
 	var out []*traffic
-	for _, e := range []*envoytest.Envoy{s.cut, s.fresh} {
+	for _, e := range append([]*envoytest.Envoy{s.cut}, s.fresh...) {
 		tr := newTraffic(s.t, s.spec+".agents", e.Address, s.flips, func(int, int) []string { return answers() })
 		tr.prefix = prefix + e.Node + "-"
 		out = append(out, tr)

@@ -45,8 +45,10 @@ func route(s Spec, pools []Pool) (*Resource, error) {
 	vh := &routev3.VirtualHost{
 		Name:    s.Name,
 		Domains: []string{"*"},
-		// What Envoy has read of a body up to this size can be sent again by a hand-over. It also bounds what a request may hold in memory.
-		RequestBodyBufferLimit: wrapperspb.UInt64(uint64(buffer)),
+		// What Envoy has read of a body up to this size can be sent again by a hand-over. It also bounds what a request may hold in memory. Twice
+		// what the sidecars are told: Envoy 1.36 never sends the rest of a body that is larger than half of it, if the request had to wait for
+		// its routes first and is handed over then.
+		RequestBodyBufferLimit: wrapperspb.UInt64(2 * uint64(buffer)),
 		RetryPolicy:            retryPolicy,
 		// Tells the sidecar that the request came through an Envoy of ours and that a 307 will be followed.
 		RequestHeadersToAdd: []*corev3.HeaderValueOption{overwrite(HeaderBuffer, strconv.FormatUint(uint64(buffer), 10))},

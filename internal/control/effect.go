@@ -2,6 +2,7 @@ package control
 
 import (
 	"context"
+	"fmt"
 	"time"
 
 	"go.uber.org/zap"
@@ -44,12 +45,14 @@ func (c *Controller) Effect(spec string, generation uint64) (Effect, error) {
 	}
 	out := Effect{Route: route}
 	proxies := c.discovery.Effect(spec, route.Generation)
-	out.ProxiesAcked = len(proxies.Acked)
-	out.ProxiesTotal = len(proxies.Acked) + len(proxies.Pending) + len(proxies.Refused) + len(proxies.Gone)
+	out.ProxiesAcked, out.ProxiesTotal = proxies.AckedCount(), proxies.Total()
 	// With no proxy known, nobody routes the spec: that proves a deploy (nothing to move) but no rollback.
 	byRoute := out.ProxiesAcked == out.ProxiesTotal && (out.ProxiesTotal > 0 || len(route.Abandoned) == 0)
 	for _, p := range proxies.Pending {
-		out.Laggards = append(out.Laggards, "proxy "+p.Node+": not acknowledged yet")
+		out.Laggards = append(out.Laggards, "proxy "+p.Node+": "+p.Reason)
+	}
+	if proxies.MorePending > 0 {
+		out.Laggards = append(out.Laggards, fmt.Sprintf("%d more proxies at other replicas: have not acknowledged it yet", proxies.MorePending))
 	}
 	for _, p := range proxies.Gone {
 		out.Laggards = append(out.Laggards, "proxy "+p.Node+": not connected, last seen "+p.LastSeen.UTC().Format(time.RFC3339)+"; unproven")

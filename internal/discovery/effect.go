@@ -1,6 +1,7 @@
 package discovery
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"maps"
@@ -26,8 +27,8 @@ type ProxyEffect struct {
 	Reason string
 }
 
-// Effect is how far one generation of a spec has come. Proxies that have nothing of the spec are in none of the lists: they get the
-// newest route with their first request. Each list is sorted by node.
+// Effect is how far one generation of a spec has come, at all replicas. Proxies that have nothing of the spec are in none of the lists: they
+// get the newest route with their first request. Each list is sorted by node.
 type Effect struct {
 	// Acked have acknowledged the generation or a later one.
 	Acked []ProxyEffect
@@ -35,22 +36,31 @@ type Effect struct {
 	Pending []ProxyEffect
 	// Refused keep an older generation and said why.
 	Refused []ProxyEffect
-	// Gone are not connected here, were seen in the last 24 hours and had the spec: nobody knows what they do. They are unproven.
+	// Gone are connected to no replica, were seen in the last 24 hours and had the spec: nobody knows what they do. They are unproven.
 	Gone []ProxyEffect
+	// MoreAcked and MorePending are counts of proxies at other replicas that do not name them all.
+	MoreAcked, MorePending int
 }
 
 // Proven says that every proxy that may serve the spec has acknowledged.
-func (e Effect) Proven() bool { return len(e.Pending)+len(e.Refused)+len(e.Gone) == 0 }
+func (e Effect) Proven() bool { return e.AckedCount() == e.Total() }
+
+// AckedCount is the number of proxies that have acknowledged.
+func (e Effect) AckedCount() int { return len(e.Acked) + e.MoreAcked }
 
 // Total is the number of proxies that the effect is about.
-func (e Effect) Total() int { return len(e.Acked) + len(e.Pending) + len(e.Refused) + len(e.Gone) }
+func (e Effect) Total() int {
+	return e.AckedCount() + len(e.Pending) + e.MorePending + len(e.Refused) + len(e.Gone)
+}
 
 // ProxyState is one proxy as an operator sees it.
 type ProxyState struct {
 	Node string
 	// Version is what it says it is, such as "envoy 1.40.0".
-	Version   string
+	Version string
+	// Connected to this replica or to another one; Replica is its name, empty if the control plane is alone.
 	Connected bool
+	Replica   string
 	LastSeen  time.Time
 	// Specs that it has, sorted by name.
 	Specs []SpecState
@@ -68,98 +78,182 @@ type SpecState struct {
 	Refusal string
 }
 
-func compareNames(a, b string) int { return strings.Compare(a, b) }
+// neighbours are the other replicas that live: names by id.
+type neighbours map[string]string
 
-// effect reads the ledger.
-func (l *ledger) effect(spec string, generation uint64, now time.Time) Effect {
-	l.mu.Lock()
-	defer l.mu.Unlock()
+// effect reads the ledger, and what the other replicas told of the spec.
+func (l *ledger) effect(spec string, generation uint64, now time.Time, others neighbours, told []routing.Acks) Effect {
 	var e Effect
-	for _, name := range slices.Sorted(maps.Keys(l.nodes)) {
-		n := l.nodes[name]
-		if len(n.sessions) == 0 {
-			if _, had := n.specs[spec]; had && now.Sub(n.lastSeen) < remembered {
-				e.Gone = append(e.Gone, ProxyEffect{Node: name, LastSeen: n.lastSeen,
-					Reason: "not connected to this server since " + n.lastSeen.UTC().Format(time.RFC3339)})
-			}
+	whole, named := map[string]bool{}, map[string]bool{} // replicas that named all their proxies, and whom they named
+	for _, a := range told {
+		name, lives := others[a.Replica]
+		if !lives {
 			continue
 		}
-		n.judge(&e, spec, generation)
+		for _, p := range a.Proxies {
+			named[p.Node] = true
+			e.add(p, generation, " (at replica "+name+")")
+		}
+		whole[a.Replica] = len(a.More) == 0
+		for g, n := range a.More {
+			if g >= generation {
+				e.MoreAcked += n
+			} else {
+				e.MorePending += n
+			}
+		}
+	}
+	l.mu.Lock()
+	for n := range l.holders[spec] {
+		at, lives := others[n.replica]
+		switch all, told := whole[n.replica]; {
+		case len(n.sessions) > 0:
+			if ack, ok := n.ack(spec); ok {
+				e.add(ack, generation, "")
+			}
+		case lives && (named[n.name] || told && !all):
+		case lives:
+			e.Pending = append(e.Pending, ProxyEffect{Node: n.name, Reason: "has not said what it holds (at replica " + at + ")"})
+		case now.Sub(n.lastSeen) < remembered:
+			e.Gone = append(e.Gone, ProxyEffect{Node: n.name, LastSeen: n.lastSeen,
+				Reason: "not connected since " + n.lastSeen.UTC().Format(time.RFC3339)})
+		}
+	}
+	l.mu.Unlock()
+	for _, list := range [][]ProxyEffect{e.Acked, e.Pending, e.Refused, e.Gone} {
+		slices.SortFunc(list, func(a, b ProxyEffect) int { return cmp.Compare(a.Node, b.Node) })
 	}
 	return e
 }
 
-// judge puts a connected node into the list of its slowest session.
-func (n *node) judge(e *Effect, spec string, generation uint64) {
-	var acked, pending, refused *ProxyEffect
-	for s := range n.sessions {
-		r := s.routes[spec]
-		switch {
-		case r == nil && s.mayHold(spec):
-			pending = &ProxyEffect{Node: n.name, Reason: "has just connected and not yet said what it holds"}
-		case r == nil:
-		case r.generation >= generation:
-			if acked == nil || r.at.After(acked.AckedAt) {
-				acked = &ProxyEffect{Node: n.name, Generation: r.generation, AckedAt: r.at}
-			}
-		case r.refusal != "" && (r.refusedGeneration == 0 || r.refusedGeneration >= generation):
-			refused = &ProxyEffect{Node: n.name, Generation: r.generation, AckedAt: r.at, Refusal: r.refusal, Reason: "refused it: " + r.refusal}
-		default:
-			pending = &ProxyEffect{Node: n.name, Generation: r.generation, AckedAt: r.at, Reason: "has not answered yet"}
-		}
-	}
+// add puts a connected proxy's word into the list where it belongs.
+func (e *Effect) add(a routing.ProxyAck, generation uint64, where string) {
+	p := ProxyEffect{Node: a.Node, Generation: a.Generation, AckedAt: a.At}
 	switch {
-	case refused != nil:
-		e.Refused = append(e.Refused, *refused)
-	case pending != nil:
-		e.Pending = append(e.Pending, *pending)
-	case acked != nil:
-		e.Acked = append(e.Acked, *acked)
+	case a.Generation >= generation:
+		e.Acked = append(e.Acked, p)
+	case a.Refusal != "" && (a.RefusedGeneration == 0 || a.RefusedGeneration >= generation):
+		p.Refusal, p.Reason = a.Refusal, "refused it: "+a.Refusal+where
+		e.Refused = append(e.Refused, p)
+	case a.At.IsZero():
+		p.Reason = "has just connected and not yet said what it holds" + where
+		e.Pending = append(e.Pending, p)
+	default:
+		p.Reason = "has not acknowledged it yet" + where
+		e.Pending = append(e.Pending, p)
 	}
 }
 
-// proxies lists every node that is connected or was seen in the last 24 hours.
-func (l *ledger) proxies(now time.Time) []ProxyState {
+// ack is the word of the node's slowest session about a spec; false if none has the spec. Its time is zero if one of them has not said yet.
+// The caller holds mu.
+func (n *node) ack(spec string) (slowest routing.ProxyAck, ok bool) {
+	for s := range n.sessions {
+		r := s.routes[spec]
+		if r == nil {
+			if s.mayHold(spec) {
+				return routing.ProxyAck{Node: n.name}, true
+			}
+			continue
+		}
+		this := routing.ProxyAck{Node: n.name, Generation: r.generation, At: r.at, Refusal: r.refusal, RefusedGeneration: r.refusedGeneration}
+		switch {
+		case !ok, this.Generation < slowest.Generation:
+			slowest = this
+		case this.Generation == slowest.Generation && (this.Refusal != "" || slowest.Refusal == "" && this.At.After(slowest.At)):
+			slowest = this
+		}
+		ok = true
+	}
+	return slowest, ok
+}
+
+// acks is what the other replicas are to be told of a spec.
+func (l *ledger) acks(spec string) routing.Acks {
+	l.mu.Lock()
+	out := routing.Acks{Spec: spec}
+	for n := range l.holders[spec] {
+		if a, ok := n.ack(spec); ok {
+			out.Proxies = append(out.Proxies, a)
+		}
+	}
+	l.mu.Unlock()
+	slices.SortFunc(out.Proxies, func(a, b routing.ProxyAck) int {
+		return cmp.Or(cmp.Compare(a.Generation, b.Generation), cmp.Compare(b.Refusal, a.Refusal), cmp.Compare(a.Node, b.Node))
+	})
+	if len(out.Proxies) > routing.MaxAcks {
+		out.More = map[uint64]int{}
+		for _, a := range out.Proxies[routing.MaxAcks:] {
+			out.More[a.Generation]++
+		}
+		out.Proxies = slices.Clip(out.Proxies[:routing.MaxAcks])
+	}
+	return out
+}
+
+// proxies lists every node that is connected to a replica or was seen in the last 24 hours.
+func (l *ledger) proxies(now time.Time, self string, others neighbours, told []routing.Acks) []ProxyState {
+	elsewhere := map[string][]SpecState{}
+	for _, a := range told {
+		if _, lives := others[a.Replica]; lives {
+			for _, p := range a.Proxies {
+				elsewhere[p.Node] = append(elsewhere[p.Node], SpecState{Spec: a.Spec, Generation: p.Generation, AckedAt: p.At, Refusal: p.Refusal})
+			}
+		}
+	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	var out []ProxyState
 	for _, name := range slices.Sorted(maps.Keys(l.nodes)) {
 		n := l.nodes[name]
-		p := ProxyState{Node: name, Version: n.version, Connected: len(n.sessions) > 0, LastSeen: n.lastSeen}
-		if p.Connected {
-			p.LastSeen = now
-		} else if now.Sub(n.lastSeen) >= remembered {
+		at, lives := others[n.replica]
+		p := ProxyState{Node: name, Version: n.version, LastSeen: n.lastSeen}
+		switch {
+		case len(n.sessions) > 0:
+			p.Connected, p.Replica, p.LastSeen = true, self, now
+		case lives:
+			p.Connected, p.Replica, p.LastSeen = true, at, now
+		case now.Sub(n.lastSeen) >= remembered:
 			continue
 		}
-		specs := map[string]SpecState{}
-		for spec := range n.specs {
-			specs[spec] = SpecState{Spec: spec}
-		}
-		for s := range n.sessions {
-			if s.trouble != "" {
-				p.Refusal = s.trouble
-			}
-			for _, spec := range slices.Sorted(maps.Keys(s.routes)) {
-				r := s.routes[spec]
-				if r.refusal != "" && p.Refusal == "" {
-					p.Refusal = spec + ": " + r.refusal
-				}
-				// Of two Envoys with one name, the older generation counts.
-				if have := specs[spec]; have.Generation == 0 || r.generation < have.Generation {
-					specs[spec] = SpecState{Spec: spec, Generation: r.generation, AckedAt: r.at, Refusal: r.refusal}
-				}
-			}
-		}
-		for _, spec := range slices.Sorted(maps.Keys(specs)) {
-			p.Specs = append(p.Specs, specs[spec])
-		}
+		p.Specs, p.Refusal = n.states(elsewhere[name])
 		out = append(out, p)
 	}
 	return out
 }
 
-// holders names the connected nodes that may still send new work for a cluster to the address, with the reason.
-func (l *ledger) holders(spec, version, address string) []string {
+// states is what the node has of every spec, by spec, and what it refuses. The caller holds mu.
+func (n *node) states(elsewhere []SpecState) (all []SpecState, refusal string) {
+	specs := map[string]SpecState{}
+	for spec := range n.specs {
+		specs[spec] = SpecState{Spec: spec}
+	}
+	if len(n.sessions) == 0 {
+		for _, s := range elsewhere {
+			specs[s.Spec] = s
+		}
+	}
+	for s := range n.sessions {
+		if s.trouble != "" {
+			refusal = s.trouble
+		}
+		for spec := range s.routes {
+			// Of two Envoys with one name, the older generation counts.
+			if a, ok := n.ack(spec); ok {
+				specs[spec] = SpecState{Spec: spec, Generation: a.Generation, AckedAt: a.At, Refusal: a.Refusal}
+			}
+		}
+	}
+	for _, spec := range slices.Sorted(maps.Keys(specs)) {
+		if s := specs[spec]; s.Refusal != "" && refusal == "" {
+			refusal = spec + ": " + s.Refusal
+		}
+		all = append(all, specs[spec])
+	}
+	return all, refusal
+}
+
+// users names the connected nodes that may still send new work for a cluster to the address, with the reason.
+func (l *ledger) users(spec, version, address string) []string {
 	cluster := routing.Cluster(spec, version)
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -181,16 +275,32 @@ func (l *ledger) holders(spec, version, address string) []string {
 	return out
 }
 
-// Effect says how far a spec's route generation has come, as this server knows it.
+// Effect says how far a spec's route generation has come at the proxies of all replicas.
 func (s *Server) Effect(spec string, generation uint64) Effect {
 	s.learnProxies()
-	return s.ledger.effect(spec, generation, s.now())
+	others, _ := s.neighbours()
+	return s.ledger.effect(spec, generation, s.now(), others, s.memory.Acks(spec))
 }
 
-// Proxies lists the proxies that are connected here or were seen anywhere in the last 24 hours, by node.
+// Proxies lists the proxies that are connected to any replica or were seen in the last 24 hours, by node.
 func (s *Server) Proxies() []ProxyState {
 	s.learnProxies()
-	return s.ledger.proxies(s.now())
+	others, self := s.neighbours()
+	return s.ledger.proxies(s.now(), self, others, s.memory.Acks(""))
+}
+
+// neighbours are the other replicas that live, and the name of this one.
+func (s *Server) neighbours() (others neighbours, name string) {
+	self, _ := s.memory.Self()
+	others = neighbours{}
+	for _, r := range s.memory.Replicas() {
+		if r.ID == self {
+			name = r.Name
+		} else {
+			others[r.ID] = r.Name
+		}
+	}
+	return others, name
 }
 
 // Changes returns a channel that is closed when the answer of Effect, Proxies or EndpointGone may next change. Get it first, then ask,
@@ -214,7 +324,7 @@ func (s *Server) EndpointGone(ctx context.Context, spec, version, address string
 	}
 	for {
 		changes := s.ledger.changes()
-		left := s.ledger.holders(spec, version, address)
+		left := s.ledger.users(spec, version, address)
 		if len(left) == 0 {
 			return nil
 		}

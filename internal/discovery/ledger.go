@@ -17,18 +17,25 @@ const remembered = 24 * time.Hour
 type ledger struct {
 	mu    sync.Mutex
 	nodes map[string]*node
+	// holders are the nodes that have the route of a spec, or may have it: the reverse of node.specs.
+	holders map[string]map[*node]struct{}
 	// moved is closed at the next change.
 	moved chan struct{}
-	// unsaved are the nodes whose record is to be written; save holds a token while there are any.
-	unsaved map[string]struct{}
-	save    chan struct{}
+	// unsaved are the nodes whose record is to be written, untold the specs whose Acks the other replicas are to be told; save holds a token
+	// while there are any.
+	unsaved, untold map[string]struct{}
+	save            chan struct{}
+	// saving are nodes whose record is being written.
+	saving map[string]struct{}
 }
 
 // node is one proxy by name. Two Envoys that share a name are two sessions of one node, and both must acknowledge.
 type node struct {
 	name, version string
 	lastSeen      time.Time
-	// specs whose route it had when it was last asked.
+	// replica that it was connected to by its record, if it is not connected here.
+	replica string
+	// specs whose route it had when it was last asked. Changed by hold alone.
 	specs    map[string]struct{}
 	sessions map[*session]struct{}
 }
@@ -62,29 +69,70 @@ type endpointState struct {
 }
 
 func newLedger(past []routing.Proxy) *ledger {
-	l := &ledger{nodes: map[string]*node{}, moved: make(chan struct{}), unsaved: map[string]struct{}{}, save: make(chan struct{}, 1)}
-	l.merge(past)
+	l := &ledger{
+		nodes: map[string]*node{}, holders: map[string]map[*node]struct{}{}, moved: make(chan struct{}),
+		unsaved: map[string]struct{}{}, untold: map[string]struct{}{}, save: make(chan struct{}, 1),
+	}
+	l.merge(past, "")
 	return l
 }
 
-// merge takes in what is stored, which other replicas write too. What this replica sees itself it knows better.
-func (l *ledger) merge(past []routing.Proxy) {
+// node returns the node of a name, which may be new; the caller holds mu.
+func (l *ledger) node(name string) *node {
+	n := l.nodes[name]
+	if n == nil {
+		n = &node{name: name, specs: map[string]struct{}{}, sessions: map[*session]struct{}{}}
+		l.nodes[name] = n
+	}
+	return n
+}
+
+// hold notes whether a node has a spec's route, or may have it; the caller holds mu. It returns false if that was known.
+func (l *ledger) hold(n *node, spec string, holds bool) bool {
+	if _, held := n.specs[spec]; held == holds {
+		return false
+	}
+	if !holds {
+		delete(n.specs, spec)
+		delete(l.holders[spec], n)
+		if len(l.holders[spec]) == 0 {
+			delete(l.holders, spec)
+		}
+		return true
+	}
+	n.specs[spec] = struct{}{}
+	if l.holders[spec] == nil {
+		l.holders[spec] = map[*node]struct{}{}
+	}
+	l.holders[spec][n] = struct{}{}
+	return true
+}
+
+// merge takes in what is stored, which other replicas write too. What this replica, which is self, sees itself it knows better. A record that
+// names another replica is newer than what was seen here, whatever the clocks say: a replica that a proxy has left takes only its own name
+// from the record.
+func (l *ledger) merge(past []routing.Proxy, self string) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	for _, p := range past {
-		n := l.nodes[p.Node]
-		if n == nil {
-			n = &node{name: p.Node, sessions: map[*session]struct{}{}}
-			l.nodes[p.Node] = n
-		}
-		if len(n.sessions) > 0 || !p.LastSeen.After(n.lastSeen) {
+		n := l.node(p.Node)
+		_, unsaved := l.unsaved[p.Node]
+		_, saving := l.saving[p.Node]
+		elsewhere := p.Replica != "" && p.Replica != self
+		if len(n.sessions) > 0 || unsaved || saving || !elsewhere && p.LastSeen.Before(n.lastSeen) {
 			continue
 		}
-		n.version, n.lastSeen, n.specs = p.Version, p.LastSeen, map[string]struct{}{}
-		for _, s := range p.Specs {
-			n.specs[s] = struct{}{}
+		n.version, n.lastSeen, n.replica = p.Version, p.LastSeen, p.Replica
+		for spec := range n.specs {
+			if _, still := slices.BinarySearch(p.Specs, spec); !still {
+				l.hold(n, spec, false)
+			}
+		}
+		for _, spec := range p.Specs {
+			l.hold(n, spec, true)
 		}
 	}
+	l.touch()
 }
 
 // touch wakes whoever waits for a change; the caller holds mu.
@@ -96,6 +144,16 @@ func (l *ledger) touch() {
 // keep has the node's record written; the caller holds mu.
 func (l *ledger) keep(n *node) {
 	l.unsaved[n.name] = struct{}{}
+	l.wake()
+}
+
+// tell has the other replicas told of a spec; the caller holds mu.
+func (l *ledger) tell(spec string) {
+	l.untold[spec] = struct{}{}
+	l.wake()
+}
+
+func (l *ledger) wake() {
 	select {
 	case l.save <- struct{}{}:
 	default: // there is a token already
@@ -112,18 +170,14 @@ func (l *ledger) changes() <-chan struct{} {
 func (l *ledger) connect(name, version string, now time.Time) *session {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	n := l.nodes[name]
-	if n == nil {
-		n = &node{name: name, specs: map[string]struct{}{}, sessions: map[*session]struct{}{}}
-		l.nodes[name] = n
-	}
-	n.version, n.lastSeen = version, now
+	n := l.node(name)
+	n.version, n.lastSeen, n.replica = version, now, ""
 	s := &session{
 		ledger: l, node: n, since: now,
 		routes: map[string]*routeState{}, endpoints: map[string]*endpointState{}, resumed: map[string]struct{}{},
 	}
 	n.sessions[s] = struct{}{}
-	l.keep(n)
+	l.keepAll(n)
 	l.touch()
 	return s
 }
@@ -132,31 +186,51 @@ func (s *session) close(now time.Time) {
 	s.ledger.mu.Lock()
 	defer s.ledger.mu.Unlock()
 	s.node.lastSeen = now
-	s.node.learn()
+	s.learn()
 	delete(s.node.sessions, s)
-	s.ledger.keep(s.node)
+	s.ledger.keepAll(s.node)
 	s.ledger.touch()
 }
 
-// learn brings the node's specs up to date from its sessions, once those have said what they have.
-func (n *node) learn() {
-	specs := map[string]struct{}{}
+// keepAll has the node's record written and the other replicas told of all that it has; the caller holds mu.
+func (l *ledger) keepAll(n *node) {
+	l.keep(n)
+	for spec := range n.specs {
+		l.tell(spec)
+	}
+}
+
+// learn brings what the node holds up to date from its sessions, of which one has said more about what it has. The caller holds mu.
+func (s *session) learn() {
+	n, changed := s.node, false
+	for spec := range s.resumed {
+		changed = s.ledger.hold(n, spec, n.holds(spec)) || changed
+	}
+	for spec := range maps.Clone(n.specs) {
+		changed = s.ledger.hold(n, spec, n.holds(spec)) || changed
+		s.ledger.tell(spec)
+	}
+	if changed {
+		s.ledger.keep(n)
+	}
+}
+
+// learnOf is learn for one spec.
+func (s *session) learnOf(spec string) {
+	if s.ledger.hold(s.node, spec, s.node.holds(spec)) {
+		s.ledger.keep(s.node)
+	}
+	s.ledger.tell(spec)
+}
+
+// holds says whether any session of the node has the spec's route, or may have it.
+func (n *node) holds(spec string) bool {
 	for s := range n.sessions {
-		for spec := range s.routes {
-			specs[spec] = struct{}{}
-		}
-		for spec := range n.specs {
-			if s.mayHold(spec) {
-				specs[spec] = struct{}{}
-			}
-		}
-		for spec := range s.resumed {
-			if s.mayHold(spec) {
-				specs[spec] = struct{}{}
-			}
+		if s.routes[spec] != nil || s.mayHold(spec) {
+			return true
 		}
 	}
-	n.specs = specs
+	return false
 }
 
 // mayHold says whether the client may have the route of a spec though it has not asked for it on this stream.
@@ -186,7 +260,7 @@ func (s *session) problem(text string) { s.change(func() { s.trouble = text }) }
 func (s *session) resumes(specs map[string]struct{}) {
 	s.change(func() {
 		s.clustersNamed, s.resumed = true, maps.Clone(specs)
-		s.learnAndKeep()
+		s.learn()
 	})
 }
 
@@ -194,16 +268,8 @@ func (s *session) resumes(specs map[string]struct{}) {
 func (s *session) settled() {
 	s.change(func() {
 		s.routesNamed = true
-		s.learnAndKeep()
+		s.learn()
 	})
-}
-
-func (s *session) learnAndKeep() {
-	before := s.node.specs
-	s.node.learn()
-	if !maps.Equal(before, s.node.specs) {
-		s.ledger.keep(s.node)
-	}
 }
 
 // subscribed notes that the client wants the spec's route; it may have a generation of it already.
@@ -212,14 +278,14 @@ func (s *session) subscribed(spec string, generation uint64) {
 		if s.routes[spec] == nil {
 			s.routes[spec] = &routeState{generation: generation, at: s.since}
 		}
-		s.learnAndKeep()
+		s.learnOf(spec)
 	})
 }
 
 func (s *session) unsubscribed(spec string) {
 	s.change(func() {
 		delete(s.routes, spec)
-		s.learnAndKeep()
+		s.learnOf(spec)
 	})
 }
 
@@ -231,6 +297,7 @@ func (s *session) acknowledged(spec string, generation uint64, now time.Time) {
 		}
 		r.generation, r.at, r.refusal, r.refusedGeneration = generation, now, "", 0
 		s.node.lastSeen = now
+		s.ledger.tell(spec)
 	})
 }
 
@@ -249,6 +316,7 @@ func (s *session) refused(typeURL string, p *push, message string) {
 		for spec, g := range generation {
 			if r := s.routes[spec]; r != nil {
 				r.refusal, r.refusedGeneration = message, g
+				s.ledger.tell(spec)
 			}
 		}
 	})
@@ -292,37 +360,63 @@ func (s *session) endpointsHeld(cluster string, r *envoy.Resource) {
 	})
 }
 
-// takeUnsaved returns the records to write.
-func (l *ledger) takeUnsaved() []routing.Proxy {
+// news is what the ledger has learned since it was last asked.
+type news struct {
+	// left are the records of proxies that are not connected here any more, here those of the others.
+	left, here []routing.Proxy
+	// specs whose Acks are to be told.
+	specs []string
+}
+
+// takeNews returns what is to be written by this replica, which is self; empty: alone.
+func (l *ledger) takeNews(self string) news {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	out := make([]routing.Proxy, 0, len(l.unsaved))
-	for name := range l.unsaved {
+	var out news
+	for _, name := range slices.Sorted(maps.Keys(l.unsaved)) {
 		n := l.nodes[name]
-		out = append(out, routing.Proxy{Node: n.name, Version: n.version, LastSeen: n.lastSeen, Specs: slices.Sorted(maps.Keys(n.specs))})
+		p := routing.Proxy{Node: n.name, Version: n.version, LastSeen: n.lastSeen, Specs: slices.Sorted(maps.Keys(n.specs))}
+		if len(n.sessions) == 0 {
+			out.left = append(out.left, p)
+			continue
+		}
+		p.Replica = self
+		out.here = append(out.here, p)
 	}
-	clear(l.unsaved)
-	slices.SortFunc(out, func(a, b routing.Proxy) int { return compareNames(a.Node, b.Node) })
+	out.specs = slices.Sorted(maps.Keys(l.untold))
+	l.saving = l.unsaved
+	l.unsaved, l.untold = map[string]struct{}{}, map[string]struct{}{}
 	return out
 }
 
-// putBack has records written later that could not be written now.
-func (l *ledger) putBack(proxies []routing.Proxy) {
+// saved ends what takeNews began.
+func (l *ledger) saved() {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	for _, p := range proxies {
-		l.unsaved[p.Node] = struct{}{}
-	}
+	l.saving = nil
 }
 
-// refresh marks all connected nodes as seen now, to be written.
+// putBack has what could not be written now written later.
+func (l *ledger) putBack(n news) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for _, p := range slices.Concat(n.left, n.here) {
+		l.unsaved[p.Node] = struct{}{}
+	}
+	for _, spec := range n.specs {
+		l.untold[spec] = struct{}{}
+	}
+	l.saving = nil
+}
+
+// refresh marks all connected nodes as seen now, to be written, and the other replicas as to be told of everything.
 func (l *ledger) refresh(now time.Time) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	for _, n := range l.nodes {
 		if len(n.sessions) > 0 {
 			n.lastSeen = now
-			l.keep(n)
+			l.keepAll(n)
 		}
 	}
 }

@@ -17,6 +17,7 @@ import (
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 
+	"github.com/specproxy/specproxy/internal/routing"
 	"github.com/specproxy/specproxy/internal/routing/envoy"
 	"github.com/specproxy/specproxy/internal/store"
 )
@@ -78,6 +79,8 @@ type Server struct {
 	// merged is the source's revision as of which the ledger knows the stored proxies.
 	mergeMu sync.Mutex
 	merged  int64
+	// savedAs is the id under which the other replicas were told. The goroutine of saveProxies owns it.
+	savedAs string
 
 	// loaded is closed when the catalog is filled: before, an Envoy would be told that nothing exists.
 	loaded chan struct{}
@@ -153,6 +156,7 @@ func (s *Server) publishChanges(ctx context.Context) error {
 			}
 			return fmt.Errorf("follow the specs: %w", err)
 		}
+		s.learnProxies() // wakes whoever waits for what another replica tells
 		specs, newest, complete := s.source.Changed(revision)
 		if !complete {
 			specs = nil
@@ -223,6 +227,7 @@ func (s *Server) saveProxies(ctx context.Context) {
 	defer seen.Stop()
 	for {
 		var retry <-chan time.Time
+		_, joined := s.memory.Self()
 		if err := s.saveOnce(ctx); err != nil && ctx.Err() == nil {
 			s.log.Warn("could not record proxies; trying again", zap.Error(err))
 			retry = time.After(saveRetry)
@@ -233,32 +238,61 @@ func (s *Server) saveProxies(ctx context.Context) {
 		case <-seen.C:
 			s.ledger.refresh(s.now())
 		case <-s.ledger.save:
+		case <-joined:
 		case <-retry:
 		}
 	}
 }
 
+// saveOnce writes the news in an order in which no other replica ever misses a proxy that has a spec: who left is on record as such before
+// it is no more among this replica's, and who came is among them before its record says that it is here.
 func (s *Server) saveOnce(ctx context.Context) error {
-	proxies := s.ledger.takeUnsaved()
-	if len(proxies) == 0 {
-		return nil
+	self, _ := s.memory.Self()
+	if self != s.savedAs {
+		s.ledger.refresh(s.now()) // to the others this is a new replica
 	}
-	if err := s.memory.SaveProxies(ctx, proxies); err != nil {
-		s.ledger.putBack(proxies)
+	n := s.ledger.takeNews(self)
+	err := s.saveNews(ctx, self, n)
+	if err != nil {
+		s.ledger.putBack(n)
 		return err
+	}
+	s.savedAs = self
+	s.ledger.saved()
+	return nil
+}
+
+func (s *Server) saveNews(ctx context.Context, self string, n news) error {
+	if len(n.left) > 0 {
+		if err := s.memory.SaveProxies(ctx, self, n.left); err != nil {
+			return err
+		}
+	}
+	if self != "" && len(n.specs) > 0 {
+		acks := make([]routing.Acks, len(n.specs))
+		for i, spec := range n.specs {
+			acks[i] = s.ledger.acks(spec)
+		}
+		if err := s.memory.SaveAcks(ctx, self, acks); err != nil {
+			return err
+		}
+	}
+	if len(n.here) > 0 {
+		return s.memory.SaveProxies(ctx, self, n.here)
 	}
 	return nil
 }
 
-// learnProxies takes in proxies that other replicas recorded, if anything was recorded since the last time.
+// learnProxies takes in what other replicas recorded, if anything was recorded since the last time.
 func (s *Server) learnProxies() {
 	s.mergeMu.Lock()
 	defer s.mergeMu.Unlock()
-	revision := s.sourceRevision()
+	revision := s.memory.ProxiesRevision()
 	if revision == s.merged {
 		return
 	}
-	s.ledger.merge(s.memory.Proxies())
+	self, _ := s.memory.Self()
+	s.ledger.merge(s.memory.Proxies(), self)
 	s.merged = revision
 }
 

@@ -18,8 +18,20 @@ type Source interface {
 	Read(names []string) map[string]envoy.Spec
 }
 
-// Memory keeps the proxies that were ever seen.
+// Memory keeps the proxies that were ever seen, and shares what is known of them with the other replicas.
 type Memory interface {
+	// ProxiesRevision is the newest at which the answer of Proxies, Replicas or Acks changed.
+	ProxiesRevision() int64
 	Proxies() []routing.Proxy
-	SaveProxies(ctx context.Context, proxies []routing.Proxy) error
+	// SaveProxies writes records of proxies: of those that are connected to this replica, which is self, and of those that were until now and
+	// have no replica in their record. Of the latter, one that has gone on to another replica meanwhile is that one's.
+	SaveProxies(ctx context.Context, self string, proxies []routing.Proxy) error
+	// Self is this replica's id; empty: it is alone, or not among the others just now. The channel is closed when that changes; it may be nil.
+	Self() (id string, changed <-chan struct{})
+	// Replicas that live.
+	Replicas() []routing.Replica
+	// Acks that the replicas told of a spec, or of all if it is empty.
+	Acks(spec string) []routing.Acks
+	// SaveAcks tells the other replicas, as self.
+	SaveAcks(ctx context.Context, self string, acks []routing.Acks) error
 }

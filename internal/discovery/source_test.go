@@ -136,7 +136,19 @@ func (s *source) Proxies() []routing.Proxy {
 	return slices.Collect(maps.Values(s.proxies))
 }
 
-func (s *source) SaveProxies(_ context.Context, proxies []routing.Proxy) error {
+func (s *source) ProxiesRevision() int64 {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.revision
+}
+
+// A source that is nobody's replica is alone.
+func (s *source) Self() (string, <-chan struct{})                        { return "", nil }
+func (s *source) Replicas() []routing.Replica                            { return nil }
+func (s *source) Acks(string) []routing.Acks                             { return nil }
+func (s *source) SaveAcks(context.Context, string, []routing.Acks) error { return nil }
+
+func (s *source) SaveProxies(_ context.Context, _ string, proxies []routing.Proxy) error {
 	s.change(func() {
 		for _, p := range proxies {
 			s.proxies[p.Node] = p

@@ -36,11 +36,35 @@ func (s StoreSource) Read(names []string) map[string]envoy.Spec {
 // Proxies returns the proxies on record.
 func (s StoreSource) Proxies() []routing.Proxy { return s.View().Proxies() }
 
-// SaveProxies writes records of proxies; the last one to write a record wins.
-func (s StoreSource) SaveProxies(ctx context.Context, proxies []routing.Proxy) error {
+// ProxiesRevision is when a proxy or replica last changed.
+func (s StoreSource) ProxiesRevision() int64 { return s.View().ProxiesRevision() }
+
+// Replicas returns those that live.
+func (s StoreSource) Replicas() []routing.Replica { return s.View().Replicas() }
+
+// Acks returns what the replicas told.
+func (s StoreSource) Acks(spec string) []routing.Acks { return s.View().Acks(spec) }
+
+// SaveAcks tells the other replicas.
+func (s StoreSource) SaveAcks(ctx context.Context, self string, acks []routing.Acks) error {
+	for batch := range slices.Chunk(acks, ackBatch) {
+		if err := s.Store.SaveAcks(ctx, self, batch); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// SaveProxies writes records of proxies; the last replica that a proxy connected to has the word about it.
+func (s StoreSource) SaveProxies(ctx context.Context, self string, proxies []routing.Proxy) error {
 	for batch := range slices.Chunk(proxies, proxyBatch) {
 		_, err := s.Update(ctx, func(tx *store.Tx) error {
 			for _, p := range batch {
+				if p.Replica == "" {
+					if old, ok := tx.Proxy(p.Node); ok && old.Replica != "" && old.Replica != self {
+						continue
+					}
+				}
 				tx.PutProxy(p)
 			}
 			return nil
@@ -52,8 +76,8 @@ func (s StoreSource) SaveProxies(ctx context.Context, proxies []routing.Proxy) e
 	return nil
 }
 
-// proxyBatch stays well below what etcd takes in one transaction.
-const proxyBatch = 50
+// proxyBatch and ackBatch stay well below what etcd takes in one transaction: 128 operations, 1.5 MB.
+const proxyBatch, ackBatch = 50, 50
 
 // specOfView gathers what the builder needs to know, which is the versions that are live: those with weight, with instances, with executions
 // that may still run, and the way out. Versions that only lie in the archive cost nothing here.

@@ -105,7 +105,7 @@ func TestTheStoreKeepsProxies(t *testing.T) {
 	for i := range 120 {
 		proxies = append(proxies, routing.Proxy{Node: "edge-" + string(rune('a'+i%26)) + string(rune('a'+i/26)), LastSeen: at, Specs: []string{"a"}})
 	}
-	if err := discovery.FromStore(s).SaveProxies(t.Context(), proxies); err != nil {
+	if err := discovery.FromStore(s).SaveProxies(t.Context(), "", proxies); err != nil {
 		t.Fatal(err)
 	}
 	d := discovery.New(discovery.Options{Store: s, Log: zaptest.NewLogger(t)})
@@ -113,7 +113,7 @@ func TestTheStoreKeepsProxies(t *testing.T) {
 		t.Errorf("proxies of another day: %+v", got)
 	}
 	proxies[0].LastSeen = time.Now()
-	if err := discovery.FromStore(s).SaveProxies(t.Context(), proxies[:1]); err != nil {
+	if err := discovery.FromStore(s).SaveProxies(t.Context(), "", proxies[:1]); err != nil {
 		t.Fatal(err)
 	}
 	if e := d.Effect("a", 1); len(e.Gone) != 1 || e.Gone[0].Node != proxies[0].Node {

@@ -95,4 +95,42 @@ type Proxy struct {
 	LastSeen time.Time `json:"lastSeen"`
 	// Specs whose RouteConfiguration it subscribed to, sorted.
 	Specs []string `json:"specs"`
+	// Replica that it is connected to, by id; empty: to none, or the control plane is alone.
+	Replica string `json:"replica,omitempty"`
+}
+
+// Replica is one process of a control plane of several, for as long as it lives.
+type Replica struct {
+	// ID is another one whenever the others may have taken it for dead.
+	ID string `json:"id"`
+	// Name is for people.
+	Name  string    `json:"name"`
+	Since time.Time `json:"since"`
+	// Leader runs the loops that only one may run.
+	Leader bool `json:"leader,omitempty"`
+}
+
+// Acks is what the proxies that are connected to one replica said of one spec's route. It is as large for a million proxies as for a few
+// hundred. It goes with its replica.
+type Acks struct {
+	Spec    string `json:"spec"`
+	Replica string `json:"replica"`
+	// Proxies are the slowest, lowest generation first, then by node: at most MaxAcks.
+	Proxies []ProxyAck `json:"proxies"`
+	// More counts the others by generation.
+	More map[uint64]int `json:"more,omitempty"`
+}
+
+// MaxAcks is how many proxies an Acks names.
+const MaxAcks = 200
+
+// ProxyAck is one proxy's word.
+type ProxyAck struct {
+	Node string `json:"node"`
+	// Generation acknowledged, and when; 0: none yet, or it has not said.
+	Generation uint64    `json:"generation"`
+	At         time.Time `json:"at,omitzero"`
+	// Refusal is its own message if it refused something newer, of RefusedGeneration; 0: of the spec's clusters or endpoints.
+	Refusal           string `json:"refusal,omitempty"`
+	RefusedGeneration uint64 `json:"refusedGeneration,omitempty"`
 }

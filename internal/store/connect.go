@@ -34,6 +34,7 @@ func connect(ctx context.Context, o Options, log *zap.Logger) (*clientv3.Client,
 	if len(o.Endpoints) > 0 {
 		client, err := clientv3.New(clientv3.Config{
 			Endpoints:            o.Endpoints,
+			TLS:                  o.TLS,
 			DialTimeout:          dialTimeout,
 			DialKeepAliveTime:    dialTimeout,
 			DialKeepAliveTimeout: dialTimeout,

@@ -67,7 +67,7 @@ func (s *Store) fill(kvs []*mvccpb.KeyValue, rev int64) []error {
 		insert(txn, k, r)
 	}
 	txn.Commit()
-	s.feed.reset(newView(s.tables, rev))
+	s.feed.reset(newView(s.tables, rev, rev))
 	return damaged
 }
 
@@ -150,10 +150,14 @@ func (s *Store) apply(events []*clientv3.Event) {
 func (s *Store) applyRevision(rev int64, events []*clientv3.Event) {
 	txn := s.tables.Txn(true)
 	var specs []string
+	proxies := s.View().proxies
 	for _, e := range events {
 		k, path, ok := splitKey(string(e.Kv.Key))
 		if !ok {
 			continue
+		}
+		if k.proxies {
+			proxies = rev
 		}
 		before, _ := first(txn, k, path)
 		if before != nil && before.value != nil {
@@ -174,7 +178,7 @@ func (s *Store) applyRevision(rev int64, events []*clientv3.Event) {
 	}
 	txn.Commit()
 	slices.Sort(specs)
-	s.feed.advance(newView(s.tables, rev), slices.Compact(specs))
+	s.feed.advance(newView(s.tables, rev, proxies), slices.Compact(specs))
 }
 
 // pause keeps the follower from hammering an etcd that refuses it.

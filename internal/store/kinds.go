@@ -18,6 +18,8 @@ type kind struct {
 	specs func(any) []string
 	// pool is the path of the record's pool; nil for kinds that are not indexed by pool.
 	pool func(any) string
+	// proxies marks the kinds that tell of proxies and of who serves them.
+	proxies bool
 	// indexes are further orders of the records, by name. A record whose text is empty is not in that one; no two have the same text.
 	indexes map[string]func(any) string
 }
@@ -102,6 +104,8 @@ var (
 	instances      = newPooled("instances", func(i routing.Instance) (spec, version string) { return i.Spec, i.Version }, func(i routing.Instance) string { return i.ID })
 	drains         = newKind("drains", func(d drain.Drain) []string { return []string{d.Spec} })
 	postMortems    = newKind("postmortems", func(p postmortem.Record) []string { return p.Specs })
+	replicas       = newKind("replicas", func(routing.Replica) []string { return nil })
+	acks           = newKind("acks", func(routing.Acks) []string { return nil })
 	proxies        = newKind("proxies", func(routing.Proxy) []string { return nil })
 	failures       = newKind("failures", func(b FailureBatch) []string { return []string{b.Spec} })
 	acts           = newKind("acts", func(b ActBatch) []string { return []string{b.Spec} })
@@ -112,7 +116,7 @@ var (
 	kinds = byName(
 		versionRecords.indexed(inOrder, orderOf).indexed(byStanding, standingOf).indexed(asExit, exitOf),
 		drains.indexed(unfinished, unfinishedDrain), postMortems.indexed(unfinished, openPostMortem),
-		routes, history, instances, proxies, failures, acts, hosts, counters, secrets, policies, policyHistory, interventions, chain, chainHead,
+		routes, history, instances, proxies.ofProxies(), replicas.ofProxies(), acks.ofProxies(), failures, acts, hosts, counters, secrets, policies, policyHistory, interventions, chain, chainHead,
 	)
 )
 
@@ -138,6 +142,12 @@ func newPooled[T any](name string, pool func(T) (spec, version string), id func(
 		spec, version := pool(v.(T))
 		return path(spec, version, id(v.(T)))
 	}
+	return k
+}
+
+// ofProxies marks the kind, see View.ProxiesRevision.
+func (k *kind) ofProxies() *kind {
+	k.proxies = true
 	return k
 }
 

@@ -60,6 +60,8 @@ type Reader interface {
 	ChainHead() postmortem.Head
 	// Proxies by node.
 	Proxies() []routing.Proxy
+	// Proxy by node.
+	Proxy(node string) (routing.Proxy, bool)
 	// Failures of the version, by instance and sequence number.
 	Failures(spec, version string) []FailureBatch
 	// Acts of the version, by instance and sequence number.
@@ -203,6 +205,11 @@ func (r reader) HostOwner(host string) (string, bool) {
 
 // Proxies returns every proxy ever seen, by node.
 func (r reader) Proxies() []routing.Proxy { return values[routing.Proxy](r.list(proxies, "")) }
+
+// Proxy returns the record of one proxy.
+func (r reader) Proxy(node string) (routing.Proxy, bool) {
+	return one[routing.Proxy](r, proxies, path(node))
+}
 
 // Failures returns the version's failures, by instance and sequence number.
 func (r reader) Failures(spec, version string) []FailureBatch {

@@ -3,6 +3,7 @@ package store
 import (
 	"context"
 	"crypto/rand"
+	"crypto/tls"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -21,7 +22,11 @@ type Options struct {
 	DataDir string
 	// Endpoints of an etcd cluster, host:port or URL; empty: an embedded member.
 	Endpoints []string
-	Log       *zap.Logger
+	// TLS of the connections to Endpoints; nil: none.
+	TLS *tls.Config
+	// Name of this replica among those that use Endpoints, for people.
+	Name string
+	Log  *zap.Logger
 	// OnCommit lets a test end the process at a write: it is called before (done false) and after (done true) each transaction is sent.
 	OnCommit func(done bool)
 }
@@ -36,6 +41,8 @@ type Store struct {
 	// stop ends the embedded member and gives up its directory.
 	stop func() error
 	feed feed
+	// member is nil if this process is the only one that uses its etcd.
+	member *member
 	// tables are written by Open, then by the follower alone.
 	tables *memdb.MemDB
 	// retrying is held by the one Update that may retry.
@@ -80,9 +87,15 @@ func Open(ctx context.Context, o Options) (*Store, error) {
 		return nil, errors.Join(err, stop())
 	}
 	following, end := context.WithCancel(context.Background())
+	var belonging sync.WaitGroup
+	if len(o.Endpoints) > 0 {
+		s.member = newMember(s, o.Name)
+		belonging.Go(func() { s.member.belong(following) })
+	}
 	s.close = sync.OnceValue(func() error {
 		close(s.closing)
 		end()
+		belonging.Wait()
 		<-s.followed
 		return s.stop()
 	})

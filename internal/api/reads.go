@@ -182,13 +182,17 @@ func (s *Server) ListProxies(context.Context, *connect.Request[operatorv1.ListPr
 	for _, p := range s.Discovery.Proxies() {
 		out.Proxies = append(out.Proxies, proxyOf(p))
 	}
+	for _, r := range s.Store.View().Replicas() {
+		out.Replicas = append(out.Replicas, &operatorv1.Replica{Name: r.Name, Since: stamp(r.Since), Leader: r.Leader})
+	}
+	slices.SortFunc(out.Replicas, func(a, b *operatorv1.Replica) int { return strings.Compare(a.GetName(), b.GetName()) })
 	return connect.NewResponse(out), nil
 }
 
 func proxyOf(p discovery.ProxyState) *operatorv1.Proxy {
-	out := &operatorv1.Proxy{Node: p.Node, Version: p.Version, Connected: p.Connected, LastSeen: stamp(p.LastSeen), Refusal: p.Refusal}
+	out := &operatorv1.Proxy{Node: p.Node, Version: p.Version, Connected: p.Connected, LastSeen: stamp(p.LastSeen), Refusal: p.Refusal, Replica: p.Replica}
 	for _, s := range p.Specs {
-		out.Specs = append(out.Specs, &operatorv1.ProxySpec{Spec: s.Spec, AckedGeneration: s.Generation, AckedAt: stamp(s.AckedAt)})
+		out.Specs = append(out.Specs, &operatorv1.ProxySpec{Spec: s.Spec, AckedGeneration: s.Generation, AckedAt: stamp(s.AckedAt), Refusal: s.Refusal})
 	}
 	return out
 }

@@ -3,6 +3,7 @@ package cli
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"strings"
 	"time"
@@ -60,13 +61,18 @@ func (a *app) conclude(ctx context.Context, c *conn, changes []*operatorv1.Chang
 	}
 	began := time.Now()
 	unproven := false
+	var refused error
 	for _, change := range committed {
 		effect, err := awaitEffect(ctx, c, change, began.Add(f.timeout))
 		a.printEffect(change, effect, err, time.Since(began))
 		unproven = unproven || !effect.GetEffective()
+		refused = errors.Join(refused, refusedBy(change, effect))
 	}
 	if cure != nil && ctx.Err() == nil {
 		cure.watch(ctx, f.cure)
+	}
+	if refused != nil {
+		return refused
 	}
 	if unproven {
 		return errUnproven
@@ -92,6 +98,7 @@ func (a *app) concludeJSON(ctx context.Context, c *conn, changes, committed []*o
 	}
 	deadline := time.Now().Add(f.timeout)
 	unproven := false
+	var refused error
 	for _, change := range committed {
 		// Committed is committed: an effect that cannot be asked for is an effect not proven.
 		effect, err := awaitEffect(ctx, c, change, deadline)
@@ -100,6 +107,7 @@ func (a *app) concludeJSON(ctx context.Context, c *conn, changes, committed []*o
 				Laggards: []string{"unknown: " + err.Error()}}
 		}
 		unproven = unproven || !effect.GetEffective()
+		refused = errors.Join(refused, refusedBy(change, effect))
 		if err := add(&result.Effects, effect); err != nil {
 			return err
 		}
@@ -110,6 +118,9 @@ func (a *app) concludeJSON(ctx context.Context, c *conn, changes, committed []*o
 	}
 	if err := a.out.rawJSON(raw); err != nil {
 		return err
+	}
+	if refused != nil {
+		return refused
 	}
 	if unproven {
 		return errUnproven

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 	"time"
 
 	"google.golang.org/protobuf/types/known/durationpb"
@@ -21,8 +22,9 @@ const (
 	shownLaggards = 10
 )
 
-// awaitEffect asks until the change is effective or the deadline has passed, and returns the last answer. A control plane that is away for
-// a while changes nothing about what was committed, so it is asked again. The error is set only if there was never an answer.
+// awaitEffect asks until the change is effective, a proxy has refused it, or the deadline has passed, and returns the last answer. A control
+// plane that is away for a while changes nothing about what was committed, so it is asked again. The error is set only if there was never an
+// answer.
 func awaitEffect(ctx context.Context, c *conn, change *operatorv1.Change, deadline time.Time) (*operatorv1.GetEffectResponse, error) {
 	var last *operatorv1.GetEffectResponse
 	for {
@@ -35,7 +37,7 @@ func awaitEffect(ctx context.Context, c *conn, change *operatorv1.Change, deadli
 		}
 		_, away := errors.AsType[*unreachableError](err)
 		switch over := !time.Now().Before(deadline) || ctx.Err() != nil; {
-		case last.GetEffective(), over && last != nil:
+		case last.GetEffective(), refusedBy(change, last) != nil, over && last != nil:
 			return last, nil
 		case over, err != nil && !away:
 			return last, err
@@ -46,6 +48,15 @@ func awaitEffect(ctx context.Context, c *conn, change *operatorv1.Change, deadli
 			pause(ctx, effectPause)
 		}
 	}
+}
+
+// refusedBy is the error of a change that a proxy refused; nil if none did. A rollback is no such change: its fence takes effect without them.
+func refusedBy(change *operatorv1.Change, effect *operatorv1.GetEffectResponse) error {
+	if len(effect.GetRefusals()) == 0 || effect.GetEffective() || len(change.GetAbandoned()) > 0 {
+		return nil
+	}
+	return fmt.Errorf("%s: generation %d was refused, and who refused it keeps what it had\n%s\nnext: specctl rollback %s",
+		change.GetSpec(), change.GetGeneration(), strings.Join(effect.GetRefusals(), "\n"), change.GetSpec())
 }
 
 func (a *app) printEffect(change *operatorv1.Change, effect *operatorv1.GetEffectResponse, err error, waited time.Duration) {
@@ -82,7 +93,7 @@ func (a *app) printEffect(change *operatorv1.Change, effect *operatorv1.GetEffec
 	for _, refusal := range effect.GetRefusals() {
 		a.out.styled(red, "refused", "%s", refusal)
 	}
-	if !effect.GetEffective() {
+	if !effect.GetEffective() && refusedBy(change, effect) == nil {
 		a.printGoesOn(change)
 	}
 }

@@ -44,6 +44,8 @@ type fakeControl struct {
 	records    []*operatorv1.PostMortem
 	// laggards keep every change from being effective.
 	laggards []string
+	// refusals, too.
+	refusals []string
 	// token is demanded, if set.
 	token string
 	// asked is every method that was called, in order; actor the newest caller.
@@ -330,6 +332,11 @@ func (f *fakeControl) GetEffect(ctx context.Context, req *connect.Request[operat
 	}
 	if len(f.history[0].GetAbandoned()) > 0 {
 		response.FencesAcked, response.FencesTotal = 2, 2
+	}
+	if len(f.refusals) > 0 {
+		response.Refusals = f.refusals
+		response.ProxiesAcked--
+		return connect.NewResponse(response), nil
 	}
 	if len(f.laggards) == 0 {
 		response.Effective, response.By, response.EffectiveAt = true, "route and fence", ago(288*time.Millisecond)

@@ -240,14 +240,20 @@ func executionName(x *operatorv1.Execution) string {
 
 func (a *app) proxiesCommand() *cobra.Command {
 	cmd := &cobra.Command{
-		Use:   "proxies",
-		Short: "List the proxies, what each acknowledged and refused",
+		Use:   "proxies [NODE]",
+		Short: "List the proxies, what each acknowledged and refused; or all that one has",
 		Example: `  specctl proxies
+  specctl proxies edge-1
   specctl proxies -o json | jq -r '.proxies[] | select(.connected | not) | .node'`,
-		Args: noArgs,
+		Args: func(cmd *cobra.Command, args []string) error {
+			if len(args) > 1 {
+				return usageError(cmd, "%s wants one proxy or none, got %s", cmd.CommandPath(), plural(len(args), "argument", "arguments"))
+			}
+			return nil
+		},
 	}
 	output := outputFlag(cmd, asTable, asJSON)
-	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
+	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		format, err := output()
 		if err != nil {
 			return err
@@ -260,10 +266,14 @@ func (a *app) proxiesCommand() *cobra.Command {
 		if err != nil {
 			return err
 		}
+		if len(args) == 1 {
+			return a.showProxy(list, args[0], format)
+		}
 		if format == asJSON {
 			return a.out.json(list)
 		}
 		a.printProxies(list.GetProxies())
+		a.printReplicas(list.GetReplicas())
 		return nil
 	}
 	return cmd
@@ -278,11 +288,13 @@ func (a *app) printProxies(proxies []*operatorv1.Proxy) {
 		a.out.field("next", "xds bootstrap --node edge-1 --listen 127.0.0.1:10000 > envoy.yaml && envoy -c envoy.yaml")
 		return
 	}
-	t := newTable("NODE", "ENVOY", "STATE", "SEEN", "ACKNOWLEDGED")
+	t := newTable("NODE", "VERSION", "STATE", "SEEN", "ACKNOWLEDGED")
 	for _, p := range proxies {
 		state, s := "connected", plain
 		if !p.GetConnected() {
 			state, s = "away", red
+		} else if p.GetReplica() != "" {
+			state = "at " + p.GetReplica()
 		}
 		var acked []string
 		for _, spec := range p.GetSpecs() {

@@ -90,6 +90,8 @@ func given(ts *testscript.TestScript, _ bool, args []string) {
 		f.spec, f.history, f.executions, f.proxies = nil, nil, nil, nil
 	case "a laggard":
 		f.laggards = []string{"proxy edge-2: away since 14:03:32Z", "instance i-3 of 2.1.0: silent for 12s"}
+	case "a refusal":
+		f.refusals = []string{"proxy edge-2: Proto constraint validation failed"}
 	case "an empty pool of 2.0.3":
 		f.version("2.0.3").Pool.Ready = 0
 		f.version("2.0.3").Pool.Instances = 0

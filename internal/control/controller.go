@@ -64,7 +64,7 @@ func New(o Options) *Controller {
 	}
 }
 
-// Run works until ctx ends.
+// Run works until ctx ends. It may run on one replica at a time.
 func (c *Controller) Run(ctx context.Context) error {
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return c.followEffects(ctx) })

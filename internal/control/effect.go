@@ -91,13 +91,13 @@ func (c *Controller) Effect(spec string, generation uint64) (Effect, error) {
 const proofWait = 300 * time.Millisecond
 
 // WaitEffect returns when the generation is effective and either all of the proof has come in or a moment has passed, when a proxy refused
-// it, or when ctx ends (which is no error).
+// it (but for a rollback, whose fence takes effect without that proxy), or when ctx ends (which is no error).
 func (c *Controller) WaitEffect(ctx context.Context, spec string, generation uint64) (Effect, error) {
 	var enough <-chan time.Time
 	for {
 		acked, fenced := c.discovery.Changes(), c.fleet.Changes()
 		e, err := c.Effect(spec, generation)
-		if err != nil || e.Effective && len(e.Laggards) == 0 || len(e.Refusals) > 0 {
+		if err != nil || e.Effective && len(e.Laggards) == 0 || len(e.Refusals) > 0 && len(e.Route.Abandoned) == 0 {
 			return e, err
 		}
 		if e.Effective && enough == nil {

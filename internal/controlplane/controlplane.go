@@ -43,6 +43,10 @@ type Options struct {
 	API, GRPC string
 	// EtcdEndpoints of a cluster; empty: the embedded member.
 	EtcdEndpoints []string
+	// EtcdCA, EtcdCert and EtcdKey are PEM files for TLS to EtcdEndpoints. The certificate is read again for every connection.
+	EtcdCA, EtcdCert, EtcdKey string
+	// Replica is this process's name among those that use EtcdEndpoints; empty: the host's name and the port of GRPC.
+	Replica string
 	// APIHosts are names besides loopback under which the API may be called.
 	APIHosts []string
 	// TokenFile is demanded of proxies and sidecars; required beyond loopback.
@@ -108,7 +112,7 @@ func Run(ctx context.Context, o Options) (err error) {
 	}
 	reg := telemetry.NewRegistry("xds", o.Version)
 
-	st, err := store.Open(ctx, store.Options{DataDir: o.DataDir, Endpoints: o.EtcdEndpoints, Log: o.Log.Named("store")})
+	st, err := o.openStore(ctx, grpcListener.Addr())
 	if err != nil {
 		return err
 	}
@@ -152,7 +156,7 @@ func Run(ctx context.Context, o Options) (err error) {
 		o.Log.Info("admin page", zap.String("address", adminListener.Addr().String()))
 		listeners = append(listeners, served{&http.Server{Handler: telemetry.Admin(reg, loaded(disc)), ReadHeaderTimeout: 10 * time.Second}, adminListener})
 	}
-	return serve(ctx, disc, fl, ctl, gs, grpcListener, listeners)
+	return serve(ctx, st, disc, fl, ctl, gs, grpcListener, listeners)
 }
 
 // openArchive opens the directory, or the repository with the directory as this replica's copy of what it has seen.
@@ -165,7 +169,7 @@ func openArchive(o Options) (control.Archive, error) {
 }
 
 // serve runs every part until one ends, then stops all of them.
-func serve(ctx context.Context, disc *discovery.Server, fl *fleet.Fleet, ctl *control.Controller,
+func serve(ctx context.Context, st *store.Store, disc *discovery.Server, fl *fleet.Fleet, ctl *control.Controller,
 	gs *grpc.Server, gl net.Listener, pages []served,
 ) error {
 	g, ctx := errgroup.WithContext(ctx)
@@ -179,7 +183,14 @@ func serve(ctx context.Context, disc *discovery.Server, fl *fleet.Fleet, ctl *co
 	}
 	g.Go(quiet(func() error { return disc.Run(ctx) }))
 	g.Go(quiet(func() error { return fl.Run(ctx) }))
-	g.Go(quiet(func() error { return ctl.Run(ctx) }))
+	g.Go(quiet(func() error {
+		return st.Lead(ctx, func(ctx context.Context) error {
+			leading, ctx := errgroup.WithContext(ctx)
+			leading.Go(func() error { return ctl.Run(ctx) })
+			leading.Go(func() error { return fl.Tend(ctx) })
+			return leading.Wait()
+		})
+	}))
 	g.Go(quiet(func() error { return gs.Serve(gl) }))
 	for _, p := range pages {
 		g.Go(quiet(p.serve))

@@ -4,7 +4,6 @@ import (
 	"context"
 	"net"
 	"strings"
-	"sync"
 	"time"
 
 	"github.com/specproxy/specproxy/internal/routing"
@@ -15,13 +14,16 @@ const (
 	probeTimeout = time.Second
 )
 
-// Run keeps house until ctx ends: it stores what executions did, drops records beyond their bound, and removes instances that are dead: silent
+// Run stores what the executions of this replica's sidecars did, until ctx ends.
+func (f *Fleet) Run(ctx context.Context) error {
+	f.keepActs(ctx)
+	return ctx.Err()
+}
+
+// Tend keeps house until ctx ends, on one replica at a time: it drops records beyond their bound, and removes instances that are dead: silent
 // for longer than the grace, and their health fails too. The last instance of a version with weight is never removed: silence must not empty
 // a pool.
-func (f *Fleet) Run(ctx context.Context) error {
-	var keeping sync.WaitGroup
-	keeping.Go(func() { f.keepActs(ctx) })
-	defer keeping.Wait()
+func (f *Fleet) Tend(ctx context.Context) error {
 	tick := time.NewTicker(reapEvery)
 	defer tick.Stop()
 	for {

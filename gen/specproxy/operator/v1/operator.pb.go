@@ -4424,8 +4424,10 @@ func (*ListProxiesRequest) Descriptor() ([]byte, []int) {
 }
 
 type ListProxiesResponse struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Proxies       []*Proxy               `protobuf:"bytes,1,rep,name=proxies,proto3" json:"proxies,omitempty"`
+	state   protoimpl.MessageState `protogen:"open.v1"`
+	Proxies []*Proxy               `protobuf:"bytes,1,rep,name=proxies,proto3" json:"proxies,omitempty"`
+	// Processes of the control plane that live; none if it is a single one.
+	Replicas      []*Replica `protobuf:"bytes,2,rep,name=replicas,proto3" json:"replicas,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -4467,6 +4469,74 @@ func (x *ListProxiesResponse) GetProxies() []*Proxy {
 	return nil
 }
 
+func (x *ListProxiesResponse) GetReplicas() []*Replica {
+	if x != nil {
+		return x.Replicas
+	}
+	return nil
+}
+
+type Replica struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Name  string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	Since *timestamppb.Timestamp `protobuf:"bytes,2,opt,name=since,proto3" json:"since,omitempty"`
+	// It runs the loops that only one may run.
+	Leader        bool `protobuf:"varint,3,opt,name=leader,proto3" json:"leader,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Replica) Reset() {
+	*x = Replica{}
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[56]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Replica) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Replica) ProtoMessage() {}
+
+func (x *Replica) ProtoReflect() protoreflect.Message {
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[56]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Replica.ProtoReflect.Descriptor instead.
+func (*Replica) Descriptor() ([]byte, []int) {
+	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{56}
+}
+
+func (x *Replica) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *Replica) GetSince() *timestamppb.Timestamp {
+	if x != nil {
+		return x.Since
+	}
+	return nil
+}
+
+func (x *Replica) GetLeader() bool {
+	if x != nil {
+		return x.Leader
+	}
+	return false
+}
+
 type Proxy struct {
 	state     protoimpl.MessageState `protogen:"open.v1"`
 	Node      string                 `protobuf:"bytes,1,opt,name=node,proto3" json:"node,omitempty"`
@@ -4475,14 +4545,16 @@ type Proxy struct {
 	LastSeen  *timestamppb.Timestamp `protobuf:"bytes,4,opt,name=last_seen,json=lastSeen,proto3" json:"last_seen,omitempty"`
 	Specs     []*ProxySpec           `protobuf:"bytes,5,rep,name=specs,proto3" json:"specs,omitempty"`
 	// Newest refusal, in the proxy's own words.
-	Refusal       string `protobuf:"bytes,6,opt,name=refusal,proto3" json:"refusal,omitempty"`
+	Refusal string `protobuf:"bytes,6,opt,name=refusal,proto3" json:"refusal,omitempty"`
+	// Name of the replica that it is connected to; empty if the control plane is a single process.
+	Replica       string `protobuf:"bytes,7,opt,name=replica,proto3" json:"replica,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Proxy) Reset() {
 	*x = Proxy{}
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[56]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[57]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4494,7 +4566,7 @@ func (x *Proxy) String() string {
 func (*Proxy) ProtoMessage() {}
 
 func (x *Proxy) ProtoReflect() protoreflect.Message {
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[56]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[57]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4507,7 +4579,7 @@ func (x *Proxy) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Proxy.ProtoReflect.Descriptor instead.
 func (*Proxy) Descriptor() ([]byte, []int) {
-	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{56}
+	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{57}
 }
 
 func (x *Proxy) GetNode() string {
@@ -4552,18 +4624,27 @@ func (x *Proxy) GetRefusal() string {
 	return ""
 }
 
+func (x *Proxy) GetReplica() string {
+	if x != nil {
+		return x.Replica
+	}
+	return ""
+}
+
 type ProxySpec struct {
 	state           protoimpl.MessageState `protogen:"open.v1"`
 	Spec            string                 `protobuf:"bytes,1,opt,name=spec,proto3" json:"spec,omitempty"`
 	AckedGeneration uint64                 `protobuf:"varint,2,opt,name=acked_generation,json=ackedGeneration,proto3" json:"acked_generation,omitempty"`
 	AckedAt         *timestamppb.Timestamp `protobuf:"bytes,3,opt,name=acked_at,json=ackedAt,proto3" json:"acked_at,omitempty"`
-	unknownFields   protoimpl.UnknownFields
-	sizeCache       protoimpl.SizeCache
+	// The proxy's own words if it refused something newer.
+	Refusal       string `protobuf:"bytes,4,opt,name=refusal,proto3" json:"refusal,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *ProxySpec) Reset() {
 	*x = ProxySpec{}
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[57]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[58]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4575,7 +4656,7 @@ func (x *ProxySpec) String() string {
 func (*ProxySpec) ProtoMessage() {}
 
 func (x *ProxySpec) ProtoReflect() protoreflect.Message {
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[57]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[58]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4588,7 +4669,7 @@ func (x *ProxySpec) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ProxySpec.ProtoReflect.Descriptor instead.
 func (*ProxySpec) Descriptor() ([]byte, []int) {
-	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{57}
+	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{58}
 }
 
 func (x *ProxySpec) GetSpec() string {
@@ -4610,6 +4691,13 @@ func (x *ProxySpec) GetAckedAt() *timestamppb.Timestamp {
 		return x.AckedAt
 	}
 	return nil
+}
+
+func (x *ProxySpec) GetRefusal() string {
+	if x != nil {
+		return x.Refusal
+	}
+	return ""
 }
 
 type PostMortem struct {
@@ -4636,7 +4724,7 @@ type PostMortem struct {
 
 func (x *PostMortem) Reset() {
 	*x = PostMortem{}
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[58]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[59]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4648,7 +4736,7 @@ func (x *PostMortem) String() string {
 func (*PostMortem) ProtoMessage() {}
 
 func (x *PostMortem) ProtoReflect() protoreflect.Message {
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[58]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[59]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4661,7 +4749,7 @@ func (x *PostMortem) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PostMortem.ProtoReflect.Descriptor instead.
 func (*PostMortem) Descriptor() ([]byte, []int) {
-	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{58}
+	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{59}
 }
 
 func (x *PostMortem) GetId() string {
@@ -4764,7 +4852,7 @@ type ListPostMortemsRequest struct {
 
 func (x *ListPostMortemsRequest) Reset() {
 	*x = ListPostMortemsRequest{}
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[59]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[60]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4776,7 +4864,7 @@ func (x *ListPostMortemsRequest) String() string {
 func (*ListPostMortemsRequest) ProtoMessage() {}
 
 func (x *ListPostMortemsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[59]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[60]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4789,7 +4877,7 @@ func (x *ListPostMortemsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListPostMortemsRequest.ProtoReflect.Descriptor instead.
 func (*ListPostMortemsRequest) Descriptor() ([]byte, []int) {
-	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{59}
+	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{60}
 }
 
 func (x *ListPostMortemsRequest) GetSpec() string {
@@ -4808,7 +4896,7 @@ type ListPostMortemsResponse struct {
 
 func (x *ListPostMortemsResponse) Reset() {
 	*x = ListPostMortemsResponse{}
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[60]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[61]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4820,7 +4908,7 @@ func (x *ListPostMortemsResponse) String() string {
 func (*ListPostMortemsResponse) ProtoMessage() {}
 
 func (x *ListPostMortemsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[60]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[61]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4833,7 +4921,7 @@ func (x *ListPostMortemsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListPostMortemsResponse.ProtoReflect.Descriptor instead.
 func (*ListPostMortemsResponse) Descriptor() ([]byte, []int) {
-	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{60}
+	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{61}
 }
 
 func (x *ListPostMortemsResponse) GetPostmortems() []*PostMortem {
@@ -4852,7 +4940,7 @@ type GetPostMortemRequest struct {
 
 func (x *GetPostMortemRequest) Reset() {
 	*x = GetPostMortemRequest{}
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[61]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[62]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4864,7 +4952,7 @@ func (x *GetPostMortemRequest) String() string {
 func (*GetPostMortemRequest) ProtoMessage() {}
 
 func (x *GetPostMortemRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[61]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[62]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4877,7 +4965,7 @@ func (x *GetPostMortemRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetPostMortemRequest.ProtoReflect.Descriptor instead.
 func (*GetPostMortemRequest) Descriptor() ([]byte, []int) {
-	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{61}
+	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{62}
 }
 
 func (x *GetPostMortemRequest) GetId() string {
@@ -4896,7 +4984,7 @@ type GetPostMortemResponse struct {
 
 func (x *GetPostMortemResponse) Reset() {
 	*x = GetPostMortemResponse{}
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[62]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[63]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4908,7 +4996,7 @@ func (x *GetPostMortemResponse) String() string {
 func (*GetPostMortemResponse) ProtoMessage() {}
 
 func (x *GetPostMortemResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[62]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[63]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4921,7 +5009,7 @@ func (x *GetPostMortemResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetPostMortemResponse.ProtoReflect.Descriptor instead.
 func (*GetPostMortemResponse) Descriptor() ([]byte, []int) {
-	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{62}
+	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{63}
 }
 
 func (x *GetPostMortemResponse) GetPostmortem() *PostMortem {
@@ -4943,7 +5031,7 @@ type ClosePostMortemRequest struct {
 
 func (x *ClosePostMortemRequest) Reset() {
 	*x = ClosePostMortemRequest{}
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[63]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[64]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4955,7 +5043,7 @@ func (x *ClosePostMortemRequest) String() string {
 func (*ClosePostMortemRequest) ProtoMessage() {}
 
 func (x *ClosePostMortemRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[63]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[64]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4968,7 +5056,7 @@ func (x *ClosePostMortemRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ClosePostMortemRequest.ProtoReflect.Descriptor instead.
 func (*ClosePostMortemRequest) Descriptor() ([]byte, []int) {
-	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{63}
+	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{64}
 }
 
 func (x *ClosePostMortemRequest) GetId() string {
@@ -5001,7 +5089,7 @@ type ClosePostMortemResponse struct {
 
 func (x *ClosePostMortemResponse) Reset() {
 	*x = ClosePostMortemResponse{}
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[64]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[65]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5013,7 +5101,7 @@ func (x *ClosePostMortemResponse) String() string {
 func (*ClosePostMortemResponse) ProtoMessage() {}
 
 func (x *ClosePostMortemResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[64]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[65]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5026,7 +5114,7 @@ func (x *ClosePostMortemResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ClosePostMortemResponse.ProtoReflect.Descriptor instead.
 func (*ClosePostMortemResponse) Descriptor() ([]byte, []int) {
-	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{64}
+	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{65}
 }
 
 func (x *ClosePostMortemResponse) GetPostmortem() *PostMortem {
@@ -5048,7 +5136,7 @@ type ResolveRequest struct {
 
 func (x *ResolveRequest) Reset() {
 	*x = ResolveRequest{}
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[65]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[66]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5060,7 +5148,7 @@ func (x *ResolveRequest) String() string {
 func (*ResolveRequest) ProtoMessage() {}
 
 func (x *ResolveRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[65]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[66]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5073,7 +5161,7 @@ func (x *ResolveRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ResolveRequest.ProtoReflect.Descriptor instead.
 func (*ResolveRequest) Descriptor() ([]byte, []int) {
-	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{65}
+	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{66}
 }
 
 func (x *ResolveRequest) GetSpec() string {
@@ -5103,7 +5191,7 @@ type ResolveResponse struct {
 
 func (x *ResolveResponse) Reset() {
 	*x = ResolveResponse{}
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[66]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[67]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5115,7 +5203,7 @@ func (x *ResolveResponse) String() string {
 func (*ResolveResponse) ProtoMessage() {}
 
 func (x *ResolveResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[66]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[67]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5128,7 +5216,7 @@ func (x *ResolveResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ResolveResponse.ProtoReflect.Descriptor instead.
 func (*ResolveResponse) Descriptor() ([]byte, []int) {
-	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{66}
+	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{67}
 }
 
 func (x *ResolveResponse) GetSpec() string {
@@ -5173,7 +5261,7 @@ type GetVersionRequest struct {
 
 func (x *GetVersionRequest) Reset() {
 	*x = GetVersionRequest{}
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[67]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[68]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5185,7 +5273,7 @@ func (x *GetVersionRequest) String() string {
 func (*GetVersionRequest) ProtoMessage() {}
 
 func (x *GetVersionRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[67]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[68]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5198,7 +5286,7 @@ func (x *GetVersionRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetVersionRequest.ProtoReflect.Descriptor instead.
 func (*GetVersionRequest) Descriptor() ([]byte, []int) {
-	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{67}
+	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{68}
 }
 
 func (x *GetVersionRequest) GetSpec() string {
@@ -5254,7 +5342,7 @@ type GetVersionResponse struct {
 
 func (x *GetVersionResponse) Reset() {
 	*x = GetVersionResponse{}
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[68]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[69]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5266,7 +5354,7 @@ func (x *GetVersionResponse) String() string {
 func (*GetVersionResponse) ProtoMessage() {}
 
 func (x *GetVersionResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[68]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[69]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5279,7 +5367,7 @@ func (x *GetVersionResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetVersionResponse.ProtoReflect.Descriptor instead.
 func (*GetVersionResponse) Descriptor() ([]byte, []int) {
-	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{68}
+	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{69}
 }
 
 func (x *GetVersionResponse) GetVersion() *Version {
@@ -5384,7 +5472,7 @@ type Attachment struct {
 
 func (x *Attachment) Reset() {
 	*x = Attachment{}
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[69]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[70]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5396,7 +5484,7 @@ func (x *Attachment) String() string {
 func (*Attachment) ProtoMessage() {}
 
 func (x *Attachment) ProtoReflect() protoreflect.Message {
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[69]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[70]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5409,7 +5497,7 @@ func (x *Attachment) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Attachment.ProtoReflect.Descriptor instead.
 func (*Attachment) Descriptor() ([]byte, []int) {
-	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{69}
+	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{70}
 }
 
 func (x *Attachment) GetDigest() string {
@@ -5497,7 +5585,7 @@ type ConformanceSummary struct {
 
 func (x *ConformanceSummary) Reset() {
 	*x = ConformanceSummary{}
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[70]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[71]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5509,7 +5597,7 @@ func (x *ConformanceSummary) String() string {
 func (*ConformanceSummary) ProtoMessage() {}
 
 func (x *ConformanceSummary) ProtoReflect() protoreflect.Message {
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[70]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[71]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5522,7 +5610,7 @@ func (x *ConformanceSummary) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ConformanceSummary.ProtoReflect.Descriptor instead.
 func (*ConformanceSummary) Descriptor() ([]byte, []int) {
-	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{70}
+	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{71}
 }
 
 func (x *ConformanceSummary) GetSuite() string {
@@ -5581,7 +5669,7 @@ type ImportVersionRequest struct {
 
 func (x *ImportVersionRequest) Reset() {
 	*x = ImportVersionRequest{}
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[71]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[72]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5593,7 +5681,7 @@ func (x *ImportVersionRequest) String() string {
 func (*ImportVersionRequest) ProtoMessage() {}
 
 func (x *ImportVersionRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[71]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[72]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5606,7 +5694,7 @@ func (x *ImportVersionRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ImportVersionRequest.ProtoReflect.Descriptor instead.
 func (*ImportVersionRequest) Descriptor() ([]byte, []int) {
-	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{71}
+	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{72}
 }
 
 func (x *ImportVersionRequest) GetImage() []byte {
@@ -5642,7 +5730,7 @@ type ImportVersionResponse struct {
 
 func (x *ImportVersionResponse) Reset() {
 	*x = ImportVersionResponse{}
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[72]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[73]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5654,7 +5742,7 @@ func (x *ImportVersionResponse) String() string {
 func (*ImportVersionResponse) ProtoMessage() {}
 
 func (x *ImportVersionResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[72]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[73]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5667,7 +5755,7 @@ func (x *ImportVersionResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ImportVersionResponse.ProtoReflect.Descriptor instead.
 func (*ImportVersionResponse) Descriptor() ([]byte, []int) {
-	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{72}
+	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{73}
 }
 
 func (x *ImportVersionResponse) GetSpec() string {
@@ -5717,7 +5805,7 @@ type AttachRequest struct {
 
 func (x *AttachRequest) Reset() {
 	*x = AttachRequest{}
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[73]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[74]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5729,7 +5817,7 @@ func (x *AttachRequest) String() string {
 func (*AttachRequest) ProtoMessage() {}
 
 func (x *AttachRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[73]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[74]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5742,7 +5830,7 @@ func (x *AttachRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AttachRequest.ProtoReflect.Descriptor instead.
 func (*AttachRequest) Descriptor() ([]byte, []int) {
-	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{73}
+	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{74}
 }
 
 func (x *AttachRequest) GetSpec() string {
@@ -5811,7 +5899,7 @@ type AttachResponse struct {
 
 func (x *AttachResponse) Reset() {
 	*x = AttachResponse{}
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[74]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[75]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5823,7 +5911,7 @@ func (x *AttachResponse) String() string {
 func (*AttachResponse) ProtoMessage() {}
 
 func (x *AttachResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[74]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[75]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5836,7 +5924,7 @@ func (x *AttachResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AttachResponse.ProtoReflect.Descriptor instead.
 func (*AttachResponse) Descriptor() ([]byte, []int) {
-	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{74}
+	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{75}
 }
 
 func (x *AttachResponse) GetAttachment() *Attachment {
@@ -5862,7 +5950,7 @@ type GetLineageRequest struct {
 
 func (x *GetLineageRequest) Reset() {
 	*x = GetLineageRequest{}
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[75]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[76]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5874,7 +5962,7 @@ func (x *GetLineageRequest) String() string {
 func (*GetLineageRequest) ProtoMessage() {}
 
 func (x *GetLineageRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[75]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[76]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5887,7 +5975,7 @@ func (x *GetLineageRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetLineageRequest.ProtoReflect.Descriptor instead.
 func (*GetLineageRequest) Descriptor() ([]byte, []int) {
-	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{75}
+	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{76}
 }
 
 func (x *GetLineageRequest) GetSpec() string {
@@ -5907,7 +5995,7 @@ type GetLineageResponse struct {
 
 func (x *GetLineageResponse) Reset() {
 	*x = GetLineageResponse{}
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[76]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[77]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5919,7 +6007,7 @@ func (x *GetLineageResponse) String() string {
 func (*GetLineageResponse) ProtoMessage() {}
 
 func (x *GetLineageResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[76]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[77]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5932,7 +6020,7 @@ func (x *GetLineageResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetLineageResponse.ProtoReflect.Descriptor instead.
 func (*GetLineageResponse) Descriptor() ([]byte, []int) {
-	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{76}
+	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{77}
 }
 
 func (x *GetLineageResponse) GetVersions() []*LineageEntry {
@@ -5962,7 +6050,7 @@ type LineageEntry struct {
 
 func (x *LineageEntry) Reset() {
 	*x = LineageEntry{}
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[77]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[78]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5974,7 +6062,7 @@ func (x *LineageEntry) String() string {
 func (*LineageEntry) ProtoMessage() {}
 
 func (x *LineageEntry) ProtoReflect() protoreflect.Message {
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[77]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[78]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5987,7 +6075,7 @@ func (x *LineageEntry) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LineageEntry.ProtoReflect.Descriptor instead.
 func (*LineageEntry) Descriptor() ([]byte, []int) {
-	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{77}
+	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{78}
 }
 
 func (x *LineageEntry) GetVersion() string {
@@ -6079,7 +6167,7 @@ type LineageEvent struct {
 
 func (x *LineageEvent) Reset() {
 	*x = LineageEvent{}
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[78]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[79]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6091,7 +6179,7 @@ func (x *LineageEvent) String() string {
 func (*LineageEvent) ProtoMessage() {}
 
 func (x *LineageEvent) ProtoReflect() protoreflect.Message {
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[78]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[79]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6104,7 +6192,7 @@ func (x *LineageEvent) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LineageEvent.ProtoReflect.Descriptor instead.
 func (*LineageEvent) Descriptor() ([]byte, []int) {
-	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{78}
+	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{79}
 }
 
 func (x *LineageEvent) GetGeneration() uint64 {
@@ -6187,7 +6275,7 @@ type Policy struct {
 
 func (x *Policy) Reset() {
 	*x = Policy{}
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[79]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[80]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6199,7 +6287,7 @@ func (x *Policy) String() string {
 func (*Policy) ProtoMessage() {}
 
 func (x *Policy) ProtoReflect() protoreflect.Message {
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[79]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[80]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6212,7 +6300,7 @@ func (x *Policy) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Policy.ProtoReflect.Descriptor instead.
 func (*Policy) Descriptor() ([]byte, []int) {
-	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{79}
+	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{80}
 }
 
 func (x *Policy) GetSpec() string {
@@ -6294,7 +6382,7 @@ type GetPolicyRequest struct {
 
 func (x *GetPolicyRequest) Reset() {
 	*x = GetPolicyRequest{}
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[80]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[81]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6306,7 +6394,7 @@ func (x *GetPolicyRequest) String() string {
 func (*GetPolicyRequest) ProtoMessage() {}
 
 func (x *GetPolicyRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[80]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[81]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6319,7 +6407,7 @@ func (x *GetPolicyRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetPolicyRequest.ProtoReflect.Descriptor instead.
 func (*GetPolicyRequest) Descriptor() ([]byte, []int) {
-	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{80}
+	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{81}
 }
 
 func (x *GetPolicyRequest) GetSpec() string {
@@ -6340,7 +6428,7 @@ type GetPolicyResponse struct {
 
 func (x *GetPolicyResponse) Reset() {
 	*x = GetPolicyResponse{}
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[81]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[82]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6352,7 +6440,7 @@ func (x *GetPolicyResponse) String() string {
 func (*GetPolicyResponse) ProtoMessage() {}
 
 func (x *GetPolicyResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[81]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[82]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6365,7 +6453,7 @@ func (x *GetPolicyResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetPolicyResponse.ProtoReflect.Descriptor instead.
 func (*GetPolicyResponse) Descriptor() ([]byte, []int) {
-	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{81}
+	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{82}
 }
 
 func (x *GetPolicyResponse) GetPolicy() *Policy {
@@ -6396,7 +6484,7 @@ type SetPolicyRequest struct {
 
 func (x *SetPolicyRequest) Reset() {
 	*x = SetPolicyRequest{}
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[82]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[83]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6408,7 +6496,7 @@ func (x *SetPolicyRequest) String() string {
 func (*SetPolicyRequest) ProtoMessage() {}
 
 func (x *SetPolicyRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[82]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[83]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6421,7 +6509,7 @@ func (x *SetPolicyRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SetPolicyRequest.ProtoReflect.Descriptor instead.
 func (*SetPolicyRequest) Descriptor() ([]byte, []int) {
-	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{82}
+	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{83}
 }
 
 func (x *SetPolicyRequest) GetSpec() string {
@@ -6479,7 +6567,7 @@ type SetPolicyResponse struct {
 
 func (x *SetPolicyResponse) Reset() {
 	*x = SetPolicyResponse{}
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[83]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[84]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6491,7 +6579,7 @@ func (x *SetPolicyResponse) String() string {
 func (*SetPolicyResponse) ProtoMessage() {}
 
 func (x *SetPolicyResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[83]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[84]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6504,7 +6592,7 @@ func (x *SetPolicyResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SetPolicyResponse.ProtoReflect.Descriptor instead.
 func (*SetPolicyResponse) Descriptor() ([]byte, []int) {
-	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{83}
+	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{84}
 }
 
 func (x *SetPolicyResponse) GetPolicy() *Policy {
@@ -6939,20 +7027,27 @@ const file_specproxy_operator_v1_operator_proto_rawDesc = "" +
 	"\n" +
 	"executions\x18\x04 \x01(\x04R\n" +
 	"executions\"\x14\n" +
-	"\x12ListProxiesRequest\"M\n" +
+	"\x12ListProxiesRequest\"\x89\x01\n" +
 	"\x13ListProxiesResponse\x126\n" +
-	"\aproxies\x18\x01 \x03(\v2\x1c.specproxy.operator.v1.ProxyR\aproxies\"\xde\x01\n" +
+	"\aproxies\x18\x01 \x03(\v2\x1c.specproxy.operator.v1.ProxyR\aproxies\x12:\n" +
+	"\breplicas\x18\x02 \x03(\v2\x1e.specproxy.operator.v1.ReplicaR\breplicas\"g\n" +
+	"\aReplica\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x120\n" +
+	"\x05since\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\x05since\x12\x16\n" +
+	"\x06leader\x18\x03 \x01(\bR\x06leader\"\xf8\x01\n" +
 	"\x05Proxy\x12\x12\n" +
 	"\x04node\x18\x01 \x01(\tR\x04node\x12\x18\n" +
 	"\aversion\x18\x02 \x01(\tR\aversion\x12\x1c\n" +
 	"\tconnected\x18\x03 \x01(\bR\tconnected\x127\n" +
 	"\tlast_seen\x18\x04 \x01(\v2\x1a.google.protobuf.TimestampR\blastSeen\x126\n" +
 	"\x05specs\x18\x05 \x03(\v2 .specproxy.operator.v1.ProxySpecR\x05specs\x12\x18\n" +
-	"\arefusal\x18\x06 \x01(\tR\arefusal\"\x81\x01\n" +
+	"\arefusal\x18\x06 \x01(\tR\arefusal\x12\x18\n" +
+	"\areplica\x18\a \x01(\tR\areplica\"\x9b\x01\n" +
 	"\tProxySpec\x12\x12\n" +
 	"\x04spec\x18\x01 \x01(\tR\x04spec\x12)\n" +
 	"\x10acked_generation\x18\x02 \x01(\x04R\x0fackedGeneration\x125\n" +
-	"\backed_at\x18\x03 \x01(\v2\x1a.google.protobuf.TimestampR\aackedAt\"\xa0\x03\n" +
+	"\backed_at\x18\x03 \x01(\v2\x1a.google.protobuf.TimestampR\aackedAt\x12\x18\n" +
+	"\arefusal\x18\x04 \x01(\tR\arefusal\"\xa0\x03\n" +
 	"\n" +
 	"PostMortem\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x14\n" +
@@ -7166,7 +7261,7 @@ func file_specproxy_operator_v1_operator_proto_rawDescGZIP() []byte {
 	return file_specproxy_operator_v1_operator_proto_rawDescData
 }
 
-var file_specproxy_operator_v1_operator_proto_msgTypes = make([]protoimpl.MessageInfo, 84)
+var file_specproxy_operator_v1_operator_proto_msgTypes = make([]protoimpl.MessageInfo, 85)
 var file_specproxy_operator_v1_operator_proto_goTypes = []any{
 	(*File)(nil),                    // 0: specproxy.operator.v1.File
 	(*PublishRequest)(nil),          // 1: specproxy.operator.v1.PublishRequest
@@ -7224,40 +7319,41 @@ var file_specproxy_operator_v1_operator_proto_goTypes = []any{
 	(*EffectCount)(nil),             // 53: specproxy.operator.v1.EffectCount
 	(*ListProxiesRequest)(nil),      // 54: specproxy.operator.v1.ListProxiesRequest
 	(*ListProxiesResponse)(nil),     // 55: specproxy.operator.v1.ListProxiesResponse
-	(*Proxy)(nil),                   // 56: specproxy.operator.v1.Proxy
-	(*ProxySpec)(nil),               // 57: specproxy.operator.v1.ProxySpec
-	(*PostMortem)(nil),              // 58: specproxy.operator.v1.PostMortem
-	(*ListPostMortemsRequest)(nil),  // 59: specproxy.operator.v1.ListPostMortemsRequest
-	(*ListPostMortemsResponse)(nil), // 60: specproxy.operator.v1.ListPostMortemsResponse
-	(*GetPostMortemRequest)(nil),    // 61: specproxy.operator.v1.GetPostMortemRequest
-	(*GetPostMortemResponse)(nil),   // 62: specproxy.operator.v1.GetPostMortemResponse
-	(*ClosePostMortemRequest)(nil),  // 63: specproxy.operator.v1.ClosePostMortemRequest
-	(*ClosePostMortemResponse)(nil), // 64: specproxy.operator.v1.ClosePostMortemResponse
-	(*ResolveRequest)(nil),          // 65: specproxy.operator.v1.ResolveRequest
-	(*ResolveResponse)(nil),         // 66: specproxy.operator.v1.ResolveResponse
-	(*GetVersionRequest)(nil),       // 67: specproxy.operator.v1.GetVersionRequest
-	(*GetVersionResponse)(nil),      // 68: specproxy.operator.v1.GetVersionResponse
-	(*Attachment)(nil),              // 69: specproxy.operator.v1.Attachment
-	(*ConformanceSummary)(nil),      // 70: specproxy.operator.v1.ConformanceSummary
-	(*ImportVersionRequest)(nil),    // 71: specproxy.operator.v1.ImportVersionRequest
-	(*ImportVersionResponse)(nil),   // 72: specproxy.operator.v1.ImportVersionResponse
-	(*AttachRequest)(nil),           // 73: specproxy.operator.v1.AttachRequest
-	(*AttachResponse)(nil),          // 74: specproxy.operator.v1.AttachResponse
-	(*GetLineageRequest)(nil),       // 75: specproxy.operator.v1.GetLineageRequest
-	(*GetLineageResponse)(nil),      // 76: specproxy.operator.v1.GetLineageResponse
-	(*LineageEntry)(nil),            // 77: specproxy.operator.v1.LineageEntry
-	(*LineageEvent)(nil),            // 78: specproxy.operator.v1.LineageEvent
-	(*Policy)(nil),                  // 79: specproxy.operator.v1.Policy
-	(*GetPolicyRequest)(nil),        // 80: specproxy.operator.v1.GetPolicyRequest
-	(*GetPolicyResponse)(nil),       // 81: specproxy.operator.v1.GetPolicyResponse
-	(*SetPolicyRequest)(nil),        // 82: specproxy.operator.v1.SetPolicyRequest
-	(*SetPolicyResponse)(nil),       // 83: specproxy.operator.v1.SetPolicyResponse
-	(*timestamppb.Timestamp)(nil),   // 84: google.protobuf.Timestamp
-	(*durationpb.Duration)(nil),     // 85: google.protobuf.Duration
+	(*Replica)(nil),                 // 56: specproxy.operator.v1.Replica
+	(*Proxy)(nil),                   // 57: specproxy.operator.v1.Proxy
+	(*ProxySpec)(nil),               // 58: specproxy.operator.v1.ProxySpec
+	(*PostMortem)(nil),              // 59: specproxy.operator.v1.PostMortem
+	(*ListPostMortemsRequest)(nil),  // 60: specproxy.operator.v1.ListPostMortemsRequest
+	(*ListPostMortemsResponse)(nil), // 61: specproxy.operator.v1.ListPostMortemsResponse
+	(*GetPostMortemRequest)(nil),    // 62: specproxy.operator.v1.GetPostMortemRequest
+	(*GetPostMortemResponse)(nil),   // 63: specproxy.operator.v1.GetPostMortemResponse
+	(*ClosePostMortemRequest)(nil),  // 64: specproxy.operator.v1.ClosePostMortemRequest
+	(*ClosePostMortemResponse)(nil), // 65: specproxy.operator.v1.ClosePostMortemResponse
+	(*ResolveRequest)(nil),          // 66: specproxy.operator.v1.ResolveRequest
+	(*ResolveResponse)(nil),         // 67: specproxy.operator.v1.ResolveResponse
+	(*GetVersionRequest)(nil),       // 68: specproxy.operator.v1.GetVersionRequest
+	(*GetVersionResponse)(nil),      // 69: specproxy.operator.v1.GetVersionResponse
+	(*Attachment)(nil),              // 70: specproxy.operator.v1.Attachment
+	(*ConformanceSummary)(nil),      // 71: specproxy.operator.v1.ConformanceSummary
+	(*ImportVersionRequest)(nil),    // 72: specproxy.operator.v1.ImportVersionRequest
+	(*ImportVersionResponse)(nil),   // 73: specproxy.operator.v1.ImportVersionResponse
+	(*AttachRequest)(nil),           // 74: specproxy.operator.v1.AttachRequest
+	(*AttachResponse)(nil),          // 75: specproxy.operator.v1.AttachResponse
+	(*GetLineageRequest)(nil),       // 76: specproxy.operator.v1.GetLineageRequest
+	(*GetLineageResponse)(nil),      // 77: specproxy.operator.v1.GetLineageResponse
+	(*LineageEntry)(nil),            // 78: specproxy.operator.v1.LineageEntry
+	(*LineageEvent)(nil),            // 79: specproxy.operator.v1.LineageEvent
+	(*Policy)(nil),                  // 80: specproxy.operator.v1.Policy
+	(*GetPolicyRequest)(nil),        // 81: specproxy.operator.v1.GetPolicyRequest
+	(*GetPolicyResponse)(nil),       // 82: specproxy.operator.v1.GetPolicyResponse
+	(*SetPolicyRequest)(nil),        // 83: specproxy.operator.v1.SetPolicyRequest
+	(*SetPolicyResponse)(nil),       // 84: specproxy.operator.v1.SetPolicyResponse
+	(*timestamppb.Timestamp)(nil),   // 85: google.protobuf.Timestamp
+	(*durationpb.Duration)(nil),     // 86: google.protobuf.Duration
 }
 var file_specproxy_operator_v1_operator_proto_depIdxs = []int32{
 	0,   // 0: specproxy.operator.v1.PublishRequest.files:type_name -> specproxy.operator.v1.File
-	84,  // 1: specproxy.operator.v1.Version.published_at:type_name -> google.protobuf.Timestamp
+	85,  // 1: specproxy.operator.v1.Version.published_at:type_name -> google.protobuf.Timestamp
 	4,   // 2: specproxy.operator.v1.Version.pool:type_name -> specproxy.operator.v1.Pool
 	3,   // 3: specproxy.operator.v1.ListVersionsResponse.versions:type_name -> specproxy.operator.v1.Version
 	9,   // 4: specproxy.operator.v1.VerifyArchiveResponse.checks:type_name -> specproxy.operator.v1.VersionCheck
@@ -7273,136 +7369,138 @@ var file_specproxy_operator_v1_operator_proto_depIdxs = []int32{
 	27,  // 14: specproxy.operator.v1.UndoResponse.changes:type_name -> specproxy.operator.v1.Change
 	17,  // 15: specproxy.operator.v1.Change.before:type_name -> specproxy.operator.v1.Weight
 	17,  // 16: specproxy.operator.v1.Change.after:type_name -> specproxy.operator.v1.Weight
-	84,  // 17: specproxy.operator.v1.Change.committed_at:type_name -> google.protobuf.Timestamp
+	85,  // 17: specproxy.operator.v1.Change.committed_at:type_name -> google.protobuf.Timestamp
 	28,  // 18: specproxy.operator.v1.Change.capacity:type_name -> specproxy.operator.v1.Capacity
 	29,  // 19: specproxy.operator.v1.Change.plans:type_name -> specproxy.operator.v1.Plan
-	85,  // 20: specproxy.operator.v1.Plan.within:type_name -> google.protobuf.Duration
-	85,  // 21: specproxy.operator.v1.GetEffectRequest.wait:type_name -> google.protobuf.Duration
-	84,  // 22: specproxy.operator.v1.GetEffectResponse.committed_at:type_name -> google.protobuf.Timestamp
-	84,  // 23: specproxy.operator.v1.GetEffectResponse.effective_at:type_name -> google.protobuf.Timestamp
-	84,  // 24: specproxy.operator.v1.GetEffectResponse.last_admission_at:type_name -> google.protobuf.Timestamp
+	86,  // 20: specproxy.operator.v1.Plan.within:type_name -> google.protobuf.Duration
+	86,  // 21: specproxy.operator.v1.GetEffectRequest.wait:type_name -> google.protobuf.Duration
+	85,  // 22: specproxy.operator.v1.GetEffectResponse.committed_at:type_name -> google.protobuf.Timestamp
+	85,  // 23: specproxy.operator.v1.GetEffectResponse.effective_at:type_name -> google.protobuf.Timestamp
+	85,  // 24: specproxy.operator.v1.GetEffectResponse.last_admission_at:type_name -> google.protobuf.Timestamp
 	34,  // 25: specproxy.operator.v1.GetFleetResponse.specs:type_name -> specproxy.operator.v1.Spec
-	84,  // 26: specproxy.operator.v1.Spec.changed_at:type_name -> google.protobuf.Timestamp
+	85,  // 26: specproxy.operator.v1.Spec.changed_at:type_name -> google.protobuf.Timestamp
 	3,   // 27: specproxy.operator.v1.Spec.versions:type_name -> specproxy.operator.v1.Version
 	35,  // 28: specproxy.operator.v1.Spec.freeze:type_name -> specproxy.operator.v1.Freeze
 	36,  // 29: specproxy.operator.v1.Spec.drains:type_name -> specproxy.operator.v1.Drain
-	84,  // 30: specproxy.operator.v1.Freeze.since:type_name -> google.protobuf.Timestamp
-	84,  // 31: specproxy.operator.v1.Freeze.until:type_name -> google.protobuf.Timestamp
-	84,  // 32: specproxy.operator.v1.Drain.ordered_at:type_name -> google.protobuf.Timestamp
-	84,  // 33: specproxy.operator.v1.Drain.ended_at:type_name -> google.protobuf.Timestamp
+	85,  // 30: specproxy.operator.v1.Freeze.since:type_name -> google.protobuf.Timestamp
+	85,  // 31: specproxy.operator.v1.Freeze.until:type_name -> google.protobuf.Timestamp
+	85,  // 32: specproxy.operator.v1.Drain.ordered_at:type_name -> google.protobuf.Timestamp
+	85,  // 33: specproxy.operator.v1.Drain.ended_at:type_name -> google.protobuf.Timestamp
 	47,  // 34: specproxy.operator.v1.Drain.oldest:type_name -> specproxy.operator.v1.Execution
-	85,  // 35: specproxy.operator.v1.Drain.eta:type_name -> google.protobuf.Duration
-	85,  // 36: specproxy.operator.v1.Drain.p50:type_name -> google.protobuf.Duration
-	85,  // 37: specproxy.operator.v1.Drain.p99:type_name -> google.protobuf.Duration
-	85,  // 38: specproxy.operator.v1.Drain.default_within:type_name -> google.protobuf.Duration
+	86,  // 35: specproxy.operator.v1.Drain.eta:type_name -> google.protobuf.Duration
+	86,  // 36: specproxy.operator.v1.Drain.p50:type_name -> google.protobuf.Duration
+	86,  // 37: specproxy.operator.v1.Drain.p99:type_name -> google.protobuf.Duration
+	86,  // 38: specproxy.operator.v1.Drain.default_within:type_name -> google.protobuf.Duration
 	44,  // 39: specproxy.operator.v1.Drain.interventions:type_name -> specproxy.operator.v1.Intervention
 	27,  // 40: specproxy.operator.v1.PreviewDrainResponse.change:type_name -> specproxy.operator.v1.Change
 	39,  // 41: specproxy.operator.v1.PreviewDrainResponse.executions:type_name -> specproxy.operator.v1.PreviewedExecution
 	47,  // 42: specproxy.operator.v1.PreviewedExecution.execution:type_name -> specproxy.operator.v1.Execution
-	84,  // 43: specproxy.operator.v1.PreviewedExecution.deadline:type_name -> google.protobuf.Timestamp
+	85,  // 43: specproxy.operator.v1.PreviewedExecution.deadline:type_name -> google.protobuf.Timestamp
 	36,  // 44: specproxy.operator.v1.ListDrainsResponse.drains:type_name -> specproxy.operator.v1.Drain
-	85,  // 45: specproxy.operator.v1.SettleExecutionRequest.wait:type_name -> google.protobuf.Duration
+	86,  // 45: specproxy.operator.v1.SettleExecutionRequest.wait:type_name -> google.protobuf.Duration
 	44,  // 46: specproxy.operator.v1.SettleExecutionResponse.intervention:type_name -> specproxy.operator.v1.Intervention
-	84,  // 47: specproxy.operator.v1.Intervention.at:type_name -> google.protobuf.Timestamp
-	84,  // 48: specproxy.operator.v1.Intervention.settled_at:type_name -> google.protobuf.Timestamp
-	85,  // 49: specproxy.operator.v1.GetSpecRequest.wait:type_name -> google.protobuf.Duration
+	85,  // 47: specproxy.operator.v1.Intervention.at:type_name -> google.protobuf.Timestamp
+	85,  // 48: specproxy.operator.v1.Intervention.settled_at:type_name -> google.protobuf.Timestamp
+	86,  // 49: specproxy.operator.v1.GetSpecRequest.wait:type_name -> google.protobuf.Duration
 	34,  // 50: specproxy.operator.v1.GetSpecResponse.spec:type_name -> specproxy.operator.v1.Spec
 	27,  // 51: specproxy.operator.v1.GetSpecResponse.history:type_name -> specproxy.operator.v1.Change
-	84,  // 52: specproxy.operator.v1.Execution.started_at:type_name -> google.protobuf.Timestamp
-	84,  // 53: specproxy.operator.v1.Execution.ended_at:type_name -> google.protobuf.Timestamp
-	84,  // 54: specproxy.operator.v1.Execution.settle_by:type_name -> google.protobuf.Timestamp
+	85,  // 52: specproxy.operator.v1.Execution.started_at:type_name -> google.protobuf.Timestamp
+	85,  // 53: specproxy.operator.v1.Execution.ended_at:type_name -> google.protobuf.Timestamp
+	85,  // 54: specproxy.operator.v1.Execution.settle_by:type_name -> google.protobuf.Timestamp
 	47,  // 55: specproxy.operator.v1.ListExecutionsResponse.executions:type_name -> specproxy.operator.v1.Execution
 	52,  // 56: specproxy.operator.v1.ListEffectsResponse.effects:type_name -> specproxy.operator.v1.Effect
 	53,  // 57: specproxy.operator.v1.ListEffectsResponse.counts:type_name -> specproxy.operator.v1.EffectCount
-	84,  // 58: specproxy.operator.v1.Effect.at:type_name -> google.protobuf.Timestamp
-	56,  // 59: specproxy.operator.v1.ListProxiesResponse.proxies:type_name -> specproxy.operator.v1.Proxy
-	84,  // 60: specproxy.operator.v1.Proxy.last_seen:type_name -> google.protobuf.Timestamp
-	57,  // 61: specproxy.operator.v1.Proxy.specs:type_name -> specproxy.operator.v1.ProxySpec
-	84,  // 62: specproxy.operator.v1.ProxySpec.acked_at:type_name -> google.protobuf.Timestamp
-	84,  // 63: specproxy.operator.v1.PostMortem.opened_at:type_name -> google.protobuf.Timestamp
-	27,  // 64: specproxy.operator.v1.PostMortem.changes:type_name -> specproxy.operator.v1.Change
-	84,  // 65: specproxy.operator.v1.PostMortem.closed_at:type_name -> google.protobuf.Timestamp
-	58,  // 66: specproxy.operator.v1.ListPostMortemsResponse.postmortems:type_name -> specproxy.operator.v1.PostMortem
-	58,  // 67: specproxy.operator.v1.GetPostMortemResponse.postmortem:type_name -> specproxy.operator.v1.PostMortem
-	58,  // 68: specproxy.operator.v1.ClosePostMortemResponse.postmortem:type_name -> specproxy.operator.v1.PostMortem
-	3,   // 69: specproxy.operator.v1.GetVersionResponse.version:type_name -> specproxy.operator.v1.Version
-	0,   // 70: specproxy.operator.v1.GetVersionResponse.files:type_name -> specproxy.operator.v1.File
-	69,  // 71: specproxy.operator.v1.GetVersionResponse.attachments:type_name -> specproxy.operator.v1.Attachment
-	84,  // 72: specproxy.operator.v1.Attachment.attached_at:type_name -> google.protobuf.Timestamp
-	70,  // 73: specproxy.operator.v1.Attachment.conformance:type_name -> specproxy.operator.v1.ConformanceSummary
-	0,   // 74: specproxy.operator.v1.ImportVersionRequest.files:type_name -> specproxy.operator.v1.File
-	69,  // 75: specproxy.operator.v1.AttachResponse.attachment:type_name -> specproxy.operator.v1.Attachment
-	77,  // 76: specproxy.operator.v1.GetLineageResponse.versions:type_name -> specproxy.operator.v1.LineageEntry
-	84,  // 77: specproxy.operator.v1.LineageEntry.published_at:type_name -> google.protobuf.Timestamp
-	78,  // 78: specproxy.operator.v1.LineageEntry.events:type_name -> specproxy.operator.v1.LineageEvent
-	84,  // 79: specproxy.operator.v1.LineageEvent.at:type_name -> google.protobuf.Timestamp
-	84,  // 80: specproxy.operator.v1.Policy.set_at:type_name -> google.protobuf.Timestamp
-	85,  // 81: specproxy.operator.v1.Policy.open_for:type_name -> google.protobuf.Duration
-	79,  // 82: specproxy.operator.v1.GetPolicyResponse.policy:type_name -> specproxy.operator.v1.Policy
-	79,  // 83: specproxy.operator.v1.GetPolicyResponse.history:type_name -> specproxy.operator.v1.Policy
-	85,  // 84: specproxy.operator.v1.SetPolicyRequest.open_for:type_name -> google.protobuf.Duration
-	79,  // 85: specproxy.operator.v1.SetPolicyResponse.policy:type_name -> specproxy.operator.v1.Policy
-	1,   // 86: specproxy.operator.v1.OperatorService.Publish:input_type -> specproxy.operator.v1.PublishRequest
-	5,   // 87: specproxy.operator.v1.OperatorService.ListVersions:input_type -> specproxy.operator.v1.ListVersionsRequest
-	7,   // 88: specproxy.operator.v1.OperatorService.VerifyArchive:input_type -> specproxy.operator.v1.VerifyArchiveRequest
-	10,  // 89: specproxy.operator.v1.OperatorService.ImportArchive:input_type -> specproxy.operator.v1.ImportArchiveRequest
-	65,  // 90: specproxy.operator.v1.OperatorService.Resolve:input_type -> specproxy.operator.v1.ResolveRequest
-	67,  // 91: specproxy.operator.v1.OperatorService.GetVersion:input_type -> specproxy.operator.v1.GetVersionRequest
-	71,  // 92: specproxy.operator.v1.OperatorService.ImportVersion:input_type -> specproxy.operator.v1.ImportVersionRequest
-	73,  // 93: specproxy.operator.v1.OperatorService.Attach:input_type -> specproxy.operator.v1.AttachRequest
-	75,  // 94: specproxy.operator.v1.OperatorService.GetLineage:input_type -> specproxy.operator.v1.GetLineageRequest
-	80,  // 95: specproxy.operator.v1.OperatorService.GetPolicy:input_type -> specproxy.operator.v1.GetPolicyRequest
-	82,  // 96: specproxy.operator.v1.OperatorService.SetPolicy:input_type -> specproxy.operator.v1.SetPolicyRequest
-	15,  // 97: specproxy.operator.v1.OperatorService.Deploy:input_type -> specproxy.operator.v1.DeployRequest
-	18,  // 98: specproxy.operator.v1.OperatorService.SetWeights:input_type -> specproxy.operator.v1.SetWeightsRequest
-	21,  // 99: specproxy.operator.v1.OperatorService.Rollback:input_type -> specproxy.operator.v1.RollbackRequest
-	23,  // 100: specproxy.operator.v1.OperatorService.Undo:input_type -> specproxy.operator.v1.UndoRequest
-	25,  // 101: specproxy.operator.v1.OperatorService.Unfreeze:input_type -> specproxy.operator.v1.UnfreezeRequest
-	30,  // 102: specproxy.operator.v1.OperatorService.GetEffect:input_type -> specproxy.operator.v1.GetEffectRequest
-	32,  // 103: specproxy.operator.v1.OperatorService.GetFleet:input_type -> specproxy.operator.v1.GetFleetRequest
-	45,  // 104: specproxy.operator.v1.OperatorService.GetSpec:input_type -> specproxy.operator.v1.GetSpecRequest
-	48,  // 105: specproxy.operator.v1.OperatorService.ListExecutions:input_type -> specproxy.operator.v1.ListExecutionsRequest
-	50,  // 106: specproxy.operator.v1.OperatorService.ListEffects:input_type -> specproxy.operator.v1.ListEffectsRequest
-	37,  // 107: specproxy.operator.v1.OperatorService.PreviewDrain:input_type -> specproxy.operator.v1.PreviewDrainRequest
-	40,  // 108: specproxy.operator.v1.OperatorService.ListDrains:input_type -> specproxy.operator.v1.ListDrainsRequest
-	42,  // 109: specproxy.operator.v1.OperatorService.SettleExecution:input_type -> specproxy.operator.v1.SettleExecutionRequest
-	54,  // 110: specproxy.operator.v1.OperatorService.ListProxies:input_type -> specproxy.operator.v1.ListProxiesRequest
-	59,  // 111: specproxy.operator.v1.OperatorService.ListPostMortems:input_type -> specproxy.operator.v1.ListPostMortemsRequest
-	61,  // 112: specproxy.operator.v1.OperatorService.GetPostMortem:input_type -> specproxy.operator.v1.GetPostMortemRequest
-	63,  // 113: specproxy.operator.v1.OperatorService.ClosePostMortem:input_type -> specproxy.operator.v1.ClosePostMortemRequest
-	2,   // 114: specproxy.operator.v1.OperatorService.Publish:output_type -> specproxy.operator.v1.PublishResponse
-	6,   // 115: specproxy.operator.v1.OperatorService.ListVersions:output_type -> specproxy.operator.v1.ListVersionsResponse
-	8,   // 116: specproxy.operator.v1.OperatorService.VerifyArchive:output_type -> specproxy.operator.v1.VerifyArchiveResponse
-	11,  // 117: specproxy.operator.v1.OperatorService.ImportArchive:output_type -> specproxy.operator.v1.ImportArchiveResponse
-	66,  // 118: specproxy.operator.v1.OperatorService.Resolve:output_type -> specproxy.operator.v1.ResolveResponse
-	68,  // 119: specproxy.operator.v1.OperatorService.GetVersion:output_type -> specproxy.operator.v1.GetVersionResponse
-	72,  // 120: specproxy.operator.v1.OperatorService.ImportVersion:output_type -> specproxy.operator.v1.ImportVersionResponse
-	74,  // 121: specproxy.operator.v1.OperatorService.Attach:output_type -> specproxy.operator.v1.AttachResponse
-	76,  // 122: specproxy.operator.v1.OperatorService.GetLineage:output_type -> specproxy.operator.v1.GetLineageResponse
-	81,  // 123: specproxy.operator.v1.OperatorService.GetPolicy:output_type -> specproxy.operator.v1.GetPolicyResponse
-	83,  // 124: specproxy.operator.v1.OperatorService.SetPolicy:output_type -> specproxy.operator.v1.SetPolicyResponse
-	16,  // 125: specproxy.operator.v1.OperatorService.Deploy:output_type -> specproxy.operator.v1.DeployResponse
-	19,  // 126: specproxy.operator.v1.OperatorService.SetWeights:output_type -> specproxy.operator.v1.SetWeightsResponse
-	22,  // 127: specproxy.operator.v1.OperatorService.Rollback:output_type -> specproxy.operator.v1.RollbackResponse
-	24,  // 128: specproxy.operator.v1.OperatorService.Undo:output_type -> specproxy.operator.v1.UndoResponse
-	26,  // 129: specproxy.operator.v1.OperatorService.Unfreeze:output_type -> specproxy.operator.v1.UnfreezeResponse
-	31,  // 130: specproxy.operator.v1.OperatorService.GetEffect:output_type -> specproxy.operator.v1.GetEffectResponse
-	33,  // 131: specproxy.operator.v1.OperatorService.GetFleet:output_type -> specproxy.operator.v1.GetFleetResponse
-	46,  // 132: specproxy.operator.v1.OperatorService.GetSpec:output_type -> specproxy.operator.v1.GetSpecResponse
-	49,  // 133: specproxy.operator.v1.OperatorService.ListExecutions:output_type -> specproxy.operator.v1.ListExecutionsResponse
-	51,  // 134: specproxy.operator.v1.OperatorService.ListEffects:output_type -> specproxy.operator.v1.ListEffectsResponse
-	38,  // 135: specproxy.operator.v1.OperatorService.PreviewDrain:output_type -> specproxy.operator.v1.PreviewDrainResponse
-	41,  // 136: specproxy.operator.v1.OperatorService.ListDrains:output_type -> specproxy.operator.v1.ListDrainsResponse
-	43,  // 137: specproxy.operator.v1.OperatorService.SettleExecution:output_type -> specproxy.operator.v1.SettleExecutionResponse
-	55,  // 138: specproxy.operator.v1.OperatorService.ListProxies:output_type -> specproxy.operator.v1.ListProxiesResponse
-	60,  // 139: specproxy.operator.v1.OperatorService.ListPostMortems:output_type -> specproxy.operator.v1.ListPostMortemsResponse
-	62,  // 140: specproxy.operator.v1.OperatorService.GetPostMortem:output_type -> specproxy.operator.v1.GetPostMortemResponse
-	64,  // 141: specproxy.operator.v1.OperatorService.ClosePostMortem:output_type -> specproxy.operator.v1.ClosePostMortemResponse
-	114, // [114:142] is the sub-list for method output_type
-	86,  // [86:114] is the sub-list for method input_type
-	86,  // [86:86] is the sub-list for extension type_name
-	86,  // [86:86] is the sub-list for extension extendee
-	0,   // [0:86] is the sub-list for field type_name
+	85,  // 58: specproxy.operator.v1.Effect.at:type_name -> google.protobuf.Timestamp
+	57,  // 59: specproxy.operator.v1.ListProxiesResponse.proxies:type_name -> specproxy.operator.v1.Proxy
+	56,  // 60: specproxy.operator.v1.ListProxiesResponse.replicas:type_name -> specproxy.operator.v1.Replica
+	85,  // 61: specproxy.operator.v1.Replica.since:type_name -> google.protobuf.Timestamp
+	85,  // 62: specproxy.operator.v1.Proxy.last_seen:type_name -> google.protobuf.Timestamp
+	58,  // 63: specproxy.operator.v1.Proxy.specs:type_name -> specproxy.operator.v1.ProxySpec
+	85,  // 64: specproxy.operator.v1.ProxySpec.acked_at:type_name -> google.protobuf.Timestamp
+	85,  // 65: specproxy.operator.v1.PostMortem.opened_at:type_name -> google.protobuf.Timestamp
+	27,  // 66: specproxy.operator.v1.PostMortem.changes:type_name -> specproxy.operator.v1.Change
+	85,  // 67: specproxy.operator.v1.PostMortem.closed_at:type_name -> google.protobuf.Timestamp
+	59,  // 68: specproxy.operator.v1.ListPostMortemsResponse.postmortems:type_name -> specproxy.operator.v1.PostMortem
+	59,  // 69: specproxy.operator.v1.GetPostMortemResponse.postmortem:type_name -> specproxy.operator.v1.PostMortem
+	59,  // 70: specproxy.operator.v1.ClosePostMortemResponse.postmortem:type_name -> specproxy.operator.v1.PostMortem
+	3,   // 71: specproxy.operator.v1.GetVersionResponse.version:type_name -> specproxy.operator.v1.Version
+	0,   // 72: specproxy.operator.v1.GetVersionResponse.files:type_name -> specproxy.operator.v1.File
+	70,  // 73: specproxy.operator.v1.GetVersionResponse.attachments:type_name -> specproxy.operator.v1.Attachment
+	85,  // 74: specproxy.operator.v1.Attachment.attached_at:type_name -> google.protobuf.Timestamp
+	71,  // 75: specproxy.operator.v1.Attachment.conformance:type_name -> specproxy.operator.v1.ConformanceSummary
+	0,   // 76: specproxy.operator.v1.ImportVersionRequest.files:type_name -> specproxy.operator.v1.File
+	70,  // 77: specproxy.operator.v1.AttachResponse.attachment:type_name -> specproxy.operator.v1.Attachment
+	78,  // 78: specproxy.operator.v1.GetLineageResponse.versions:type_name -> specproxy.operator.v1.LineageEntry
+	85,  // 79: specproxy.operator.v1.LineageEntry.published_at:type_name -> google.protobuf.Timestamp
+	79,  // 80: specproxy.operator.v1.LineageEntry.events:type_name -> specproxy.operator.v1.LineageEvent
+	85,  // 81: specproxy.operator.v1.LineageEvent.at:type_name -> google.protobuf.Timestamp
+	85,  // 82: specproxy.operator.v1.Policy.set_at:type_name -> google.protobuf.Timestamp
+	86,  // 83: specproxy.operator.v1.Policy.open_for:type_name -> google.protobuf.Duration
+	80,  // 84: specproxy.operator.v1.GetPolicyResponse.policy:type_name -> specproxy.operator.v1.Policy
+	80,  // 85: specproxy.operator.v1.GetPolicyResponse.history:type_name -> specproxy.operator.v1.Policy
+	86,  // 86: specproxy.operator.v1.SetPolicyRequest.open_for:type_name -> google.protobuf.Duration
+	80,  // 87: specproxy.operator.v1.SetPolicyResponse.policy:type_name -> specproxy.operator.v1.Policy
+	1,   // 88: specproxy.operator.v1.OperatorService.Publish:input_type -> specproxy.operator.v1.PublishRequest
+	5,   // 89: specproxy.operator.v1.OperatorService.ListVersions:input_type -> specproxy.operator.v1.ListVersionsRequest
+	7,   // 90: specproxy.operator.v1.OperatorService.VerifyArchive:input_type -> specproxy.operator.v1.VerifyArchiveRequest
+	10,  // 91: specproxy.operator.v1.OperatorService.ImportArchive:input_type -> specproxy.operator.v1.ImportArchiveRequest
+	66,  // 92: specproxy.operator.v1.OperatorService.Resolve:input_type -> specproxy.operator.v1.ResolveRequest
+	68,  // 93: specproxy.operator.v1.OperatorService.GetVersion:input_type -> specproxy.operator.v1.GetVersionRequest
+	72,  // 94: specproxy.operator.v1.OperatorService.ImportVersion:input_type -> specproxy.operator.v1.ImportVersionRequest
+	74,  // 95: specproxy.operator.v1.OperatorService.Attach:input_type -> specproxy.operator.v1.AttachRequest
+	76,  // 96: specproxy.operator.v1.OperatorService.GetLineage:input_type -> specproxy.operator.v1.GetLineageRequest
+	81,  // 97: specproxy.operator.v1.OperatorService.GetPolicy:input_type -> specproxy.operator.v1.GetPolicyRequest
+	83,  // 98: specproxy.operator.v1.OperatorService.SetPolicy:input_type -> specproxy.operator.v1.SetPolicyRequest
+	15,  // 99: specproxy.operator.v1.OperatorService.Deploy:input_type -> specproxy.operator.v1.DeployRequest
+	18,  // 100: specproxy.operator.v1.OperatorService.SetWeights:input_type -> specproxy.operator.v1.SetWeightsRequest
+	21,  // 101: specproxy.operator.v1.OperatorService.Rollback:input_type -> specproxy.operator.v1.RollbackRequest
+	23,  // 102: specproxy.operator.v1.OperatorService.Undo:input_type -> specproxy.operator.v1.UndoRequest
+	25,  // 103: specproxy.operator.v1.OperatorService.Unfreeze:input_type -> specproxy.operator.v1.UnfreezeRequest
+	30,  // 104: specproxy.operator.v1.OperatorService.GetEffect:input_type -> specproxy.operator.v1.GetEffectRequest
+	32,  // 105: specproxy.operator.v1.OperatorService.GetFleet:input_type -> specproxy.operator.v1.GetFleetRequest
+	45,  // 106: specproxy.operator.v1.OperatorService.GetSpec:input_type -> specproxy.operator.v1.GetSpecRequest
+	48,  // 107: specproxy.operator.v1.OperatorService.ListExecutions:input_type -> specproxy.operator.v1.ListExecutionsRequest
+	50,  // 108: specproxy.operator.v1.OperatorService.ListEffects:input_type -> specproxy.operator.v1.ListEffectsRequest
+	37,  // 109: specproxy.operator.v1.OperatorService.PreviewDrain:input_type -> specproxy.operator.v1.PreviewDrainRequest
+	40,  // 110: specproxy.operator.v1.OperatorService.ListDrains:input_type -> specproxy.operator.v1.ListDrainsRequest
+	42,  // 111: specproxy.operator.v1.OperatorService.SettleExecution:input_type -> specproxy.operator.v1.SettleExecutionRequest
+	54,  // 112: specproxy.operator.v1.OperatorService.ListProxies:input_type -> specproxy.operator.v1.ListProxiesRequest
+	60,  // 113: specproxy.operator.v1.OperatorService.ListPostMortems:input_type -> specproxy.operator.v1.ListPostMortemsRequest
+	62,  // 114: specproxy.operator.v1.OperatorService.GetPostMortem:input_type -> specproxy.operator.v1.GetPostMortemRequest
+	64,  // 115: specproxy.operator.v1.OperatorService.ClosePostMortem:input_type -> specproxy.operator.v1.ClosePostMortemRequest
+	2,   // 116: specproxy.operator.v1.OperatorService.Publish:output_type -> specproxy.operator.v1.PublishResponse
+	6,   // 117: specproxy.operator.v1.OperatorService.ListVersions:output_type -> specproxy.operator.v1.ListVersionsResponse
+	8,   // 118: specproxy.operator.v1.OperatorService.VerifyArchive:output_type -> specproxy.operator.v1.VerifyArchiveResponse
+	11,  // 119: specproxy.operator.v1.OperatorService.ImportArchive:output_type -> specproxy.operator.v1.ImportArchiveResponse
+	67,  // 120: specproxy.operator.v1.OperatorService.Resolve:output_type -> specproxy.operator.v1.ResolveResponse
+	69,  // 121: specproxy.operator.v1.OperatorService.GetVersion:output_type -> specproxy.operator.v1.GetVersionResponse
+	73,  // 122: specproxy.operator.v1.OperatorService.ImportVersion:output_type -> specproxy.operator.v1.ImportVersionResponse
+	75,  // 123: specproxy.operator.v1.OperatorService.Attach:output_type -> specproxy.operator.v1.AttachResponse
+	77,  // 124: specproxy.operator.v1.OperatorService.GetLineage:output_type -> specproxy.operator.v1.GetLineageResponse
+	82,  // 125: specproxy.operator.v1.OperatorService.GetPolicy:output_type -> specproxy.operator.v1.GetPolicyResponse
+	84,  // 126: specproxy.operator.v1.OperatorService.SetPolicy:output_type -> specproxy.operator.v1.SetPolicyResponse
+	16,  // 127: specproxy.operator.v1.OperatorService.Deploy:output_type -> specproxy.operator.v1.DeployResponse
+	19,  // 128: specproxy.operator.v1.OperatorService.SetWeights:output_type -> specproxy.operator.v1.SetWeightsResponse
+	22,  // 129: specproxy.operator.v1.OperatorService.Rollback:output_type -> specproxy.operator.v1.RollbackResponse
+	24,  // 130: specproxy.operator.v1.OperatorService.Undo:output_type -> specproxy.operator.v1.UndoResponse
+	26,  // 131: specproxy.operator.v1.OperatorService.Unfreeze:output_type -> specproxy.operator.v1.UnfreezeResponse
+	31,  // 132: specproxy.operator.v1.OperatorService.GetEffect:output_type -> specproxy.operator.v1.GetEffectResponse
+	33,  // 133: specproxy.operator.v1.OperatorService.GetFleet:output_type -> specproxy.operator.v1.GetFleetResponse
+	46,  // 134: specproxy.operator.v1.OperatorService.GetSpec:output_type -> specproxy.operator.v1.GetSpecResponse
+	49,  // 135: specproxy.operator.v1.OperatorService.ListExecutions:output_type -> specproxy.operator.v1.ListExecutionsResponse
+	51,  // 136: specproxy.operator.v1.OperatorService.ListEffects:output_type -> specproxy.operator.v1.ListEffectsResponse
+	38,  // 137: specproxy.operator.v1.OperatorService.PreviewDrain:output_type -> specproxy.operator.v1.PreviewDrainResponse
+	41,  // 138: specproxy.operator.v1.OperatorService.ListDrains:output_type -> specproxy.operator.v1.ListDrainsResponse
+	43,  // 139: specproxy.operator.v1.OperatorService.SettleExecution:output_type -> specproxy.operator.v1.SettleExecutionResponse
+	55,  // 140: specproxy.operator.v1.OperatorService.ListProxies:output_type -> specproxy.operator.v1.ListProxiesResponse
+	61,  // 141: specproxy.operator.v1.OperatorService.ListPostMortems:output_type -> specproxy.operator.v1.ListPostMortemsResponse
+	63,  // 142: specproxy.operator.v1.OperatorService.GetPostMortem:output_type -> specproxy.operator.v1.GetPostMortemResponse
+	65,  // 143: specproxy.operator.v1.OperatorService.ClosePostMortem:output_type -> specproxy.operator.v1.ClosePostMortemResponse
+	116, // [116:144] is the sub-list for method output_type
+	88,  // [88:116] is the sub-list for method input_type
+	88,  // [88:88] is the sub-list for extension type_name
+	88,  // [88:88] is the sub-list for extension extendee
+	0,   // [0:88] is the sub-list for field type_name
 }
 
 func init() { file_specproxy_operator_v1_operator_proto_init() }
@@ -7416,7 +7514,7 @@ func file_specproxy_operator_v1_operator_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_specproxy_operator_v1_operator_proto_rawDesc), len(file_specproxy_operator_v1_operator_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   84,
+			NumMessages:   85,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

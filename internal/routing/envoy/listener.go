@@ -108,7 +108,8 @@ func connectionManager(opts ListenerOptions) *hcmv3.HttpConnectionManager {
 			// First, so that on the way back it runs last: none of these is the client's business.
 			filter("envoy.filters.http.header_mutation", packed(&mutationfilterv3.HeaderMutation{Mutations: &mutationfilterv3.Mutations{
 				ResponseMutations: []*mutationv3.HeaderMutation{
-					remove(HeaderInstance), remove(HeaderDeadline), remove(HeaderHop), remove(HeaderOrigin),
+					unmask("location", HeaderLocation),
+					remove(HeaderLocation), remove(HeaderInstance), remove(HeaderDeadline), remove(HeaderHop), remove(HeaderOrigin),
 				},
 			}})),
 			filter("envoy.filters.http.on_demand", packed(&ondemandv3.OnDemand{})),
@@ -161,6 +162,16 @@ func filter(name string, config *anypb.Any) *hcmv3.HttpFilter {
 
 func remove(header string) *mutationv3.HeaderMutation {
 	return &mutationv3.HeaderMutation{Action: &mutationv3.HeaderMutation_Remove{Remove: header}}
+}
+
+// unmask gives the client an agent's own redirect, which the sidecar hides from the router so that it is not followed here.
+func unmask(header, masked string) *mutationv3.HeaderMutation {
+	return &mutationv3.HeaderMutation{Action: &mutationv3.HeaderMutation_Append{Append: &corev3.HeaderValueOption{
+		Header:       &corev3.HeaderValue{Key: header, Value: "%RESP(" + masked + ")%"},
+		AppendAction: corev3.HeaderValueOption_OVERWRITE_IF_EXISTS_OR_ADD,
+		// Without a masked one nothing is written.
+		KeepEmptyValue: false,
+	}}}
 }
 
 func removeMatching(regex string) *mutationv3.HeaderMutation {

@@ -26,6 +26,7 @@ const (
 	HeaderDeadline    = "x-spec-deadline"
 	HeaderHop         = "x-spec-hop"
 	HeaderOrigin      = "x-spec-origin"
+	HeaderLocation    = "x-spec-location"
 	HeaderExecutionID = "x-execution-id"
 )
 

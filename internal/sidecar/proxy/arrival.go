@@ -23,8 +23,10 @@ const (
 	headerDeadline  = "X-Spec-Deadline"
 	headerHop       = "X-Spec-Hop"
 	headerOrigin    = "X-Spec-Origin"
+	headerLocation  = "X-Spec-Location"
 	headerOutcome   = "X-Spec-Outcome"
 	headerEffects   = "X-Spec-Effects"
+	headerRollback  = "X-Spec-Rollback"
 
 	specPrefix = "X-Spec-"
 )

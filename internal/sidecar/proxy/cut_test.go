@@ -1,6 +1,7 @@
 package proxy_test
 
 import (
+	"bufio"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -320,5 +321,32 @@ func TestUpgradeIsCut(t *testing.T) {
 	}
 	if row := r.endedRow(); row.Disposition != drain.Cancel {
 		t.Errorf("ledger %+v", row)
+	}
+}
+
+// An order does not wait for a request whose client has stopped in its middle.
+func TestCutOfARequestThatHasNotEnded(t *testing.T) {
+	for name, length := range map[string]string{"chunked": "Transfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n", "of known length": "Content-Length: 10\r\n\r\nhello"} {
+		t.Run(name, func(t *testing.T) {
+			reached := make(chan struct{}, 1)
+			r := newRig(t, handsOver, http.HandlerFunc(func(_ http.ResponseWriter, req *http.Request) {
+				reached <- struct{}{}
+				_, _ = io.Copy(io.Discard, req.Body)
+			}))
+			conn := dial(t, r.addr)
+			_, _ = io.WriteString(conn, "POST /work HTTP/1.1\r\nHost: customer-service.agents\r\nX-Spec-Buffer: 1024\r\n"+length)
+			get(t, "request", reached)
+			r.fence()
+			res, err := http.ReadResponse(bufio.NewReader(conn), nil)
+			if err != nil || res.StatusCode != http.StatusServiceUnavailable || res.Header.Get("X-Should-Retry") != "true" {
+				t.Fatalf("got %v, %v", res, err)
+			}
+			if _, err := io.ReadAll(res.Body); err != nil {
+				t.Error(err)
+			}
+			if row := r.endedRow(); row.Disposition != drain.Cancel || row.Status != http.StatusServiceUnavailable {
+				t.Errorf("ledger %+v", row)
+			}
+		})
 	}
 }

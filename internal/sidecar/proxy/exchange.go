@@ -71,6 +71,13 @@ func (x *exchange) run() {
 		ctx, stop = context.WithDeadlineCause(ctx, x.arrival.deadline, errDeadline)
 		defer stop()
 	}
+	// The agent's transport may be waiting for more of the request, and does not look at the context meanwhile.
+	switch {
+	case x.in.ProtoMajor == 2: // its body may be closed during a Read
+		defer context.AfterFunc(ctx, func() { _ = x.in.Body.Close() })()
+	case x.w.request != nil:
+		defer context.AfterFunc(ctx, func() { x.w.request.retire(x.w) })()
+	}
 	r := x.in.WithContext(ctx)
 	x.body = newRequestBody(x)
 	defer x.body.release()
@@ -78,12 +85,6 @@ func (x *exchange) run() {
 		x.body.finish()
 	} else {
 		r.Body = x.body
-		if x.in.ProtoMajor == 2 {
-			// The agent's transport may be waiting for more of the request and does not look at the context meanwhile. (On HTTP/1.1 the end of
-			// its connection wakes it. In net/http an HTTP/2 body may be closed during a Read.)
-			stop := context.AfterFunc(ctx, func() { _ = x.in.Body.Close() })
-			defer stop()
-		}
 	}
 	x.proxy.toAgent.ServeHTTP(x.w, r)
 	if x.tunnel != nil {

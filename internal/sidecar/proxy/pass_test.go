@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"net/http/httptrace"
 	"net/textproto"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -112,21 +113,25 @@ func TestAgentsStatementsAreConsumedAndStripped(t *testing.T) {
 	}
 }
 
+// What an agent redirects to is the client's to follow: the sidecar keeps it from Envoy, which puts it back.
 func TestAgentsRedirects(t *testing.T) {
-	for location, want := range map[string]string{
-		"http://customer-service.agents/next?a=b#c": "/next?a=b#c",
-		"https://CUSTOMER-SERVICE.agents":           "/",
-		"http://billing.agents/next":                "http://billing.agents/next",
-		"/relative":                                 "/relative",
-		"http://customer-service.agents//evil.com":  "http://customer-service.agents//evil.com",
+	const location = "http://customer-service.agents/next?a=b#c"
+	r := newRig(t, completes, http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
+		w.Header().Set("Location", location)
+		w.Header().Set("X-Spec-Location", "http://elsewhere.example/")
+		status, _ := strconv.Atoi(req.URL.Path[1:])
+		w.WriteHeader(status)
+	}))
+	for _, c := range []struct{ path, buffer, want, masked string }{
+		{"/307", "1024", "", location},
+		{"/307", "", location, ""}, // past Envoy
+		{"/308", "1024", location, ""},
+		{"/302", "1024", location, ""},
+		{"/201", "1024", location, ""},
 	} {
-		r := newRig(t, completes, http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
-			w.Header().Set("Location", location)
-			w.WriteHeader(http.StatusTemporaryRedirect)
-		}))
-		res := r.do(r.request("GET", "/", ""))
-		if got := res.Header.Get("Location"); got != want {
-			t.Errorf("Location %q became %q, want %q", location, got, want)
+		res := r.do(r.request("GET", c.path, "", "X-Spec-Buffer", c.buffer))
+		if got, masked := res.Header.Get("Location"), res.Header.Get("X-Spec-Location"); got != c.want || masked != c.masked {
+			t.Errorf("%+v: Location %q, X-Spec-Location %q", c, got, masked)
 		}
 	}
 }

@@ -5,10 +5,12 @@ import (
 	"context"
 	"errors"
 	"io"
+	"maps"
 	"math"
 	"net/http"
 	"net/http/httputil"
 	"strconv"
+	"strings"
 	"time"
 
 	"go.uber.org/zap"
@@ -41,7 +43,7 @@ func (p *Proxy) passOn(w *response, r *http.Request, a arrival, f *posture.Fence
 			}
 		}
 	}
-	p.forward(w, r, &dispatch{fence: f, hop: a.hop + 1, origin: a.origin, deadline: a.deadline, kind: a.kind, w: w})
+	p.forward(w, r, &dispatch{fence: f, arrival: a, origin: a.origin, w: w})
 }
 
 // routesSettle is how long after an order an Envoy may still assign by an older generation because the new one is on its way.
@@ -96,7 +98,7 @@ func redirect(w *response, r *http.Request, f *posture.Fence, a arrival, origin 
 		scheme = "http"
 	}
 	h := w.Header()
-	h.Set("Location", scheme+"://"+r.Host+r.URL.RequestURI())
+	h.Set("Location", scheme+"://"+r.Host+requestTarget(r))
 	h.Set(headerPin, f.TargetPin)
 	h.Set(headerHop, strconv.Itoa(a.hop+1))
 	if !a.deadline.IsZero() {
@@ -106,6 +108,14 @@ func redirect(w *response, r *http.Request, f *posture.Fence, a arrival, origin 
 		h.Set(headerOrigin, origin)
 	}
 	w.WriteHeader(http.StatusTemporaryRedirect)
+}
+
+// requestTarget is the path and query byte for byte as they came: url.URL writes some of them in another way.
+func requestTarget(r *http.Request) string {
+	if strings.HasPrefix(r.RequestURI, "/") {
+		return r.RequestURI
+	}
+	return r.URL.RequestURI()
 }
 
 // handOver begins the exchange again under the target. false: nothing was sent, and a hand-over is not possible.
@@ -126,18 +136,16 @@ func (x *exchange) handOver(f *posture.Fence) bool {
 	x.end(http.StatusTemporaryRedirect)
 	r := x.in.Clone(x.in.Context())
 	r.Body, r.ContentLength = io.NopCloser(bytes.NewReader(body)), int64(len(body))
-	x.proxy.forward(x.w, r, &dispatch{fence: f, hop: a.hop + 1, origin: x.id, deadline: a.deadline, kind: a.kind, w: x.w})
+	x.proxy.forward(x.w, r, &dispatch{fence: f, arrival: a, origin: x.id, w: x.w})
 	return true
 }
 
 // dispatch is one request on its way to the target.
 type dispatch struct {
-	fence    *posture.Fence
-	hop      int
-	origin   string
-	deadline time.Time
-	kind     kind
-	w        *response
+	fence   *posture.Fence
+	arrival arrival
+	origin  string
+	w       *response
 }
 
 type dispatchKey struct{}
@@ -146,7 +154,7 @@ func dispatchOf(r *http.Request) *dispatch { return r.Context().Value(dispatchKe
 
 func (p *Proxy) forward(w *response, r *http.Request, d *dispatch) {
 	ctx := context.WithValue(r.Context(), dispatchKey{}, d)
-	if d.kind == upgrade {
+	if d.arrival.kind == upgrade {
 		// It is an execution of the target's, but it hangs on this process.
 		ending, cancel := context.WithCancel(ctx)
 		defer cancel()
@@ -167,14 +175,32 @@ func rewriteForTarget(pr *httputil.ProxyRequest) {
 	h := pr.Out.Header
 	strip(h)
 	keepForwarded(h, pr.In.Header)
-	h.Set(headerHop, strconv.Itoa(d.hop))
+	h.Set(headerHop, strconv.Itoa(d.arrival.hop+1))
 	if d.origin != "" {
 		h.Set(headerOrigin, d.origin)
 	}
-	if !d.deadline.IsZero() {
-		h.Set(headerDeadline, d.deadline.Format(time.RFC3339Nano))
+	if !d.arrival.deadline.IsZero() {
+		h.Set(headerDeadline, d.arrival.deadline.Format(time.RFC3339Nano))
 	}
 	once(pr.Out)
+}
+
+// toClient are the x-spec-* headers of another sidecar's answer that are for the client.
+var toClient = []string{headerVersion, headerPin, headerRollback}
+
+// fromTarget passes another sidecar's answer on. It was asked without x-spec-buffer, so a redirect in it is its agent's own; and what else may
+// listen at its address by now cannot steer Envoy either.
+func fromTarget(res *http.Response) error {
+	kept := make(http.Header, len(toClient))
+	for _, name := range toClient {
+		if values, ok := res.Header[name]; ok {
+			kept[name] = values
+		}
+	}
+	strip(res.Header)
+	maps.Copy(res.Header, kept)
+	maskRedirect(res, dispatchOf(res.Request).arrival)
+	return nil
 }
 
 // targetFailed answers where no sidecar of the target did.
@@ -187,10 +213,10 @@ func (p *Proxy) targetFailed(_ http.ResponseWriter, out *http.Request, err error
 		p.Log.Warn("no sidecar of the target takes the request; it is answered with the retry signal",
 			zap.String("target", d.fence.TargetVersion), zap.Error(err))
 		s := p.unreached(d.fence)
-		writeSignal(d.w, d.kind, s)
+		writeSignal(d.w, d.arrival.kind, s)
 	default:
 		// The target may have begun: whether it did is not known, so this is no signal to repeat.
 		p.Log.Warn("a sidecar of the target did not answer", zap.String("target", d.fence.TargetVersion), zap.Error(err))
-		writeProblem(d.w, d.kind, codes.Unavailable, http.StatusBadGateway, "The target did not answer", err.Error(), false)
+		writeProblem(d.w, d.arrival.kind, codes.Unavailable, http.StatusBadGateway, "The target did not answer", err.Error(), false)
 	}
 }

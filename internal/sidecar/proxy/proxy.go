@@ -92,7 +92,8 @@ func New(c Config) *Proxy {
 		BufferPool: buffers, ErrorLog: errorLog, FlushInterval: flushInterval,
 	}
 	p.toTarget = &httputil.ReverseProxy{
-		Rewrite: rewriteForTarget, Transport: p.targets, ErrorHandler: p.targetFailed, BufferPool: buffers, ErrorLog: errorLog, FlushInterval: flushInterval,
+		Rewrite: rewriteForTarget, Transport: p.targets, ModifyResponse: fromTarget, ErrorHandler: p.targetFailed,
+		BufferPool: buffers, ErrorLog: errorLog, FlushInterval: flushInterval,
 	}
 	return p
 }

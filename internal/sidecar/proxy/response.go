@@ -7,7 +7,6 @@ import (
 	"net/http"
 	"net/url"
 	"strconv"
-	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -107,7 +106,7 @@ func (p *Proxy) fromAgent(res *http.Response) error {
 	res.Header.Set(headerVersion, p.Ref.String())
 	res.Header.Set(headerPin, x.pin)
 	res.Header.Set(headerExecution, x.id)
-	localise(res.Header, x.in)
+	maskRedirect(res, x.arrival)
 	strip(res.Trailer)
 	if res.StatusCode == http.StatusSwitchingProtocols {
 		return x.upgraded(res)
@@ -144,20 +143,15 @@ func (x *exchange) heed(h http.Header) {
 	}
 }
 
-// localise makes an agent's redirect to its own host relative. Envoy follows absolute ones by itself and the client is to see this one.
-func localise(h http.Header, in *http.Request) {
-	u, err := url.Parse(h.Get("Location"))
-	if err != nil || u.Host == "" || !strings.EqualFold(u.Host, in.Host) {
+// maskRedirect keeps Envoy from following a redirect that is not ours: it is the client's to follow, byte for byte as the agent wrote it. Envoy
+// follows a 307 by its Location, and puts this one back on the way to the client.
+func maskRedirect(res *http.Response, a arrival) {
+	location := res.Header["Location"]
+	if !a.viaEnvoy() || res.StatusCode != http.StatusTemporaryRedirect || len(location) == 0 {
 		return
 	}
-	relative := url.URL{Path: u.Path, RawPath: u.RawPath, RawQuery: u.RawQuery, ForceQuery: u.ForceQuery, Fragment: u.Fragment, RawFragment: u.RawFragment}
-	if relative.Path == "" {
-		relative.Path = "/"
-	}
-	if strings.HasPrefix(relative.Path, "//") {
-		return // without its host it would name another one
-	}
-	h.Set("Location", relative.String())
+	res.Header[headerLocation] = location[:1]
+	delete(res.Header, "Location")
 }
 
 // stream is an agent's response body on its way to the client. It ends with the agent's trailers, or, if an order cuts it where the protocol

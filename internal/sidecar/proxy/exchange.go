@@ -76,7 +76,7 @@ func (x *exchange) run() {
 	case x.in.ProtoMajor == 2: // its body may be closed during a Read
 		defer context.AfterFunc(ctx, func() { _ = x.in.Body.Close() })()
 	case x.w.request != nil:
-		defer context.AfterFunc(ctx, func() { x.w.request.retire(x.w) })()
+		defer context.AfterFunc(ctx, func() { x.w.request.interrupt(x.w) })()
 	}
 	r := x.in.WithContext(ctx)
 	x.body = newRequestBody(x)

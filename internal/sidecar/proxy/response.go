@@ -34,22 +34,53 @@ type response struct {
 // watchedBody knows whether a request has ended, and that nobody reads it after its handler has returned.
 type watchedBody struct {
 	io.ReadCloser
-	ended atomic.Bool
+	ended, interrupted atomic.Bool
 
 	mu      sync.Mutex // held over every Read: the transport reads on a goroutine of its own
 	retired bool
 }
 
-// retire ends a Read under way and refuses all that follow. In full-duplex mode net/http may wait for ever on a connection whose body comes
-// to its end after the handler has returned; an answer that came before the end of the request closes its connection anyway.
+// errInterrupted ends the reading of a request whose exchange has been cut.
+var errInterrupted = errors.New("the exchange has been cut")
+
+// interrupt ends a Read under way and refuses those that follow.
+func (b *watchedBody) interrupt(w *response) {
+	b.interrupted.Store(true)
+	if b.mu.TryLock() {
+		b.mu.Unlock() // nobody reads
+	} else if !b.ended.Load() {
+		_ = http.NewResponseController(w).SetReadDeadline(time.Unix(1, 0))
+	}
+}
+
+// A client that still sends after an early answer is listened to until it is silent for a while, and no longer than that.
+const (
+	lingerSilent = 500 * time.Millisecond
+	lingerAll    = 10 * time.Second
+)
+
+// retire reads on after an early answer: were the connection closed with a part of it unread, the client
+// could lose the answer. Then it refuses every Read: in full-duplex mode net/http may wait for ever on a connection whose body comes to its
+// end after the handler has returned. The connection is closed anyway.
 func (b *watchedBody) retire(w *response) {
 	if b.ended.Load() {
 		return
 	}
-	_ = http.NewResponseController(w).SetReadDeadline(time.Unix(1, 0))
+	controller := http.NewResponseController(w)
+	_ = controller.Flush()
+	_ = controller.SetReadDeadline(time.Now().Add(lingerSilent)) // also for a Read under way
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	b.retired = true
+	buffer := buffers.Get()
+	defer buffers.Put(buffer)
+	for end := time.Now().Add(lingerAll); time.Now().Before(end); {
+		_ = controller.SetReadDeadline(time.Now().Add(lingerSilent))
+		if _, err := b.ReadCloser.Read(buffer); err != nil {
+			break
+		}
+	}
+	_ = controller.SetReadDeadline(time.Unix(1, 0))
 }
 
 func (b *watchedBody) Read(p []byte) (int, error) {
@@ -57,6 +88,9 @@ func (b *watchedBody) Read(p []byte) (int, error) {
 	defer b.mu.Unlock()
 	if b.retired {
 		return 0, http.ErrBodyReadAfterClose
+	}
+	if b.interrupted.Load() {
+		return 0, errInterrupted
 	}
 	n, err := b.ReadCloser.Read(p)
 	if err == io.EOF {

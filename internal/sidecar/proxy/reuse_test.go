@@ -79,3 +79,25 @@ func TestNoRequestReachesTheAgentTwice(t *testing.T) {
 		}
 	}
 }
+
+// An agent may answer before it has the request. A client that goes on sending must get that answer, not a broken connection.
+func TestAnEarlyAnswerIsNotLostOnAClientThatStillSends(t *testing.T) {
+	r := newRig(t, completes, http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		w.WriteHeader(http.StatusRequestEntityTooLarge)
+	}))
+	for range 5 {
+		conn := dial(t, r.addr)
+		if _, err := io.WriteString(conn, "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 100000000\r\n\r\n"); err != nil {
+			t.Fatal(err)
+		}
+		get(t, "the agent's answer", r.ended)
+		for range 16 { // what the kernels on the way hold is not enough
+			if _, err := conn.Write(make([]byte, 1<<20)); err != nil {
+				t.Fatalf("sending on: %v", err)
+			}
+		}
+		if res, err := http.ReadResponse(bufio.NewReader(conn), nil); err != nil || res.StatusCode != http.StatusRequestEntityTooLarge {
+			t.Fatalf("got %v %v", res, err)
+		}
+	}
+}

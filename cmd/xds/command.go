@@ -77,10 +77,17 @@ func bootstrap(out io.Writer) *cobra.Command {
 	var tokenFile string
 	var tls envoy.BootstrapTLS
 	cmd := &cobra.Command{
-		Use:     "bootstrap --node NAME --listen HOST:PORT",
-		Short:   "Print the configuration a stock Envoy starts with",
-		Example: "  xds bootstrap --node edge-1 --listen 127.0.0.1:10000 > envoy.yaml && envoy -c envoy.yaml",
-		Args:    noArgs,
+		Use:   "bootstrap --node NAME --listen HOST:PORT",
+		Short: "Print the configuration a stock Envoy starts with",
+		Long: `bootstrap prints the whole configuration of a stock Envoy: listener, hosts, routes, clusters and endpoints come from the control plane.
+
+With --fragment it prints what an Envoy that has a configuration of its own lacks: the way to the control plane, and the listener "agents", which
+is then yours to extend by TLS, access logs, authorization, rate limits and tracing. Envoy merges it with the file that it has, see the example.
+Print it again when xds is upgraded. examples/envoy and docs/envoy.md show what may be added, and where.`,
+		Example: `  xds bootstrap --node edge-1 --listen 127.0.0.1:10000 > envoy.yaml && envoy -c envoy.yaml
+  xds bootstrap --node edge-1 --listen 127.0.0.1:10000 --fragment > agents.yaml && envoy -c own.yaml --config-yaml "$(cat agents.yaml)"
+  xds bootstrap --node edge-1 --listen 10.0.0.5:10000 --trusted-hops 1 > envoy.yaml     # behind a gateway`,
+		Args: noArgs,
 		RunE: func(*cobra.Command, []string) error {
 			if tokenFile != "" {
 				raw, err := os.ReadFile(tokenFile)
@@ -106,6 +113,8 @@ func bootstrap(out io.Writer) *cobra.Command {
 	f.StringVar(&o.Admin, "admin", "127.0.0.1:0", "where this Envoy serves its admin page; loopback only")
 	f.StringSliceVar(&o.Servers, "control", []string{"127.0.0.1:18000"}, "control plane's xDS address; several for several replicas")
 	f.StringVar(&tokenFile, "token-file", "", "file with the token that the control plane demands; it is written into the output")
+	f.BoolVar(&o.Fragment, "fragment", false, "print what an Envoy with a configuration of its own lacks, with the listener in it; --admin is ignored")
+	f.Uint32Var(&o.TrustedHops, "trusted-hops", 0, "proxies in front of this Envoy that may say who the client is (x-forwarded-for, x-forwarded-proto)")
 	f.StringVar(&tls.CA, "ca", "", "PEM file, on Envoy's machine, that verifies the control plane's certificate")
 	f.StringVar(&tls.Cert, "cert", "", "PEM file, on Envoy's machine, with Envoy's own certificate")
 	f.StringVar(&tls.Key, "key", "", "PEM file, on Envoy's machine, with its key")

@@ -2,6 +2,7 @@ package discovery
 
 import (
 	"context"
+	"math"
 	"strconv"
 	"strings"
 
@@ -91,8 +92,11 @@ func (s *stream) hello(node *corev3.Node) error {
 	s.node = node.GetId()
 	s.log = s.log.With(zap.String("node", s.node))
 	s.session = s.server.ledger.connect(s.node, nodeVersion(node), s.server.now())
-	listen := node.GetMetadata().GetFields()[envoy.MetadataListen].GetStringValue()
-	listener, err := envoy.Listener(listen, s.server.listener)
+	said, opts := node.GetMetadata().GetFields(), s.server.listener
+	if hops := said[envoy.MetadataTrustedHops].GetNumberValue(); hops > 0 && hops <= math.MaxUint32 {
+		opts.TrustedHops = uint32(hops)
+	}
+	listener, err := envoy.Listener(said[envoy.MetadataListen].GetStringValue(), opts)
 	if err != nil {
 		// It is served all the same: an operator finds it in the list of proxies, with the reason.
 		s.log.Warn("proxy has no usable listen address in its node metadata", zap.Error(err))

@@ -40,6 +40,10 @@ type Config struct {
 	Token string
 	// Bootstrap replaces the generated configuration, and with it Listen, Servers and Token; its admin page must listen on port 0.
 	Bootstrap []byte
+	// Overlay is YAML that Envoy merges with its configuration; empty: none.
+	Overlay []byte
+	// Listener names the listener whose address is wanted; default: the agents listener.
+	Listener string
 	// LogLevel of Envoy; default "warning". Its log is shown when the test fails.
 	LogLevel string
 	// Concurrency is the number of worker threads; default 1.
@@ -55,10 +59,11 @@ type Envoy struct {
 	// Admin is the host:port of the admin page.
 	Admin string
 
-	cmd  *exec.Cmd
-	log  *logBuffer
-	done chan struct{} // closed when the process has ended and was waited for
-	once sync.Once
+	wanted string // name of the listener
+	cmd    *exec.Cmd
+	log    *logBuffer
+	done   chan struct{} // closed when the process has ended and was waited for
+	once   sync.Once
 }
 
 // Variable is the environment variable that names the executable to test with; `make test-long` tests with two versions.
@@ -145,10 +150,16 @@ func start(dir string, c Config) (*Envoy, error) {
 	if err := os.WriteFile(config, bootstrap, 0o600); err != nil {
 		return nil, err
 	}
-	e := &Envoy{Node: c.Node, log: &logBuffer{}, done: make(chan struct{})}
+	if c.Listener == "" {
+		c.Listener = envoy.ListenerName
+	}
+	e := &Envoy{Node: c.Node, wanted: c.Listener, log: &logBuffer{}, done: make(chan struct{})}
 	// A dynamic base id lets many Envoys share the machine.
 	e.cmd = exec.Command(binary, "-c", config, "--use-dynamic-base-id", "--admin-address-path", adminPath,
 		"--concurrency", strconv.Itoa(c.Concurrency), "--log-level", c.LogLevel)
+	if len(c.Overlay) > 0 {
+		e.cmd.Args = append(e.cmd.Args, "--config-yaml", string(c.Overlay))
+	}
 	e.cmd.Stdout, e.cmd.Stderr = e.log, e.log
 	e.cmd.SysProcAttr = dieWithParent()
 	if err := e.cmd.Start(); err != nil {
@@ -217,7 +228,7 @@ func (e *Envoy) listener(ctx context.Context) (string, error) {
 		return "", err
 	}
 	for _, s := range out.Statuses {
-		if s.Name == envoy.ListenerName && s.Address.Socket.Port != 0 {
+		if s.Name == e.wanted && s.Address.Socket.Port != 0 {
 			return net.JoinHostPort(s.Address.Socket.Address, strconv.Itoa(s.Address.Socket.Port)), nil
 		}
 	}

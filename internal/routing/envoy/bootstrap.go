@@ -13,6 +13,7 @@ import (
 	clusterv3 "github.com/envoyproxy/go-control-plane/envoy/config/cluster/v3"
 	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
 	endpointv3 "github.com/envoyproxy/go-control-plane/envoy/config/endpoint/v3"
+	listenerv3 "github.com/envoyproxy/go-control-plane/envoy/config/listener/v3"
 	metricsv3 "github.com/envoyproxy/go-control-plane/envoy/config/metrics/v3"
 	tlsv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/transport_sockets/tls/v3"
 	httpv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/upstreams/http/v3"
@@ -27,6 +28,9 @@ import (
 
 // MetadataListen is the key in an Envoy's node metadata under which it says where it listens, as host:port.
 const MetadataListen = "listen"
+
+// MetadataTrustedHops is the key under which it says how many proxies in front of it are trusted, as a number; see ListenerOptions.
+const MetadataTrustedHops = "trusted_hops"
 
 // ControlCluster is the static cluster of the control plane in the bootstrap.
 const ControlCluster = "xds"
@@ -45,6 +49,11 @@ type BootstrapOptions struct {
 	Token string
 	// TLS to the control plane; nil: plain text, for loopback only.
 	TLS *BootstrapTLS
+	// TrustedHops is as in ListenerOptions.
+	TrustedHops uint32
+	// Fragment writes what an Envoy with a configuration of its own lacks: the listener is part of it and the operator's to extend, and there is
+	// neither an admin page nor a choice of statistics.
+	Fragment bool
 }
 
 // BootstrapTLS names files on Envoy's machine.
@@ -62,27 +71,32 @@ func Bootstrap(o BootstrapOptions) ([]byte, error) {
 	if o.Node == "" {
 		return nil, errors.New("bootstrap: no node name; give one with --node")
 	}
-	if _, err := Listener(o.Listen, ListenerOptions{}); err != nil {
+	listener, err := listener(o.Listen, ListenerOptions{TrustedHops: o.TrustedHops})
+	if err != nil {
 		return nil, fmt.Errorf("bootstrap: %w", err)
 	}
 	control, err := controlCluster(o)
 	if err != nil {
 		return nil, fmt.Errorf("bootstrap: %w", err)
 	}
+	metadata := map[string]*structpb.Value{MetadataListen: structpb.NewStringValue(o.Listen)}
+	if o.TrustedHops > 0 {
+		metadata[MetadataTrustedHops] = structpb.NewNumberValue(float64(o.TrustedHops))
+	}
 	b := &bootstrapv3.Bootstrap{
-		Node: &corev3.Node{
-			Id:       o.Node,
-			Cluster:  "specproxy",
-			Metadata: &structpb.Struct{Fields: map[string]*structpb.Value{MetadataListen: structpb.NewStringValue(o.Listen)}},
-		},
+		Node:            &corev3.Node{Id: o.Node, Cluster: "specproxy", Metadata: &structpb.Struct{Fields: metadata}},
 		StaticResources: &bootstrapv3.Bootstrap_StaticResources{Clusters: []*clusterv3.Cluster{control}},
 		DynamicResources: &bootstrapv3.Bootstrap_DynamicResources{
 			AdsConfig: adsConfig(o.Token),
 			CdsConfig: overADS(),
-			LdsConfig: overADS(),
 		},
-		StatsConfig: &metricsv3.StatsConfig{StatsMatcher: statsMatcher()},
 	}
+	if o.Fragment {
+		b.StaticResources.Listeners = []*listenerv3.Listener{listener}
+		return toYAML(b)
+	}
+	b.DynamicResources.LdsConfig = overADS()
+	b.StatsConfig = &metricsv3.StatsConfig{StatsMatcher: statsMatcher()}
 	if o.Admin != "" {
 		address, err := adminAddress(o.Admin)
 		if err != nil {

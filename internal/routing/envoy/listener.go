@@ -36,6 +36,9 @@ type ListenerOptions struct {
 	// RouteWait bounds how long a request waits for its spec's routes to be fetched, then it is answered 504 or 408; 0: 10 s. It is no
 	// bound on requests that have a route.
 	RouteWait time.Duration
+	// TrustedHops is how many proxies in front of this Envoy may say who the client is and whether it came by TLS: with 0 the next hop is
+	// the client, whatever x-forwarded-for and x-forwarded-proto say.
+	TrustedHops uint32
 }
 
 const (
@@ -52,6 +55,14 @@ const connectionBuffer = 4 << 20
 
 // Listener makes the one HTTP listener of an Envoy at host:port; the host is an IP address, port 0 lets the system choose.
 func Listener(addr string, opts ListenerOptions) (*Resource, error) {
+	l, err := listener(addr, opts)
+	if err != nil {
+		return nil, err
+	}
+	return newResource(ListenerName, l)
+}
+
+func listener(addr string, opts ListenerOptions) (*listenerv3.Listener, error) {
 	host, port, err := net.SplitHostPort(addr)
 	if err != nil {
 		return nil, fmt.Errorf("listen address %q is not host:port", addr)
@@ -67,7 +78,7 @@ func Listener(addr string, opts ListenerOptions) (*Resource, error) {
 	if err := CheckScopeHeader(opts.ScopeHeader); err != nil {
 		return nil, err
 	}
-	return newResource(ListenerName, &listenerv3.Listener{
+	return &listenerv3.Listener{
 		Name:                          ListenerName,
 		Address:                       ipAddress(ip.String(), uint32(n)),
 		PerConnectionBufferLimitBytes: wrapperspb.UInt32(connectionBuffer),
@@ -75,7 +86,7 @@ func Listener(addr string, opts ListenerOptions) (*Resource, error) {
 			Name:       "envoy.filters.network.http_connection_manager",
 			ConfigType: &listenerv3.Filter_TypedConfig{TypedConfig: packed(connectionManager(opts))},
 		}}}},
-	})
+	}, nil
 }
 
 func connectionManager(opts ListenerOptions) *hcmv3.HttpConnectionManager {
@@ -87,6 +98,7 @@ func connectionManager(opts ListenerOptions) *hcmv3.HttpConnectionManager {
 		// A slow client must still finish its headers.
 		RequestHeadersTimeout:      durationpb.New(headersTimeout),
 		UseRemoteAddress:           wrapperspb.Bool(true),
+		XffNumTrustedHops:          opts.TrustedHops,
 		ServerHeaderTransformation: hcmv3.HttpConnectionManager_PASS_THROUGH,
 		HttpProtocolOptions:        &corev3.Http1ProtocolOptions{EnableTrailers: true},
 		UpgradeConfigs:             []*hcmv3.HttpConnectionManager_UpgradeConfig{{UpgradeType: "websocket"}},

@@ -72,10 +72,7 @@ func (x *exchange) run() {
 		defer stop()
 	}
 	// The agent's transport may be waiting for more of the request, and does not look at the context meanwhile.
-	switch {
-	case x.in.ProtoMajor == 2: // its body may be closed during a Read
-		defer context.AfterFunc(ctx, func() { _ = x.in.Body.Close() })()
-	case x.w.request != nil:
+	if x.w.request != nil {
 		defer context.AfterFunc(ctx, func() { x.w.request.interrupt(x.w) })()
 	}
 	r := x.in.WithContext(ctx)

@@ -110,13 +110,23 @@ func (p *Proxy) ServeHTTP(rw http.ResponseWriter, r *http.Request) {
 	p.enter()
 	defer p.exit()
 	w := &response{ResponseWriter: rw, old: !r.ProtoAtLeast(1, 1)}
-	if r.ProtoMajor == 1 && r.ContentLength != 0 {
-		// A proxy must not wait for the end of the request before it passes the response on, nor read what the agent is to get.
-		_ = http.NewResponseController(w).EnableFullDuplex()
-		w.request = &watchedBody{ReadCloser: r.Body}
+	if r.ContentLength != 0 {
+		w.request = &watchedBody{ReadCloser: r.Body, http2: r.ProtoMajor == 2}
+		if !w.request.http2 {
+			// A proxy must not wait for the end of the request before it passes the response on, nor read what the agent is to get.
+			_ = http.NewResponseController(w).EnableFullDuplex()
+		}
 		r.Body = w.request
-		defer w.request.retire(w)
+		answered := false // not if the handler panics, which ends the connection or the stream
+		defer func() { w.request.retire(w, answered) }()
+		p.serve(w, r)
+		answered = true
+		return
 	}
+	p.serve(w, r)
+}
+
+func (p *Proxy) serve(w *response, r *http.Request) {
 	a := read(r, p.Now())
 	// The fence may be lifted between the ledger's answer and the look at the posture; it does not flap.
 	for range 3 {

@@ -23,7 +23,7 @@ import (
 type response struct {
 	http.ResponseWriter
 	status int
-	// request is the body of a request over HTTP/1.1; nil if it has none.
+	// request is the request's body; nil if it has none.
 	request *watchedBody
 	// old: the client speaks HTTP/1.0 and knows no informational responses.
 	old bool
@@ -34,7 +34,12 @@ type response struct {
 // watchedBody knows whether a request has ended, and that nobody reads it after its handler has returned.
 type watchedBody struct {
 	io.ReadCloser
-	ended, interrupted atomic.Bool
+	http2 bool
+	ended atomic.Bool
+	// cut: its exchange is over, nobody wants to read on.
+	cut atomic.Bool
+	// heard is when the last bytes came, in nanoseconds of Unix time.
+	heard atomic.Int64
 
 	mu      sync.Mutex // held over every Read: the transport reads on a goroutine of its own
 	retired bool
@@ -43,44 +48,73 @@ type watchedBody struct {
 // errInterrupted ends the reading of a request whose exchange has been cut.
 var errInterrupted = errors.New("the exchange has been cut")
 
-// interrupt ends a Read under way and refuses those that follow.
+// interrupt ends a Read under way and refuses those that follow. What still comes is left for retire.
 func (b *watchedBody) interrupt(w *response) {
-	b.interrupted.Store(true)
-	if b.mu.TryLock() {
+	b.cut.Store(true)
+	switch {
+	case b.mu.TryLock():
 		b.mu.Unlock() // nobody reads
-	} else if !b.ended.Load() {
+	case b.http2:
+		_ = b.ReadCloser.Close() // in net/http an HTTP/2 body may be closed during a Read
+	case !b.ended.Load():
 		_ = http.NewResponseController(w).SetReadDeadline(time.Unix(1, 0))
 	}
 }
 
-// A client that still sends after an early answer is listened to until it is silent for a while, and no longer than that.
+// A client that still sends after an early answer is listened to until it is silent for a while, and no longer than lingerAll. On HTTP/2 the
+// end of the answer waits for that, so the while is short there.
 const (
-	lingerSilent = 500 * time.Millisecond
-	lingerAll    = 10 * time.Second
+	lingerHTTP1 = 500 * time.Millisecond
+	lingerHTTP2 = 20 * time.Millisecond
+	lingerAll   = 10 * time.Second
 )
 
-// retire reads on after an early answer: were the connection closed with a part of it unread, the client
-// could lose the answer. Then it refuses every Read: in full-duplex mode net/http may wait for ever on a connection whose body comes to its
-// end after the handler has returned. The connection is closed anyway.
-func (b *watchedBody) retire(w *response) {
-	if b.ended.Load() {
-		return
+// retire ends the reading of a request for good. Where it was answered early, what the client still sends is read first: HTTP/1.1 would
+// close the connection with a part of it unread, and the client could lose the answer; HTTP/2 would reset the stream for each further frame,
+// which Envoy answers by ending the connection and all that runs on it. In full-duplex mode net/http may wait for ever on an HTTP/1.1
+// connection whose body comes to its end after the handler has returned, so that nothing is read then.
+func (b *watchedBody) retire(w *response, answered bool) {
+	silent := lingerHTTP1
+	if b.http2 {
+		silent = lingerHTTP2
+		quiet := time.Since(time.Unix(0, b.heard.Load()))
+		answered = answered && (b.heard.Load() == 0 || quiet < silent)
 	}
 	controller := http.NewResponseController(w)
-	_ = controller.Flush()
-	_ = controller.SetReadDeadline(time.Now().Add(lingerSilent)) // also for a Read under way
+	switch {
+	case b.ended.Load():
+		return
+	case answered:
+		if !grpc.IsContentType(w.Header().Get("Content-Type")) { // a status without a message must stay one frame
+			_ = controller.Flush()
+		}
+		_ = controller.SetReadDeadline(time.Now().Add(silent)) // also for a Read under way
+	case b.http2:
+		return // net/http sees to it
+	default:
+		_ = controller.SetReadDeadline(time.Unix(1, 0))
+	}
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	b.retired = true
+	if answered && !b.ended.Load() {
+		b.drain(controller, silent)
+	}
+	if !b.http2 {
+		_ = controller.SetReadDeadline(time.Unix(1, 0))
+	}
+}
+
+// drain reads until the request ends or its client is silent. b.mu is held.
+func (b *watchedBody) drain(controller *http.ResponseController, silent time.Duration) {
 	buffer := buffers.Get()
 	defer buffers.Put(buffer)
 	for end := time.Now().Add(lingerAll); time.Now().Before(end); {
-		_ = controller.SetReadDeadline(time.Now().Add(lingerSilent))
+		_ = controller.SetReadDeadline(time.Now().Add(silent))
 		if _, err := b.ReadCloser.Read(buffer); err != nil {
-			break
+			return
 		}
 	}
-	_ = controller.SetReadDeadline(time.Unix(1, 0))
 }
 
 func (b *watchedBody) Read(p []byte) (int, error) {
@@ -89,10 +123,11 @@ func (b *watchedBody) Read(p []byte) (int, error) {
 	if b.retired {
 		return 0, http.ErrBodyReadAfterClose
 	}
-	if b.interrupted.Load() {
+	if b.cut.Load() {
 		return 0, errInterrupted
 	}
 	n, err := b.ReadCloser.Read(p)
+	b.heard.Store(time.Now().UnixNano())
 	if err == io.EOF {
 		b.ended.Store(true)
 	}
@@ -109,7 +144,7 @@ func (w *response) WriteHeader(status int) {
 		}
 		return
 	}
-	if w.request != nil && !w.request.ended.Load() {
+	if w.request != nil && !w.request.http2 && !w.request.ended.Load() {
 		// What is left of the request belongs to this exchange and must not be taken for the next one. (In full-duplex mode net/http does not
 		// see to that by itself.)
 		w.Header().Set("Connection", "close")

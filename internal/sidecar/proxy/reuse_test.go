@@ -101,3 +101,27 @@ func TestAnEarlyAnswerIsNotLostOnAClientThatStillSends(t *testing.T) {
 		}
 	}
 }
+
+// On HTTP/2, frames that come after the end of a stream make Envoy end the connection with everything that runs on it.
+func TestAnEarlyAnswerOverHTTP2WaitsForWhatIsOnItsWay(t *testing.T) {
+	r := newRig(t, completes, http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		w.WriteHeader(http.StatusOK) // at any other, this test's client would stop by itself
+	}))
+	sent := make(chan error, 1)
+	body, write := io.Pipe()
+	go func() {
+		_, err := write.Write(make([]byte, 16<<20)) // far more than the windows of flow control
+		sent <- err
+		_ = write.Close()
+	}()
+	req := r.request("POST", "/", "")
+	req.Body = body
+	res, err := client(t, true).Do(req)
+	if err != nil || res.StatusCode != http.StatusOK {
+		t.Fatalf("got %v %v", res, err)
+	}
+	if err := get(t, "the end of sending", sent); err != nil {
+		t.Errorf("sending on: %v", err)
+	}
+	_ = res.Body.Close()
+}

@@ -183,7 +183,8 @@ func (e *edges) send(ctx context.Context, q question, in io.Reader) reply {
 // call sends a gRPC message, or a stream of four.
 func (e *edges) call(ctx context.Context, q question) reply {
 	ctx = metadata.AppendToOutgoingContext(ctx, append([]string{askName, q.name}, q.more...)...)
-	client, body, got, header, trailer := testgrpc.NewTestServiceClient(e.grpc), payload(q.size), 0, metadata.MD{}, metadata.MD{}
+	client, body, header, trailer := testgrpc.NewTestServiceClient(e.grpc), payload(q.size), metadata.MD{}, metadata.MD{}
+	got := len(body)
 	var err error
 	if q.wire == unary {
 		var res *testgrpc.SimpleResponse
@@ -191,7 +192,6 @@ func (e *edges) call(ctx context.Context, q question) reply {
 		if err == nil && !bytes.Equal(res.GetPayload().GetBody(), body) {
 			err = errors.New("the payload is not what was sent")
 		}
-		got = len(body)
 	} else {
 		got, err = stream(ctx, client, body, grpc.Header(&header), grpc.Trailer(&trailer))
 	}

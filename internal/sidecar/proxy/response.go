@@ -55,7 +55,7 @@ func (b *watchedBody) interrupt(w *response) {
 	case b.mu.TryLock():
 		b.mu.Unlock() // nobody reads
 	case b.http2:
-		_ = b.ReadCloser.Close() // in net/http an HTTP/2 body may be closed during a Read
+		_ = b.Close() // in net/http an HTTP/2 body may be closed during a Read
 	case !b.ended.Load():
 		_ = http.NewResponseController(w).SetReadDeadline(time.Unix(1, 0))
 	}

@@ -34,17 +34,18 @@ var arrows = []struct {
 	{"internal/api", []string{
 		"internal/auth", "internal/control", "internal/discovery", "internal/fleet", "internal/store",
 		"internal/routing", "internal/postmortem", "internal/versions", "internal/drain", "internal/signing", "gen/operator",
+		"internal/rollout", "internal/rollout/evidence",
 	}},
 	{"internal/control", []string{
 		"internal/discovery", "internal/fleet", "internal/archive", "internal/store",
 		"internal/routing", "internal/postmortem", "internal/versions", "internal/drain",
-		"internal/conformance", "internal/signing",
+		"internal/conformance", "internal/signing", "internal/rollout", "internal/rollout/evidence",
 	}},
 	{"internal/discovery", []string{"internal/store", "internal/routing", "internal/routing/envoy", "internal/versions", "internal/drain"}},
 	{"internal/fleet", []string{"internal/store", "internal/routing", "internal/postmortem", "internal/versions", "internal/drain", "gen/sidecar"}},
-	{"internal/store", []string{"internal/routing", "internal/postmortem", "internal/versions", "internal/drain"}},
+	{"internal/store", []string{"internal/routing", "internal/postmortem", "internal/rollout", "internal/rollout/evidence", "internal/versions", "internal/drain"}},
 	{"internal/cli", []string{
-		"internal/archive/bundle", "internal/specdiff", "internal/signing", "internal/versions", "internal/drain", "gen/operator",
+		"internal/archive/bundle", "internal/specdiff", "internal/signing", "internal/versions", "internal/drain", "internal/rollout", "gen/operator",
 	}},
 
 	{"internal/sidecar", []string{
@@ -85,7 +86,7 @@ var arrows = []struct {
 	{"internal/sidecar/fakecontrol", []string{"internal/versions", "gen/sidecar"}},
 
 	{"internal/routing/envoy", []string{"internal/routing", "internal/versions", "internal/drain"}},
-	{"internal/postmortem", []string{"internal/routing", "internal/versions", "internal/drain"}},
+	{"internal/postmortem", []string{"internal/routing", "internal/rollout", "internal/rollout/evidence", "internal/versions", "internal/drain"}},
 	{"internal/routing", []string{"internal/versions"}},
 	{"internal/agentproto/a2a", []string{"internal/agentproto/jsonpeek"}}, // the skill a request asks for
 	{"internal/agentproto/mcp", []string{"internal/agentproto/jsonpeek"}}, // the tools a request calls

@@ -35,6 +35,7 @@ const (
 type client struct {
 	operatorv1connect.OperatorServiceClient
 	operatorv1connect.PostMortemServiceClient
+	operatorv1connect.RolloutServiceClient
 }
 
 // conn is a list of control planes that answer for each other.
@@ -79,6 +80,7 @@ func (a *app) connect() (*conn, error) {
 		}
 		c.servers = append(c.servers, server{url: u.String(), client: client{
 			operatorv1connect.NewOperatorServiceClient(web, u.String(), header), operatorv1connect.NewPostMortemServiceClient(web, u.String(), header),
+			operatorv1connect.NewRolloutServiceClient(web, u.String(), header),
 		}})
 	}
 	return c, nil

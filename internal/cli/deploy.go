@@ -50,18 +50,27 @@ func (a *app) deployCommand() *cobra.Command {
 		Long: `Give each named version all of its spec's traffic, in one transaction.
 Deploying an earlier version is a rollback and is treated as one.
 
+With --canary the version gets its traffic step by step, by evidence; see specctl
+plan for what a plan comes to, and specctl canary for how it goes on.
+
 ` + refHelp,
 		Example: `  specctl deploy customer-service:2.1.0
   specctl deploy customer-service:2.1.0 billing:1.4.0 --dry-run
+  specctl deploy customer-service:2.1.0 --canary
+  specctl deploy customer-service:2.1.0 --canary=careful
   specctl deploy customer-service:2.1.0 --override PM-1 --reason "false alarm"`,
 		Args: atLeast(1, "one REF or more, such as customer-service:2.1.0"),
 	}
 	output := outputFlag(cmd, asTable, asJSON)
 	flags := a.addChangeFlags(cmd)
+	canary := addCanaryFlags(cmd)
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		format, err := output()
 		if err != nil {
 			return err
+		}
+		if canary.asked() {
+			return a.deployCanary(cmd, args, flags, canary, format)
 		}
 		request := &operatorv1.DeployRequest{
 			Reason: flags.reason, DryRun: flags.dryRun, Now: flags.now, Automation: flags.automation, Override: flags.overridden(),

@@ -47,7 +47,7 @@ rollback would go ("exit: none" if nowhere), what drains, and its history.`,
 		if format == asJSON {
 			return a.out.json(got)
 		}
-		a.printGet(got)
+		a.printGet(got, rolloutOf(cmd.Context(), c, args[0]))
 		return nil
 	}
 	return cmd
@@ -58,7 +58,7 @@ func (a *app) watch(ctx context.Context, c *conn, got *operatorv1.GetSpecRespons
 	spec := got.GetSpec().GetName()
 	for shown := uint64(0); ; {
 		if changed := got.GetRevision() != shown || shown == 0; changed || a.env.Terminal {
-			if err := a.printWatched(got, format, changed); err != nil {
+			if err := a.printWatched(got, rolloutOf(ctx, c, spec), format, changed); err != nil {
 				return err
 			}
 		}
@@ -82,7 +82,7 @@ func (a *app) watch(ctx context.Context, c *conn, got *operatorv1.GetSpecRespons
 	}
 }
 
-func (a *app) printWatched(got *operatorv1.GetSpecResponse, format string, changed bool) error {
+func (a *app) printWatched(got *operatorv1.GetSpecResponse, r *operatorv1.Rollout, format string, changed bool) error {
 	switch {
 	case format == asJSON && changed:
 		return a.out.jsonLine(got)
@@ -92,7 +92,7 @@ func (a *app) printWatched(got *operatorv1.GetSpecResponse, format string, chang
 		// Home, clear to the end: less flicker than clearing first.
 		fmt.Fprint(a.env.Stdout, "\x1b[H\x1b[J")
 	}
-	a.printGet(got)
+	a.printGet(got, r)
 	if !a.env.Terminal {
 		a.out.line("")
 	}
@@ -111,11 +111,15 @@ func pause(ctx context.Context, d time.Duration) bool {
 	}
 }
 
-func (a *app) printGet(got *operatorv1.GetSpecResponse) {
+func (a *app) printGet(got *operatorv1.GetSpecResponse, r *operatorv1.Rollout) {
 	spec := got.GetSpec()
 	a.printSpec(spec)
 	for _, host := range spec.GetHosts() {
 		a.out.field("host", "%s", host)
+	}
+	if r != nil && !ended(r) {
+		a.out.line("")
+		a.printRollout(r)
 	}
 	if len(spec.GetDrains()) > 0 {
 		a.out.line("")

@@ -61,6 +61,7 @@ type How struct {
 	asked    bool     // nobody but the command itself asks: what running executions meet need not be worked out
 	undo     string   // the post-mortem whose rollback is taken back
 	evidence evidence // what is attached to the versions that get weight, where a policy asks for it
+	moves    moves    // the rollout that makes the change; nil where a person or another command does
 }
 
 // want is one spec's wish, resolved inside the transaction.

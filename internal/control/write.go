@@ -47,13 +47,19 @@ func (c *Controller) write(tx *store.Tx, drafts []*draft, actor Actor, how How, 
 			}
 		}
 		tx.PutRoute(d.Route)
+		canary, err := c.followRoute(tx, d, how, actor, now)
+		if err != nil {
+			return err
+		}
 		c.settleReplaced(tx, d, now)
 		if d.Route.Kind == routing.KindRollback {
 			for _, order := range d.Orders {
 				order.PostMortem = id
 				tx.PutDrain(order)
 			}
-			opened.Rollbacks = append(opened.Rollbacks, c.evidence(d))
+			rollback := c.evidence(d)
+			rollback.Canary = canary
+			opened.Rollbacks = append(opened.Rollbacks, rollback)
 		}
 	}
 	if id != "" {

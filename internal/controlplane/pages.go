@@ -31,6 +31,7 @@ func pages(o Options, operator *api.Server, reg *prometheus.Registry, admin, scr
 	guarded := http.NewServeMux()
 	guarded.Handle(operator.Handler())
 	guarded.Handle(operator.PostMortems())
+	guarded.Handle(operator.RolloutHandler())
 	host, _, err := net.SplitHostPort(o.API)
 	open := err == nil && auth.Loopback(host)
 	mux := http.NewServeMux()

@@ -60,9 +60,11 @@ type world struct {
 	api     string // host:port
 	grpc    string // host:port
 	client  operatorv1connect.OperatorServiceClient
-	plane   *plane   // in this process, or
-	xds     *process // as a process of its own
-	actor   string   // who types; empty: whoever runs the tests
+	// rollouts is the API of canaries.
+	rollouts operatorv1connect.RolloutServiceClient
+	plane    *plane   // in this process, or
+	xds      *process // as a process of its own
+	actor    string   // who types; empty: whoever runs the tests
 }
 
 type plane struct {
@@ -163,6 +165,7 @@ func (w *world) connect() {
 		}
 	})
 	w.client = operatorv1connect.NewOperatorServiceClient(http.DefaultClient, "http://"+w.api, connect.WithInterceptors(bearer))
+	w.rollouts = operatorv1connect.NewRolloutServiceClient(http.DefaultClient, "http://"+w.api, connect.WithInterceptors(bearer))
 }
 
 // publish stores a version with a contract and no documents; manifest lines may be added.

@@ -12,6 +12,8 @@ import (
 	"time"
 
 	"github.com/specproxy/specproxy/internal/drain"
+	"github.com/specproxy/specproxy/internal/rollout"
+	"github.com/specproxy/specproxy/internal/rollout/evidence"
 	"github.com/specproxy/specproxy/internal/routing"
 )
 
@@ -72,6 +74,16 @@ type Rollback struct {
 	Effect *Effect `json:"effect,omitempty"`
 	// Evidence that was gathered at the commit and since; nil before anything was.
 	Evidence *Evidence `json:"evidence,omitempty"`
+	// Canary is the rollout that the rollback ended, and what it was judged by then; nil if none was under way.
+	Canary *Canary `json:"canary,omitempty"`
+}
+
+// Canary is a rollout at the moment of its rollback.
+type Canary struct {
+	Run     rollout.Run      `json:"run"`
+	Verdict evidence.Verdict `json:"verdict"`
+	// By the rollout itself, and not by a person or another command.
+	Itself bool `json:"itself,omitempty"`
 }
 
 // Abandoned is one version that the rollback took all weight from.

@@ -40,7 +40,7 @@ func (r *Run) carryOut(m move, by, why string, now time.Time) error {
 			r.Phase = Baking
 		}
 		// A clock that had run out gives the step its time anew: otherwise it would be held again at once.
-		if b := r.bound(); b > 0 && r.Elapsed(now) >= b {
+		if b := r.Bound(); b > 0 && r.Elapsed(now) >= b {
 			r.EnteredAt, r.StoodFor = now, 0
 		}
 	case pause:

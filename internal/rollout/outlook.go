@@ -17,8 +17,8 @@ type Traffic struct {
 	BaseKnown bool
 }
 
-// assumedBase stands in for a failure rate that nothing is known of.
-const assumedBase = 0.02
+// AssumedBase stands in for a failure rate that nothing is known of.
+const AssumedBase = 0.02
 
 // Ratios of failure rates that an outlook speaks about.
 var Ratios = []float64{2, 5, 10}
@@ -59,8 +59,8 @@ type StepOutlook struct {
 func (p Plan) Look(t Traffic) Outlook {
 	o := Outlook{Traffic: t}
 	if !t.BaseKnown {
-		o.Traffic.Base = assumedBase
-		o.Warnings = append(o.Warnings, fmt.Sprintf("nothing is known of the stable version's outcomes: %.3g %% failures are assumed", 100*assumedBase))
+		o.Traffic.Base = AssumedBase
+		o.Warnings = append(o.Warnings, fmt.Sprintf("nothing is known of the stable version's outcomes: %.3g %% failures are assumed", 100*AssumedBase))
 	}
 	base := o.Traffic.Base
 	if t.PerHour <= 0 {
@@ -71,7 +71,7 @@ func (p Plan) Look(t Traffic) Outlook {
 	had := uint64(0)
 	var exposures []evidence.Exposure
 	for i, s := range p.Steps {
-		step := StepOutlook{Name: fmt.Sprintf("step %d", i+1), Weight: s.Weight, Until: s.Until}
+		step := StepOutlook{Name: fmt.Sprintf("step %d", i+1), Weight: uint16(s.Weight), Until: s.Until}
 		if s.Until == UntilEvidence {
 			step.Demand = demands[i]
 		}

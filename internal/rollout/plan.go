@@ -27,8 +27,7 @@ const (
 
 // Step is one weight of the canary.
 type Step struct {
-	// Weight in basis points.
-	Weight uint16 `json:"weight" yaml:"weight"`
+	Weight Weight `json:"weight" yaml:"weight"`
 	Until  Until  `json:"until" yaml:"until"`
 	// Within is how long a step of a duration lasts. For the others it is an upper bound: when it has passed, the rollout is held.
 	// 0: no bound.
@@ -50,8 +49,8 @@ const (
 // Bake is the time after the last step, in which the canary has all traffic but for a control.
 type Bake struct {
 	For Duration `json:"for,omitempty" yaml:"for,omitempty"`
-	// Control is the stable version's share, in basis points.
-	Control uint16 `json:"control,omitempty" yaml:"control,omitempty"`
+	// Control is the stable version's share.
+	Control Weight `json:"control,omitempty" yaml:"control,omitempty"`
 }
 
 // Plan says how a version comes to all of its spec's traffic. Complete fills in what it leaves open; whoever holds a completed plan need not
@@ -74,7 +73,16 @@ type Plan struct {
 	// Rollback is what happens when the canary has failed.
 	Rollback  Reaction `json:"rollback,omitempty" yaml:"rollback,omitempty"`
 	AckWithin Duration `json:"ackWithin,omitempty" yaml:"ackWithin,omitempty"`
+	// Outcomes are what tells the outcome of an execution, first that speaks: stated (by the agent), protocol (such as a gRPC status), status (of
+	// HTTP, below 400). Default: all three, in this order; stated and protocol always speak.
+	Outcomes []string `json:"outcomes,omitempty" yaml:"outcomes,omitempty"`
 }
+
+// outcomes in the order in which they speak.
+var outcomes = []string{"stated", "protocol", "status"}
+
+// ByStatus says that an execution of which nothing else is known is judged by its HTTP status.
+func (p Plan) ByStatus() bool { return slices.Contains(p.Outcomes, "status") }
 
 // Metric is one more question asked of executions.
 type Metric struct {
@@ -85,9 +93,7 @@ type Metric struct {
 	PMax float64 `json:"pMax,omitempty" yaml:"pMax,omitempty"`
 	// Never: one execution of the canary is enough.
 	Never bool `json:"never,omitempty" yaml:"never,omitempty"`
-	// SlowerThan makes the metric a question of time: did the execution take longer than this?
-	SlowerThan Duration `json:"slowerThan,omitempty" yaml:"slowerThan,omitempty"`
-	// Reason makes it a question of the outcome's reason: did the execution fail with a reason that begins so?
+	// Reason is how the reasons begin of the failures that the metric counts.
 	Reason string `json:"reason,omitempty" yaml:"reason,omitempty"`
 }
 
@@ -118,7 +124,7 @@ var presets = map[string]Plan{
 // Presets are the names that Plan.Preset can have, gentlest first.
 func Presets() []string { return []string{"careful", "standard", "fast", "blue-green"} }
 
-func evidenceSteps(within time.Duration, weights ...uint16) []Step {
+func evidenceSteps(within time.Duration, weights ...Weight) []Step {
 	steps := make([]Step, 0, len(weights))
 	for _, w := range weights {
 		steps = append(steps, Step{Weight: w, Until: UntilEvidence, Within: Duration(within)})
@@ -146,6 +152,9 @@ func (p Plan) Complete() (Plan, error) {
 	}
 	p.Alpha, p.PMax = or(p.Alpha, preset.Alpha), or(p.PMax, preset.PMax)
 	p.MaxHarmed = max(or(p.MaxHarmed, preset.MaxHarmed), -1)
+	if len(p.Outcomes) == 0 {
+		p.Outcomes = slices.Clone(outcomes)
+	}
 	p.Rollback, p.OnInsufficient = or(p.Rollback, preset.Rollback), or(p.OnInsufficient, "hold")
 	if problems := p.problems(); len(problems) > 0 {
 		return p, fmt.Errorf("plan: %s", strings.Join(problems, "; "))
@@ -167,11 +176,11 @@ func (p Plan) problems() []string {
 	if len(p.Steps) > MaxSteps {
 		say("%d steps, at most %d", len(p.Steps), MaxSteps)
 	}
-	last := uint16(0)
+	last := Weight(0)
 	for i, s := range p.Steps {
 		switch {
 		case s.Weight <= last || s.Weight > evidence.Whole:
-			say("step %d: weights must rise, up to %d basis points; this one is %d after %d", i+1, evidence.Whole, s.Weight, last)
+			say("step %d: weights must rise, up to 100%%; this one is %s after %s", i+1, s.Weight, last)
 		case s.Until != UntilEvidence && s.Until != UntilDuration && s.Until != UntilManual:
 			say("step %d: until %q: there are evidence, duration and manual", i+1, s.Until)
 		case s.Until == UntilDuration && s.Within <= 0:
@@ -202,6 +211,9 @@ func (p Plan) problems() []string {
 	default:
 		say("rollback %q: there are auto, manual and auto-unless-acked-in", p.Rollback)
 	}
+	if len(p.Outcomes) < 2 || len(p.Outcomes) > len(outcomes) || !slices.Equal(p.Outcomes, outcomes[:len(p.Outcomes)]) {
+		say("outcomes %v: there are %v, and %v", p.Outcomes, outcomes, outcomes[:2])
+	}
 	return append(out, p.metricProblems()...)
 }
 
@@ -218,8 +230,8 @@ func (p Plan) metricProblems() []string {
 			say("metrics need names of their own: %q", m.Name)
 		}
 		names[m.Name] = true
-		if (m.SlowerThan > 0) == (m.Reason != "") {
-			say("metric %s must say either slowerThan or reason", m.Name)
+		if m.Reason == "" {
+			say("metric %s must say how the reasons begin of the failures that it counts", m.Name)
 		}
 		if m.Alpha < 0 || m.PMax < 0 || m.PMax >= 1 {
 			say("metric %s: alpha and pMax must not be negative, pMax below 1", m.Name)
@@ -263,5 +275,5 @@ func (p Plan) Demands(base float64) []float64 {
 // mostDemand is the least that any step asks for: that fewer than half fail.
 const mostDemand = 0.5
 
-// Weights are the shares of the canary in order: the steps', the bake's, and all.
-func (p Plan) bakeWeight() uint16 { return evidence.Whole - p.Bake.Control }
+// bakeWeight is the canary's share in the bake.
+func (p Plan) bakeWeight() uint16 { return evidence.Whole - uint16(p.Bake.Control) }

@@ -25,7 +25,7 @@ func begin(t testing.TB, p Plan) Run {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if a.Weight != p.Steps[0].Weight || !a.Changed || a.Rollback {
+	if a.Weight != uint16(p.Steps[0].Weight) || !a.Changed || a.Rollback {
 		t.Fatalf("a rollout began with %+v", a)
 	}
 	r.Mark(7)

@@ -195,7 +195,7 @@ func (r *Run) Weight() uint16 {
 	case r.Phase == Aborted || r.Phase == Superseded:
 		return 0
 	case r.Step < len(r.Plan.Steps):
-		return r.Plan.Steps[r.Step].Weight
+		return uint16(r.Plan.Steps[r.Step].Weight)
 	}
 	return r.Plan.bakeWeight()
 }
@@ -235,8 +235,8 @@ func (r *Run) Elapsed(now time.Time) time.Duration {
 	return max(0, now.Sub(r.EnteredAt)-stood)
 }
 
-// bound is how long the step may last; 0: as long as it takes.
-func (r *Run) bound() time.Duration {
+// Bound is how long the step may last; 0: as long as it takes.
+func (r *Run) Bound() time.Duration {
 	if r.Step < len(r.Plan.Steps) {
 		return time.Duration(r.Plan.Steps[r.Step].Within)
 	}
@@ -263,7 +263,7 @@ func (r *Run) Tick(v evidence.Verdict, now time.Time) (Event, string) {
 	if v.Broken || r.Phase == Paused {
 		return "", ""
 	}
-	clock := r.bound() > 0 && r.Elapsed(now) >= r.bound()
+	clock := r.Bound() > 0 && r.Elapsed(now) >= r.Bound()
 	until := UntilDuration // the bake
 	if r.Step < len(r.Plan.Steps) {
 		until = r.Plan.Steps[r.Step].Until
@@ -272,14 +272,14 @@ func (r *Run) Tick(v evidence.Verdict, now time.Time) (Event, string) {
 	switch {
 	case until == UntilEvidence && v.Result == evidence.Pass:
 		return EventPass, v.Reason
-	case until == UntilDuration && (clock || r.bound() == 0):
+	case until == UntilDuration && (clock || r.Bound() == 0):
 		// All the traffic is given only on evidence; on the way there a duration may end a step by itself.
 		if !last || v.Result == evidence.Pass {
-			return EventPass, fmt.Sprintf("%s have passed, and nothing speaks against the canary", r.bound())
+			return EventPass, fmt.Sprintf("%s have passed, and nothing speaks against the canary", r.Bound())
 		}
 		return r.due(v.Reason)
 	case clock && until != UntilDuration:
-		return r.due(fmt.Sprintf("%s have passed: %s", r.bound(), v.Reason))
+		return r.due(fmt.Sprintf("%s have passed: %s", r.Bound(), v.Reason))
 	}
 	return "", ""
 }

@@ -116,7 +116,7 @@ var (
 	kinds = byName(
 		versionRecords.indexed(inOrder, orderOf).indexed(byStanding, standingOf).indexed(asExit, exitOf),
 		drains.indexed(unfinished, unfinishedDrain), postMortems.indexed(unfinished, openPostMortem),
-		routes, history, instances, proxies.ofProxies(), replicas.ofProxies(), acks.ofProxies(), failures, acts, hosts, counters, secrets, policies, policyHistory, interventions, chain, chainHead,
+		routes, history, instances, proxies.ofProxies(), replicas.ofProxies(), acks.ofProxies(), failures, acts, hosts, counters, secrets, policies, policyHistory, interventions, rollouts, chain, chainHead,
 	)
 )
 

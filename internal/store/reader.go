@@ -58,6 +58,9 @@ type Reader interface {
 	OpenPostMortems() []postmortem.Record
 	// ChainHead is the newest link of the chain of their events.
 	ChainHead() postmortem.Head
+	// Rollout of the spec: its newest; Rollouts are those of all specs, by spec.
+	Rollout(spec string) (Rollout, bool)
+	Rollouts() []Rollout
 	// Proxies by node.
 	Proxies() []routing.Proxy
 	// Proxy by node.

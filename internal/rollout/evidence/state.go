@@ -144,6 +144,34 @@ func (s *State) End(metric int, arm Arm, known, unknown uint64) {
 	c.Unknown[arm] += unknown
 }
 
+// Clone returns a copy that shares nothing with s.
+func (s *State) Clone() *State {
+	c := *s
+	c.Weights, c.Assigned, c.Seen, c.Recent = slices.Clone(s.Weights), slices.Clone(s.Assigned), slices.Clone(s.Seen), slices.Clone(s.Recent)
+	c.Metrics = slices.Clone(s.Metrics)
+	for i := range c.Metrics {
+		c.Metrics[i].Failed = slices.Clone(s.Metrics[i].Failed)
+	}
+	return &c
+}
+
+// Recount forgets how many units were assigned and ended, so that they can be entered anew from running totals.
+func (s *State) Recount() {
+	clear(s.Assigned)
+	for i := range s.Metrics {
+		s.Metrics[i].Counts = Counts{}
+	}
+}
+
+// Shares of the arms by weight.
+func (s *State) Shares() []Share {
+	shares := make([]Share, len(s.Weights))
+	for i, w := range s.Weights {
+		shares[i] = Share{Weight: w, Assigned: s.Assigned[i]}
+	}
+	return shares
+}
+
 // assigned is how many units an arm was given in all.
 func (s *State) assigned(arm Arm) (n uint64) {
 	for _, a := range s.Assigned {

@@ -116,7 +116,7 @@ func (s *State) Judge(rules Rules, demand float64) Verdict {
 	case rules.MaxHarmed > 0 && v.Harmed >= rules.MaxHarmed:
 		v.Result, v.More = Fail, 0
 		v.Reason = fmt.Sprintf("%.1f executions harmed, of at most %g", v.Harmed, rules.MaxHarmed)
-	case LogImbalance(s.shares()) >= -math.Log(rules.Alpha):
+	case LogImbalance(s.Shares()) >= -math.Log(rules.Alpha):
 		v.Result, v.Broken, v.More = Insufficient, true, 0
 		v.Reason = fmt.Sprintf("the measurement is broken: %d units went to the canary and %d to the stable version, which the weights do not explain",
 			s.assigned(Canary), s.assigned(Stable))
@@ -124,14 +124,6 @@ func (s *State) Judge(rules Rules, demand float64) Verdict {
 		v.Result, v.Reason = Insufficient, "no metric has a ceiling (pMax), so nothing could prove the canary good"
 	}
 	return v
-}
-
-func (s *State) shares() []Share {
-	shares := make([]Share, len(s.Weights))
-	for i, w := range s.Weights {
-		shares[i] = Share{Weight: w, Assigned: s.Assigned[i]}
-	}
-	return shares
 }
 
 // harmed compares the arms' failures where both arms had a share of the traffic.

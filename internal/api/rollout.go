@@ -1,0 +1,203 @@
+package api
+
+import (
+	"context"
+	"fmt"
+	"math"
+	"net/http"
+	"slices"
+	"time"
+
+	"connectrpc.com/connect"
+	"google.golang.org/protobuf/types/known/durationpb"
+
+	operatorv1 "github.com/specproxy/specproxy/gen/specproxy/operator/v1"
+	"github.com/specproxy/specproxy/gen/specproxy/operator/v1/operatorv1connect"
+	"github.com/specproxy/specproxy/internal/control"
+	"github.com/specproxy/specproxy/internal/rollout"
+	"github.com/specproxy/specproxy/internal/rollout/evidence"
+	"github.com/specproxy/specproxy/internal/store"
+	"github.com/specproxy/specproxy/internal/versions"
+)
+
+// RolloutHandler is the API of canaries at its path.
+func (s *Server) RolloutHandler() (string, http.Handler) {
+	return operatorv1connect.NewRolloutServiceHandler(s, connect.WithReadMaxBytes(1<<20), connect.WithInterceptors(connect.UnaryInterceptorFunc(explain)))
+}
+
+// commands of people, by their names.
+var commands = map[string]rollout.Event{
+	"pause": rollout.EventPause, "resume": rollout.EventResume, "promote": rollout.EventPromote, "abort": rollout.EventAbort,
+	"retry": rollout.EventRetry, "ack": rollout.EventAck,
+}
+
+// LookAhead says what a plan comes to.
+func (s *Server) LookAhead(_ context.Context, req *connect.Request[operatorv1.LookAheadRequest]) (*connect.Response[operatorv1.LookAheadResponse], error) {
+	plan, err := planFrom(req.Msg.GetPlan())
+	if err != nil {
+		return nil, err
+	}
+	plan, stable, o, err := s.Control.LookAhead(versions.Ref{Spec: req.Msg.GetSpec(), Version: req.Msg.GetVersion()}, plan)
+	if err != nil {
+		return nil, err
+	}
+	out := &operatorv1.LookAheadResponse{
+		Plan: planOf(plan), Stable: stable, ExecutionsPerHour: o.Traffic.PerHour, Base: o.Traffic.Base, BaseKnown: o.Traffic.BaseKnown, Total: durationpb.New(o.Total),
+		Endless: o.Endless, Ratios: rollout.Ratios, Harm: o.Harm, FalseAlarm: o.FalseAlarm, Impossible: o.Impossible, Warnings: o.Warnings,
+	}
+	for _, st := range o.Steps {
+		step := &operatorv1.StepOutlook{
+			Name: st.Name, Weight: uint32(st.Weight), Until: string(st.Until), Demand: st.Demand, Executions: st.Executions, Canary: st.Canary, Power: st.Power,
+		}
+		if !st.Unknown {
+			step.Duration = durationpb.New(st.Duration)
+		}
+		out.Steps = append(out.Steps, step)
+	}
+	return connect.NewResponse(out), nil
+}
+
+// StartRollout begins one. A plan that cannot come to its end by itself is refused, unless that is meant.
+func (s *Server) StartRollout(ctx context.Context, req *connect.Request[operatorv1.StartRolloutRequest]) (*connect.Response[operatorv1.StartRolloutResponse], error) {
+	m := req.Msg
+	plan, err := planFrom(m.GetPlan())
+	if err != nil {
+		return nil, err
+	}
+	ref := versions.Ref{Spec: m.GetSpec(), Version: m.GetVersion()}
+	change, ro, err := s.Control.StartRollout(ctx, actor(req.Header(), m.GetAutomation()), ref, plan, m.GetImpossible(), how(m.GetReason(), false, m.GetNow(), m.GetOverride()))
+	if err != nil {
+		return nil, err
+	}
+	out := &operatorv1.StartRolloutResponse{Change: changeOf(change, false)}
+	if ro.Spec != "" {
+		out.Rollout = s.rolloutOf(ro)
+	}
+	return connect.NewResponse(out), nil
+}
+
+// GetRollout returns a spec's newest.
+func (s *Server) GetRollout(_ context.Context, req *connect.Request[operatorv1.GetRolloutRequest]) (*connect.Response[operatorv1.GetRolloutResponse], error) {
+	view := s.Store.View()
+	if err := exists(view, req.Msg.GetSpec()); err != nil {
+		return nil, err
+	}
+	ro, ok := view.Rollout(req.Msg.GetSpec())
+	if !ok {
+		return nil, connect.NewError(connect.CodeNotFound, fmt.Errorf("%s never had a rollout\n  next: specctl deploy %s:VERSION --canary", req.Msg.GetSpec(), req.Msg.GetSpec()))
+	}
+	return connect.NewResponse(&operatorv1.GetRolloutResponse{Rollout: s.rolloutOf(ro)}), nil
+}
+
+// ChangeRollout carries out a command.
+func (s *Server) ChangeRollout(ctx context.Context, req *connect.Request[operatorv1.ChangeRolloutRequest]) (*connect.Response[operatorv1.ChangeRolloutResponse], error) {
+	event, ok := commands[req.Msg.GetCommand()]
+	if !ok {
+		return nil, invalid(fmt.Sprintf("command %q: there are pause, resume, promote, abort, retry and ack", req.Msg.GetCommand()))
+	}
+	ro, change, err := s.Control.ChangeRollout(ctx, actor(req.Header(), false), req.Msg.GetSpec(), event, req.Msg.GetReason())
+	if err != nil {
+		return nil, err
+	}
+	out := &operatorv1.ChangeRolloutResponse{Rollout: s.rolloutOf(ro)}
+	if change != nil {
+		out.Change = changeOf(*change, false)
+	}
+	return connect.NewResponse(out), nil
+}
+
+// planFrom reads a plan as it was sent. What a preset is to fill in stays zero.
+func planFrom(m *operatorv1.RolloutPlan) (rollout.Plan, error) {
+	p := rollout.Plan{
+		Preset: m.GetPreset(), Alpha: m.GetAlpha(), PMax: m.GetPMax(), MaxHarmed: m.GetMaxHarmed(), Rollback: rollout.Reaction(m.GetRollback()),
+		AckWithin: rollout.Duration(m.GetAckWithin().AsDuration()), Outcomes: m.GetOutcomes(), OnInsufficient: m.GetOnInsufficient(),
+		Bake: rollout.Bake{For: rollout.Duration(m.GetBakeFor().AsDuration())},
+	}
+	var ok bool
+	if p.Bake.Control, ok = basisPoints(m.GetBakeControl()); !ok {
+		return p, invalid("bake_control: more than all of the traffic")
+	}
+	for i, st := range m.GetSteps() {
+		weight, ok := basisPoints(st.GetWeight())
+		if !ok {
+			return p, invalid(fmt.Sprintf("step %d: more than all of the traffic", i+1))
+		}
+		p.Steps = append(p.Steps, rollout.Step{Weight: weight, Until: rollout.Until(st.GetUntil()), Within: rollout.Duration(st.GetWithin().AsDuration())})
+	}
+	for _, x := range m.GetMetrics() {
+		p.Metrics = append(p.Metrics, rollout.Metric{Name: x.GetName(), Alpha: x.GetAlpha(), PMax: x.GetPMax(), Never: x.GetNever(), Reason: x.GetReason()})
+	}
+	for _, f := range []float64{p.Alpha, p.PMax, p.MaxHarmed} {
+		if math.IsNaN(f) || math.IsInf(f, 0) {
+			return p, invalid("alpha, p_max and max_harmed are numbers")
+		}
+	}
+	return p, nil
+}
+
+func basisPoints(w uint32) (rollout.Weight, bool) {
+	if w > evidence.Whole {
+		return 0, false
+	}
+	return rollout.Weight(w), true
+}
+
+func planOf(p rollout.Plan) *operatorv1.RolloutPlan {
+	out := &operatorv1.RolloutPlan{
+		Preset: p.Preset, BakeControl: uint32(p.Bake.Control), Alpha: p.Alpha, PMax: p.PMax, MaxHarmed: p.MaxHarmed, Rollback: string(p.Rollback),
+		Outcomes: p.Outcomes, OnInsufficient: p.OnInsufficient, BakeFor: spanOf(time.Duration(p.Bake.For)), AckWithin: spanOf(time.Duration(p.AckWithin)),
+	}
+	for _, st := range p.Steps {
+		out.Steps = append(out.Steps, &operatorv1.RolloutStep{Weight: uint32(st.Weight), Until: string(st.Until), Within: spanOf(time.Duration(st.Within))})
+	}
+	for _, m := range p.Metrics {
+		out.Metrics = append(out.Metrics, &operatorv1.RolloutMetric{Name: m.Name, Alpha: m.Alpha, PMax: m.PMax, Never: m.Never, Reason: m.Reason})
+	}
+	return out
+}
+
+// spanOf is unset for 0.
+func spanOf(d time.Duration) *durationpb.Duration {
+	if d == 0 {
+		return nil
+	}
+	return durationpb.New(d)
+}
+
+func (s *Server) rolloutOf(ro store.Rollout) *operatorv1.Rollout {
+	now := time.Now().UTC()
+	v := ro.Judge()
+	out := &operatorv1.Rollout{
+		Spec: ro.Spec, Canary: ro.Canary, Stable: ro.Stable, Plan: planOf(ro.Plan), Attempt: uint32(max(0, ro.Attempt)), //nolint:gosec // a small count
+		Phase: string(ro.Phase), Why: ro.Why, Step: uint32(max(0, ro.Step)) + 1, StartedAt: stamp(ro.StartedAt), EnteredAt: stamp(ro.EnteredAt), //nolint:gosec // a small count
+		AckBy: stamp(ro.AckBy), Weight: uint32(ro.Weight()), Share: -1, Verdict: verdictOf(v, ro.Plan.Rules()),
+	}
+	if share, ok := control.Share(ro); ok {
+		out.Share = share
+	}
+	if !ro.Phase.Ended() {
+		out.Elapsed, out.Bound, out.Demand = durationpb.New(ro.Elapsed(now)), spanOf(ro.Bound()), ro.Demand()
+		if wait, ok := s.Control.More(ro, v); ok {
+			out.Eta = durationpb.New(wait)
+		}
+	}
+	for _, h := range ro.History {
+		out.History = append(out.History, &operatorv1.RolloutEntry{At: stamp(h.At), Event: string(h.Event), By: h.By, Phase: string(h.Phase), Weight: uint32(h.Weight), Why: h.Why})
+	}
+	for _, e := range slices.Backward(ro.Evidence.Recent) {
+		out.Events = append(out.Events, &operatorv1.EvidenceEvent{Execution: e.Execution, Arm: e.Arm.String(), Weight: uint32(e.Weight), At: stamp(e.At), Stake: math.Exp(min(e.Log, 700))})
+	}
+	return out
+}
+
+func verdictOf(v evidence.Verdict, rules evidence.Rules) *operatorv1.RolloutVerdict {
+	out := &operatorv1.RolloutVerdict{Result: string(v.Result), Reason: v.Reason, More: v.More, Harmed: v.Harmed, Broken: v.Broken}
+	for i, m := range v.Metrics {
+		out.Metrics = append(out.Metrics, &operatorv1.MetricVerdict{
+			Name: m.Name, Result: string(m.Result), Reason: m.Reason, Stake: m.Stake, Alpha: rules.Metrics[i].Alpha, Bound: m.Bound,
+			CanaryFailed: m.Failed[evidence.Canary], CanaryEnded: m.Counts.Ended[evidence.Canary], CanaryUnknown: m.Counts.Unknown[evidence.Canary],
+			StableFailed: m.Failed[evidence.Stable], StableEnded: m.Counts.Ended[evidence.Stable],
+		})
+	}
+	return out
+}

@@ -51,6 +51,10 @@ test-long: $(ENVOY) $(PYTHON) oci-tools $(TOOLS)/cosign ## The long matrices, ki
 demo: build refunds $(ENVOY) ## Run the worked example; writes out/demo.json (SEED=7 LIMIT=250)
 	bin/refunds/demo --seed '$(SEED)' $(if $(LIMIT),--limit '$(LIMIT)')
 
+.PHONY: demo-canary
+demo-canary: build refunds $(ENVOY) ## The same with a canary in front, which stops by itself; writes out/demo-canary.json
+	bin/refunds/demo --canary --seed '$(SEED)' $(if $(LIMIT),--limit '$(LIMIT)')
+
 .PHONY: bench
 bench: build $(ENVOY) ## Run the benchmarks, write out/bench/*.json (BENCH=flip runs one)
 	go run ./bench $(BENCH)

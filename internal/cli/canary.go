@@ -190,7 +190,12 @@ func (a *app) printOutlook(got *operatorv1.LookAheadResponse) {
 func number(f float64) string { return fmt.Sprintf("%.3g", f) }
 
 // share writes a part of 1 as a percentage.
-func share(f float64) string { return fmt.Sprintf("%.2g%%", 100*f) }
+func share(f float64) string {
+	if f >= 0.1 {
+		return fmt.Sprintf("%.0f%%", 100*f)
+	}
+	return fmt.Sprintf("%.2g%%", 100*f)
+}
 
 // deployCanary begins a rollout.
 func (a *app) deployCanary(cmd *cobra.Command, args []string, flags *changeFlags, canary *canaryFlags, format string) error {

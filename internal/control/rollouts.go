@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"reflect"
 	"strings"
 	"time"
@@ -330,10 +331,14 @@ func (c *Controller) ChangeRollout(ctx context.Context, actor Actor, spec string
 	}
 }
 
-// Share is the part of new executions that the canary really got under its present weight; ok is false if none was counted.
+// Share is the part of new executions that the canary really got under its present weight, or its last one; ok is false if none was counted.
 func Share(ro store.Rollout) (share float64, ok bool) {
+	weight, marked := ro.WeightAt(math.MaxUint64)
+	if !marked {
+		return 0, false
+	}
 	for _, s := range ro.Evidence.Shares() {
-		if n := s.Assigned[judge.Canary] + s.Assigned[judge.Stable]; s.Weight == ro.Weight() && n > 0 {
+		if n := s.Assigned[judge.Canary] + s.Assigned[judge.Stable]; s.Weight == weight && n > 0 {
 			return float64(s.Assigned[judge.Canary]) / float64(n), true
 		}
 	}

@@ -138,7 +138,7 @@ func TestABadCanaryIsStoppedByItself(t *testing.T) {
 	}
 	w.effective("refunds", spec.GetGeneration())
 	out, code := w.specctl("postmortem", "show", "PM-1")
-	if code != 0 || !strings.Contains(out, "the canary fails more often than the stable version") {
+	if code != 0 || !strings.Contains(out, "It rolled back by itself. Verdict: **fail**") {
 		t.Errorf("the record does not say why (exit %d):\n%s", code, out)
 	}
 	if out, code := w.specctl("canary", "status", "refunds"); code != 0 || !strings.Contains(out, "aborted") || !strings.Contains(out, "10% set") && !strings.Contains(out, "0% set") {

@@ -85,6 +85,7 @@ func section(p func(string, ...any), rb Rollback) {
 	p("* **Target:** %s `%s`", rb.Target, rb.Digest)
 	effect(p, rb)
 	p("")
+	canary(p, rb.Canary)
 	p("### Outcomes at the commit")
 	p("")
 	p("Counted by the sidecars since they started; a success is one that the agent stated.")

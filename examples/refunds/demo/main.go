@@ -25,6 +25,8 @@ type options struct {
 	// limit replaces the bad version's own limit, in dollars; 0 leaves it.
 	limit int
 	rate  int
+	// canary puts a canary in front of the bad version.
+	canary bool
 	// bin holds xds, specproxy and specctl; programs holds the example's own.
 	bin, programs, envoy string
 	specs, results       string
@@ -38,6 +40,7 @@ func main() {
 		return err
 	})
 	flag.IntVar(&o.rate, "rate", 100, "new refunds a second")
+	flag.BoolVar(&o.canary, "canary", false, "deploy the bad version behind a canary: the story ends when it has been stopped by itself")
 	flag.StringVar(&o.bin, "bin", "bin", "folder of xds, specproxy and specctl")
 	flag.StringVar(&o.programs, "programs", "bin/refunds", "folder of agent, payments, traffic and check")
 	flag.StringVar(&o.envoy, "envoy", ".tools/bin/envoy", "Envoy's executable")
@@ -51,6 +54,10 @@ func main() {
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "demo:", err)
 		os.Exit(1)
+	}
+	if o.canary {
+		fmt.Fprintf(os.Stdout, "\nIt all held, in %.0f s. Result: %s, logs: %s\n", time.Since(began).Seconds(), filepath.Join(o.results, "demo-canary.json"), filepath.Join(o.results, "demo"))
+		return
 	}
 	fmt.Fprintf(os.Stdout, "\nIt all held, in %.0f s. Result: %s, plot: %s, logs: %s\n",
 		time.Since(began).Seconds(), filepath.Join(o.results, "demo.json"), filepath.Join(o.results, "demo.svg"), filepath.Join(o.results, "demo"))
@@ -100,6 +107,16 @@ func run(ctx context.Context, o options) (err error) {
 		Seed: o.seed, Limit: o.limit, Abandoned: versions.bad.ref(), Target: versions.good.ref(),
 		Predicted: refund.Standard.Success(versions.bad.limit * 100),
 	}}
+	if o.canary {
+		result, err := story.tellCanary()
+		if err != nil {
+			return err
+		}
+		if err := result.write(o.results, func(text string) { fmt.Fprintf(stage.out, "\n%s\n", text) }); err != nil {
+			return err
+		}
+		return result.judge()
+	}
 	if err := story.tell(); err != nil {
 		return err
 	}

@@ -146,6 +146,9 @@ func (s *State) judgeMetric(i int, rule Metric, demand float64) MetricVerdict {
 	bad, ended := failed[Canary]+t.Counts.Unknown[Canary], t.Counts.Ended[Canary]+t.Counts.Unknown[Canary]
 	ended = max(ended, bad)
 	v := MetricVerdict{Name: rule.Name, Stake: math.Exp(min(t.Log, 700)), Bound: UpperBound(ended, bad, rule.Alpha), Counts: t.Counts, Failed: failed}
+	for arm := range v.Counts.Ended { // an execution can have failed, and be counted as ended a moment later
+		v.Counts.Ended[arm] = max(v.Counts.Ended[arm], failed[arm])
+	}
 	// Executions that were assigned and have not ended have not failed: they speak for the canary here, and not at all below.
 	above := LogAboveCeiling(max(s.assigned(Canary), ended), failed[Canary], rule.Ceiling)
 	switch bound := max(demand, rule.Ceiling); {
@@ -154,10 +157,10 @@ func (s *State) judgeMetric(i int, rule Metric, demand float64) MetricVerdict {
 	case t.Broke != nil:
 		v.Result = Fail
 		v.Reason = fmt.Sprintf("the canary fails more often than the stable version: %d of %d against %d of %d (chance of a false alarm at most %g)",
-			failed[Canary], t.Counts.Ended[Canary], failed[Stable], t.Counts.Ended[Stable], rule.Alpha)
+			failed[Canary], v.Counts.Ended[Canary], failed[Stable], v.Counts.Ended[Stable], rule.Alpha)
 	case rule.Ceiling > 0 && above >= rule.ceilingThreshold():
 		v.Result = Fail
-		v.Reason = fmt.Sprintf("the canary fails more often than %s: %d of %d", percent(rule.Ceiling), failed[Canary], t.Counts.Ended[Canary])
+		v.Reason = fmt.Sprintf("the canary fails more often than %s: %d of %d", percent(rule.Ceiling), failed[Canary], v.Counts.Ended[Canary])
 	case ended == 0:
 		v.Result, v.Reason = Insufficient, "nothing has been measured on the canary"
 		if rule.Ceiling > 0 {

@@ -44,7 +44,7 @@ test: $(ENVOY) $(PYTHON) oci-tools ## Every test with -race, real Envoy included
 	go test -race -timeout 10m $(if $(RUN),-run '$(RUN)') $(PKG)
 
 .PHONY: test-long
-test-long: $(ENVOY) $(PYTHON) oci-tools $(TOOLS)/cosign ## The long matrices, kill tests and soaks (build tag "long")
+test-long: $(ENVOY) $(PYTHON) oci-tools $(TOOLS)/cosign conformance-tools ## The long matrices, kill tests and soaks (build tag "long")
 	go test -race -tags long -timeout 60m $(if $(RUN),-run '$(RUN)') $(PKG)
 
 .PHONY: demo
@@ -114,6 +114,20 @@ oci-tools: $(TOOLS)/registry $(TOOLS)/oras
 $(TOOLS)/registry $(TOOLS)/oras &: tools/oci/go.mod tools/oci/go.sum
 	CGO_ENABLED=0 GOBIN='$(CURDIR)/$(TOOLS)' go -C tools/oci install tool
 	@touch $(TOOLS)/registry $(TOOLS)/oras
+
+# Suites that others wrote, and that the sidecar's data path is held against.
+.PHONY: conformance
+conformance: $(ENVOY) conformance-tools ## h2spec and grpc-go's interop suite against the sidecar, every case by name
+	go test -count=1 -v -tags long -timeout 20m -run '^(TestH2SpecIsNoWorseThanPlainNetHTTP|TestGRPCInterop)$$' ./internal/e2e
+
+.PHONY: conformance-tools
+conformance-tools: $(TOOLS)/h2spec $(TOOLS)/grpc-interop-client $(TOOLS)/grpc-interop-server
+
+$(TOOLS)/h2spec: package := github.com/summerwind/h2spec/cmd/h2spec
+$(TOOLS)/grpc-interop-client: package := google.golang.org/grpc/interop/client
+$(TOOLS)/grpc-interop-server: package := google.golang.org/grpc/interop/server
+$(TOOLS)/h2spec $(TOOLS)/grpc-interop-client $(TOOLS)/grpc-interop-server: tools/conformance/go.mod tools/conformance/go.sum
+	CGO_ENABLED=0 go -C tools/conformance build -o '$(CURDIR)/$@' $(package)
 
 $(TOOLS)/cosign: tools/cosign/go.mod tools/cosign/go.sum
 	CGO_ENABLED=0 GOBIN='$(CURDIR)/$(TOOLS)' go -C tools/cosign install tool

@@ -21,10 +21,14 @@ import (
 	sidecarv1 "github.com/specproxy/specproxy/gen/specproxy/sidecar/v1"
 	"github.com/specproxy/specproxy/internal/drain"
 	"github.com/specproxy/specproxy/internal/sidecar/agent"
+	"github.com/specproxy/specproxy/internal/sidecar/gate"
 	"github.com/specproxy/specproxy/internal/sidecar/posture"
 	"github.com/specproxy/specproxy/internal/sidecar/proxy"
 	"github.com/specproxy/specproxy/internal/versions"
 )
+
+// bufferTotal is the rig's bound of all kept bodies, in bytes.
+const bufferTotal = 8 << 10
 
 // patience bounds every wait for something that must happen.
 const patience = 10 * time.Second
@@ -39,6 +43,8 @@ type rig struct {
 	random float64
 	ahead  atomic.Int64 // of the proxy's clock, in nanoseconds
 	ended  chan drain.Row
+	// refusals of the gate.
+	refusals gate.Refusals
 	// generation of the last State.
 	generation uint64
 }
@@ -61,16 +67,39 @@ func newRigAt(t *testing.T, contract drain.Contract, at agent.Endpoint) *rig {
 		Ref: versions.Ref{Spec: "customer-service", Version: "2.1.0"}, Digest: "sha256:feed", Instance: "one", BodyBuffer: 1 << 10, Contract: contract,
 		Ledger: r.ledger, Posture: r.keeper.Current, Agent: at, Changed: func() {}, Ended: func(row drain.Row) { r.ended <- row },
 		Now: func() time.Time { return time.Now().Add(time.Duration(r.ahead.Load())) }, Random: func() float64 { return r.random }, Log: zaptest.NewLogger(t),
+		BufferTotal: bufferTotal, Refusals: &r.refusals,
 	})
 	t.Cleanup(r.proxy.CloseIdle)
-	r.addr = serve(t, r.proxy)
+	r.addr = r.open(gate.Limits{})
 	return r
+}
+
+// open serves the data path behind its gate, as the sidecar does.
+func (r *rig) open(limits gate.Limits) string {
+	r.t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	limits = limits.WithDefaults()
+	server := gate.Server(r.proxy, limits, &r.refusals, zaptest.NewLogger(r.t))
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		_ = server.Serve(gate.Listener(l, limits, &r.refusals))
+	}()
+	r.t.Cleanup(func() {
+		_ = server.Close()
+		<-done
+	})
+	return l.Addr().String()
 }
 
 // serve runs a handler on loopback, for HTTP/1.1 and h2c, until the test ends.
 func serve(t *testing.T, h http.Handler) string {
 	t.Helper()
 	server := httptest.NewUnstartedServer(h)
+	server.Config.DisableGeneralOptionsHandler = true // "OPTIONS *" is the handler's
 	server.Config.Protocols = new(http.Protocols)
 	server.Config.Protocols.SetHTTP1(true)
 	server.Config.Protocols.SetUnencryptedHTTP2(true)

@@ -67,6 +67,7 @@ func (t *tunnel) Read(p []byte) (int, error) {
 			return n, nil
 		}
 		if t.over {
+			t.dismiss()
 			return 0, io.EOF
 		}
 		room := t.conclude(len(p))
@@ -85,6 +86,7 @@ func (t *tunnel) Read(p []byte) (int, error) {
 			if t.conclude(len(p)); t.over {
 				continue
 			}
+			t.dismiss()
 			return 0, err
 		}
 	}
@@ -149,15 +151,28 @@ func (t *tunnel) Close() error {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	t.cutting = true
-	if t.up.Between() && !t.up.Closed() {
-		_, _ = t.agent.Write(websocket.CloseFrame(websocket.Reason(t.x.signal(e)), true))
-	}
 	wait := time.Duration(0)
 	if !t.down.Between() {
 		wait = farewell
 	}
 	t.deadline(time.Now().Add(wait))
 	return nil
+}
+
+// dismiss tells the agent that the exchange is cut, after the client: the agent's own close frame would be no answer to it.
+func (t *tunnel) dismiss() {
+	e := t.x.cutBy()
+	if e == nil || !t.webSocket {
+		return
+	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.cutting = true
+	if t.up.Between() && !t.up.Closed() {
+		frame := websocket.CloseFrame(websocket.Reason(t.x.signal(e)), true)
+		t.up.Feed(frame)
+		_, _ = t.agent.Write(frame)
+	}
 }
 
 // shut ends the connection to the agent.

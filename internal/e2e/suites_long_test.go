@@ -64,7 +64,7 @@ func h2spec(t *testing.T, address string, sections ...string) []h2specCase {
 		t.Fatal(err)
 	}
 	report := filepath.Join(t.TempDir(), "report.xml")
-	args := append(sections, "--strict", "--timeout", "4", "--host", host, "--port", port, "--junit-report", report)
+	args := append([]string{"--strict", "--timeout", "4", "--host", host, "--port", port, "--junit-report", report}, sections...)
 	cmd := exec.CommandContext(t.Context(), suiteTool(t, "h2spec"), args...)
 	out, runErr := cmd.CombinedOutput() // fails if a case did
 	data, err := os.ReadFile(report)

@@ -103,6 +103,7 @@ func (s *session) register(ctx context.Context) error {
 			if other.Address == s.stored.Address && other.ID != s.stored.ID {
 				// The address has a new owner, so the old one is dead.
 				bury(tx, other.ID, f.lastCounts(other.ID))
+				mourn(tx, f.lost(other.ID))
 			}
 		}
 		tx.PutInstance(s.stored)
@@ -156,8 +157,13 @@ func (s *session) end() {
 func (f *Fleet) remove(id, why string) {
 	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
 	defer cancel()
-	last := f.lastCounts(id)
-	if _, err := f.store.Update(ctx, func(tx *store.Tx) error { bury(tx, id, last); return nil }); err != nil {
+	last, lost := f.lastCounts(id), f.lost(id)
+	bury := func(tx *store.Tx) error {
+		bury(tx, id, last)
+		mourn(tx, lost)
+		return nil
+	}
+	if _, err := f.store.Update(ctx, bury); err != nil {
 		f.log.Error("remove instance", zap.String("instance", id), zap.Error(err))
 		return
 	}
@@ -172,6 +178,7 @@ func (f *Fleet) remove(id, why string) {
 	}
 	f.broadcast(spec)
 	f.log.Info("instance removed", zap.String("instance", id), zap.String("why", why))
+	f.logLost(id, lost)
 }
 
 // sendStates sends the state at once and whenever it changes, and Left when the endpoint has gone.

@@ -48,8 +48,8 @@ func TestAThousandGrantsRaceOneCancel(t *testing.T) {
 	}).Handler())
 
 	var arrived, grantsGiven atomic.Int64
-	// A tenth has acted when the order comes, and a tenth asks only then; the others race it.
-	all, some, ordered := make(chan struct{}), make(chan struct{}), make(chan struct{})
+	// A tenth has acted when the order comes, a tenth asks only then, and a few only when it is in force; the others race it.
+	all, some, ordered, applied := make(chan struct{}), make(chan struct{}), make(chan struct{}), make(chan struct{})
 	var acted sync.Map // by the client's number
 	backend := listen(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		number := r.URL.Path
@@ -60,6 +60,9 @@ func TestAThousandGrantsRaceOneCancel(t *testing.T) {
 		wait := all
 		if place > n*9/10 {
 			wait = ordered
+		}
+		if place > n*98/100 {
+			wait = applied
 		}
 		select {
 		case <-wait:
@@ -107,6 +110,7 @@ func TestAThousandGrantsRaceOneCancel(t *testing.T) {
 	}}); err != nil {
 		t.Error(err)
 	}
+	close(applied)
 	clients.Wait()
 
 	granted, cancelled := 0, 0

@@ -87,6 +87,8 @@ type Timing struct {
 	ProbeTimeout time.Duration
 	// Stall is how long requests wait, while nothing comes from the agent, before it must show that it lives. Default 1 min.
 	Stall time.Duration
+	// Sign is how long it may take for that. Default 10 s.
+	Sign time.Duration
 	// Leave is how long proxies are waited for when the sidecar leaves. Default 2 s.
 	Leave time.Duration
 	// Stop is how long the agent gets to end. Default 10 s.
@@ -109,6 +111,7 @@ func (t Timing) withDefaults() Timing {
 	or(&t.Probe, time.Second)
 	or(&t.ProbeTimeout, 2*time.Second)
 	or(&t.Stall, time.Minute)
+	or(&t.Sign, 10*time.Second)
 	or(&t.Leave, 2*time.Second)
 	or(&t.Stop, 10*time.Second)
 	or(&t.Report, session.DefaultInterval)

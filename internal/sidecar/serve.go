@@ -89,7 +89,8 @@ func newServer(h http.Handler, log *zap.Logger) *http.Server {
 func (s *sidecar) watchAgent(ctx context.Context) {
 	s.endpoint.Watch(ctx, agent.Health{
 		Interval: s.Timing.Probe, Timeout: s.Timing.ProbeTimeout, Probe: s.Probe, Failures: probeFailures, Suspect: s.suspicion,
-		Stalled: func() (int, time.Duration, bool) { return s.proxy.Stalled(s.Timing.Stall) },
+		Stalled:     func() (int, time.Duration, bool) { return s.proxy.Stalled(s.Timing.Stall) },
+		SignTimeout: s.Timing.Sign,
 	}, func(answers bool, err error) {
 		if answers {
 			s.Log.Info("the agent answers", zap.Stringer("agent", s.endpoint))

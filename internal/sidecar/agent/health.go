@@ -32,14 +32,15 @@ type Health struct {
 	// Stalled says since when requests wait for the agent without a byte from it, for which reason it must show that it lives at all;
 	// nil: never. It is not asked where Probe asks the agent anyway.
 	Stalled func() (waiting int, since time.Duration, stalled bool)
+	// SignTimeout is how long an agent that stalls may take for a sign of life; default 10 s.
+	SignTimeout time.Duration
 }
 
 const (
 	firstPause = 20 * time.Millisecond
 	// secondPause is how soon another look follows a failed one of an agent that answered.
 	secondPause = 200 * time.Millisecond
-	// talkTimeout is how long an agent that stalls may take for a sign of life.
-	talkTimeout = 10 * time.Second
+	signTimeout = 10 * time.Second
 	grpcProbe   = "grpc"
 )
 
@@ -55,6 +56,9 @@ func CheckProbe(probe string) error {
 func (e Endpoint) Watch(ctx context.Context, h Health, tell func(answers bool, err error)) {
 	if h.Timeout == 0 {
 		h.Timeout = h.Interval
+	}
+	if h.SignTimeout == 0 {
+		h.SignTimeout = signTimeout
 	}
 	answers, told, failures, begun := false, false, 0, time.Now()
 	timer := time.NewTimer(0)
@@ -98,7 +102,7 @@ func (e Endpoint) Watch(ctx context.Context, h Health, tell func(answers bool, e
 func (e Endpoint) look(ctx context.Context, h Health) error {
 	if h.Probe == "" && h.Stalled != nil {
 		if waiting, since, stalled := h.Stalled(); stalled {
-			if err := e.talk(ctx); err != nil {
+			if err := e.talk(ctx, h.SignTimeout); err != nil {
 				return fmt.Errorf("%d requests wait for it, nothing has come for %s, and it gives no sign of life: %w", waiting, since.Round(time.Second), err)
 			}
 		}
@@ -183,8 +187,8 @@ func (e Endpoint) check(ctx context.Context, service string) error {
 
 // talk wants any sign that a process reads what it is sent: an answer to a question without consequences, whatever it is, or the end of the
 // connection. The kernel accepts connections for a process that hangs.
-func (e Endpoint) talk(ctx context.Context) error {
-	ctx, cancel := context.WithTimeout(ctx, talkTimeout)
+func (e Endpoint) talk(ctx context.Context, patience time.Duration) error {
+	ctx, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
 	conn, err := e.Dial(ctx)
 	if err != nil {

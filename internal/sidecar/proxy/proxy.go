@@ -21,6 +21,7 @@ import (
 	"time"
 
 	"go.uber.org/zap"
+	"google.golang.org/grpc/codes"
 
 	"github.com/specproxy/specproxy/internal/drain"
 	"github.com/specproxy/specproxy/internal/sidecar/agent"
@@ -128,6 +129,10 @@ func (p *Proxy) ServeHTTP(rw http.ResponseWriter, r *http.Request) {
 
 func (p *Proxy) serve(w *response, r *http.Request) {
 	a := read(r, p.Now())
+	if r.Method == http.MethodConnect {
+		writeProblem(w, a.kind, codes.Unimplemented, http.StatusNotImplemented, "CONNECT is not supported", "an agent is no tunnel", false)
+		return
+	}
 	// The fence may be lifted between the ledger's answer and the look at the posture; it does not flap.
 	for range 3 {
 		state := p.Posture()

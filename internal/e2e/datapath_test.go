@@ -58,7 +58,7 @@ func TestSidecarsOnUnixSockets(t *testing.T) {
 		t.Helper()
 		eventually(t, "answer of "+want, func() error {
 			if got, err := ask(http.DefaultClient, "http://"+envoy.Address); err != nil || got != want {
-				return fmt.Errorf("%q, %v", got, err)
+				return fmt.Errorf("%q, %w", got, err)
 			}
 			return nil
 		})

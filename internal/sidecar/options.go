@@ -184,8 +184,8 @@ func (o Options) validateAdvertise() error {
 }
 
 func (o Options) validateLimits() error {
-	if l := o.Limits; l.Connections < 0 || l.Streams < 0 || l.HeaderBytes < 0 || l.HeaderTimeout < 0 || l.IdleTimeout < 0 || o.BufferTotal < 0 {
-		return errors.New("--max-connections, --max-streams, --max-header-bytes, --max-buffer-bytes, --header-timeout, --idle-timeout: a limit cannot be negative")
+	if l := o.Limits; l.Connections < 0 || l.Streams < 0 || l.HeaderBytes < 0 || l.HeaderTimeout < 0 || l.BodyTimeout < 0 || l.IdleTimeout < 0 || o.BufferTotal < 0 {
+		return errors.New("--max-connections, --max-streams, --max-header-bytes, --max-buffer-bytes, --header-timeout, --body-timeout, --idle-timeout: a limit cannot be negative")
 	}
 	if err := agent.CheckProbe(o.Probe); err != nil {
 		return fmt.Errorf("--%w", err)

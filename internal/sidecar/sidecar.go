@@ -278,7 +278,7 @@ func (s *sidecar) assemble() {
 	s.proxy = proxy.New(proxy.Config{
 		Ref: s.Ref, Digest: s.version.Digest, Instance: s.Instance, BodyBuffer: buffer, Contract: contract, Ledger: s.ledger,
 		Posture: s.keeper.Current, Agent: s.endpoint, Changed: s.group.Changed, Ended: s.ended, Now: time.Now, Random: mathrand.Float64, Log: s.Log,
-		BufferTotal: s.BufferTotal, Suspect: s.suspect, Refusals: &s.refusals,
+		BufferTotal: s.BufferTotal, BodyPause: s.Limits.BodyTimeout, Suspect: s.suspect, Refusals: &s.refusals,
 	})
 	metrics := prometheus.WrapRegistererWith(prometheus.Labels{"spec": s.Ref.Spec, "version": s.Ref.Version}, s.registry)
 	metrics.MustRegister(ledgerMetrics{s}, refusalMetrics{&s.refusals})

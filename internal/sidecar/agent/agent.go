@@ -78,7 +78,7 @@ func Start(c Command) (*Process, error) {
 	started := make(chan error)
 	go p.run(cmd, started)
 	if err := <-started; err != nil {
-		g.stop()
+		<-p.done
 		return nil, fmt.Errorf("start agent %q: %w; check the command after --", c.Args, err)
 	}
 	return p, nil
@@ -93,10 +93,13 @@ func Resolve(name string) (string, error) {
 	return filepath.Abs(path)
 }
 
-// run owns the process. It stays on one thread: the kernel sends PDEATHSIG when the thread ends that started the child, not the process.
+// run owns the process and its guard. It stays on one thread: the kernel sends PDEATHSIG when the thread ends that started the child, not the
+// process.
 func (p *Process) run(cmd *exec.Cmd, started chan<- error) {
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
+	defer close(p.done)
+	defer p.guard.stop()
 	leave, err := prepare(cmd)
 	if err != nil {
 		started <- err
@@ -123,8 +126,6 @@ func (p *Process) run(cmd *exec.Cmd, started chan<- error) {
 	p.mu.Lock()
 	p.err = waitErr
 	p.mu.Unlock()
-	p.guard.stop()
-	close(p.done)
 }
 
 // Done is closed when the agent and its whole group are gone.

@@ -28,6 +28,8 @@ type Limits struct {
 	HeaderBytes int
 	// HeaderTimeout is how long a request's headers may take from their first byte on.
 	HeaderTimeout time.Duration
+	// BodyTimeout is how long a client may pause within a request's body of stated length, over HTTP/1.1. The handler sees to it.
+	BodyTimeout time.Duration
 	// IdleTimeout is how long a connection may wait for a request. It must be longer than the caller's own, or a request can meet a
 	// connection that is being closed.
 	IdleTimeout time.Duration
@@ -39,6 +41,7 @@ const (
 	DefaultStreams       = 1_000
 	DefaultHeaderBytes   = 128 << 10
 	DefaultHeaderTimeout = 10 * time.Second
+	DefaultBodyTimeout   = time.Minute
 	// DefaultIdleTimeout is five times as long as our Envoys keep an unused connection.
 	DefaultIdleTimeout = 5 * time.Minute
 )
@@ -59,6 +62,9 @@ func (l Limits) WithDefaults() Limits {
 	}
 	if l.HeaderTimeout == 0 {
 		l.HeaderTimeout = DefaultHeaderTimeout
+	}
+	if l.BodyTimeout == 0 {
+		l.BodyTimeout = DefaultBodyTimeout
 	}
 	if l.IdleTimeout == 0 {
 		l.IdleTimeout = DefaultIdleTimeout

@@ -33,12 +33,14 @@ const (
 	HTTP2
 	// BodyBuffer: a request's body was not kept for a hand-over, since the memory for that was used up. The request itself went through.
 	BodyBuffer
+	// BodyTimeout: the rest of a request's body did not come.
+	BodyTimeout
 	reasons
 )
 
 var names = [reasons]string{
 	Connections: "connections", HeaderTimeout: "header_timeout", HeaderSize: "header_size", BareLF: "bare_lf", FoldedLine: "folded_line",
-	Framing: "framing", Malformed: "malformed", RapidReset: "rapid_reset", HTTP2: "http2", BodyBuffer: "body_buffer",
+	Framing: "framing", Malformed: "malformed", RapidReset: "rapid_reset", HTTP2: "http2", BodyBuffer: "body_buffer", BodyTimeout: "body_timeout",
 }
 
 func (r Reason) String() string { return names[r] }

@@ -86,6 +86,11 @@ func (p *Proxy) badGateway(w *response, x *exchange, err error) {
 		fmt.Sprintf("the agent of %s did not answer: %v", p.Ref, err), false)
 }
 
+func (p *Proxy) bodyTimedOut(w *response, x *exchange) {
+	writeProblem(w, x.arrival.kind, codes.DeadlineExceeded, http.StatusRequestTimeout, "The request did not end",
+		fmt.Sprintf("nothing came of the request's body for %s, though it is not whole", p.BodyPause), false)
+}
+
 func (p *Proxy) deadlinePassed(w *response, x *exchange) {
 	writeProblem(w, x.arrival.kind, codes.DeadlineExceeded, http.StatusGatewayTimeout, "The deadline has passed",
 		fmt.Sprintf("the request's deadline (%s) passed before the agent of %s answered", x.arrival.deadline.Format(time.RFC3339Nano), p.Ref), false)

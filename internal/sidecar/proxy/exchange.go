@@ -15,6 +15,7 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/specproxy/specproxy/internal/drain"
+	"github.com/specproxy/specproxy/internal/sidecar/gate"
 	"github.com/specproxy/specproxy/internal/sidecar/posture"
 )
 
@@ -216,6 +217,12 @@ func (p *Proxy) agentFailed(_ http.ResponseWriter, out *http.Request, err error)
 	case errors.Is(context.Cause(out.Context()), errDeadline):
 		x.fail("the request's deadline passed before the agent answered")
 		p.deadlinePassed(x.w, x)
+	case x.w.request != nil && x.w.request.paused.Load():
+		x.fail("the client did not send the rest of its request")
+		if p.Refusals != nil {
+			p.Refusals.Count(gate.BodyTimeout)
+		}
+		p.bodyTimedOut(x.w, x)
 	case x.in.Context().Err() != nil:
 		// The client is gone; nobody reads an answer, and none must be mistaken for the agent's.
 		x.log().Debug("the client left before the agent answered")

@@ -31,7 +31,7 @@ import (
 	"github.com/specproxy/specproxy/internal/versions"
 )
 
-// Config is what the data path needs. Every field but Ended, BufferTotal, Suspect and Refusals is required.
+// Config is what the data path needs. Every field but Ended, BufferTotal, BodyPause, Suspect and Refusals is required.
 type Config struct {
 	Ref      versions.Ref
 	Digest   string
@@ -39,8 +39,10 @@ type Config struct {
 	// BodyBuffer bounds, in bytes, the request bodies that are kept for a hand-over by forwarding; BufferTotal all of them together, 0: no bound.
 	BodyBuffer  int
 	BufferTotal int64
-	Contract    drain.Contract
-	Ledger      *drain.Ledger
+	// BodyPause is how long a client may leave a request's body of stated length unfinished without a byte, over HTTP/1.1; 0: for ever.
+	BodyPause time.Duration
+	Contract  drain.Contract
+	Ledger    *drain.Ledger
 	// Posture is the newest applied State; nil before the first.
 	Posture func() *posture.Posture
 	Agent   agent.Endpoint
@@ -115,7 +117,11 @@ func (p *Proxy) ServeHTTP(rw http.ResponseWriter, r *http.Request) {
 		w.request = &watchedBody{ReadCloser: r.Body, http2: r.ProtoMajor == 2}
 		if !w.request.http2 {
 			// A proxy must not wait for the end of the request before it passes the response on, nor read what the agent is to get.
-			_ = http.NewResponseController(w).EnableFullDuplex()
+			w.request.control = http.NewResponseController(w)
+			_ = w.request.control.EnableFullDuplex()
+			if r.ContentLength > 0 { // what has no stated length may be one side of a conversation
+				w.request.pause = p.BodyPause
+			}
 		}
 		r.Body = w.request
 		answered := false // not if the handler panics, which ends the connection or the stream

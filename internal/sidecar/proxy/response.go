@@ -6,6 +6,7 @@ import (
 	"io"
 	"net/http"
 	"net/url"
+	"os"
 	"strconv"
 	"sync"
 	"sync/atomic"
@@ -40,6 +41,11 @@ type watchedBody struct {
 	cut atomic.Bool
 	// heard is when the last bytes came, in nanoseconds of Unix time.
 	heard atomic.Int64
+	// pause bounds how long the next bytes may take; 0: nothing does. It is set through control.
+	pause    time.Duration
+	control  *http.ResponseController
+	paused   atomic.Bool // they took longer
+	retiring atomic.Bool
 
 	mu      sync.Mutex // held over every Read: the transport reads on a goroutine of its own
 	retired bool
@@ -81,6 +87,7 @@ func (b *watchedBody) retire(w *response, answered bool) {
 		answered = answered && (b.heard.Load() == 0 || quiet < silent)
 	}
 	controller := http.NewResponseController(w)
+	b.retiring.Store(true)
 	switch {
 	case b.ended.Load():
 		return
@@ -120,7 +127,11 @@ func (b *watchedBody) drain(controller *http.ResponseController, silent time.Dur
 func (b *watchedBody) Read(p []byte) (int, error) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	if b.retired {
+	if b.pause > 0 {
+		_ = b.control.SetReadDeadline(time.Now().Add(b.pause))
+	}
+	// Looked at after the deadline was set, so that the last one is theirs who end the reading.
+	if b.retired || b.retiring.Load() {
 		return 0, http.ErrBodyReadAfterClose
 	}
 	if b.cut.Load() {
@@ -128,8 +139,14 @@ func (b *watchedBody) Read(p []byte) (int, error) {
 	}
 	n, err := b.ReadCloser.Read(p)
 	b.heard.Store(time.Now().UnixNano())
-	if err == io.EOF {
+	switch {
+	case err == io.EOF:
 		b.ended.Store(true)
+		if b.pause > 0 {
+			_ = b.control.SetReadDeadline(time.Time{})
+		}
+	case errors.Is(err, os.ErrDeadlineExceeded) && !b.cut.Load() && !b.retiring.Load():
+		b.paused.Store(true)
 	}
 	return n, err
 }

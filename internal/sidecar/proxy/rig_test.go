@@ -30,6 +30,9 @@ import (
 // bufferTotal is the rig's bound of all kept bodies, in bytes.
 const bufferTotal = 8 << 10
 
+// bodyPause is the rig's bound of pauses in bodies.
+const bodyPause = 500 * time.Millisecond
+
 // patience bounds every wait for something that must happen.
 const patience = 10 * time.Second
 
@@ -67,7 +70,7 @@ func newRigAt(t *testing.T, contract drain.Contract, at agent.Endpoint) *rig {
 		Ref: versions.Ref{Spec: "customer-service", Version: "2.1.0"}, Digest: "sha256:feed", Instance: "one", BodyBuffer: 1 << 10, Contract: contract,
 		Ledger: r.ledger, Posture: r.keeper.Current, Agent: at, Changed: func() {}, Ended: func(row drain.Row) { r.ended <- row },
 		Now: func() time.Time { return time.Now().Add(time.Duration(r.ahead.Load())) }, Random: func() float64 { return r.random }, Log: zaptest.NewLogger(t),
-		BufferTotal: bufferTotal, Refusals: &r.refusals,
+		BufferTotal: bufferTotal, BodyPause: bodyPause, Refusals: &r.refusals,
 	})
 	t.Cleanup(r.proxy.CloseIdle)
 	r.addr = r.open(gate.Limits{})

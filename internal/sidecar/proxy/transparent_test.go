@@ -3,9 +3,11 @@ package proxy_test
 import (
 	"bufio"
 	"bytes"
+	"crypto/x509"
 	"fmt"
 	"io"
 	"net/http"
+	"net/http/httptest"
 	"net/http/httputil"
 	"net/textproto"
 	"runtime"
@@ -14,6 +16,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/specproxy/specproxy/internal/sidecar/agent"
 	"github.com/specproxy/specproxy/internal/sidecar/gate"
 )
 
@@ -227,9 +230,87 @@ func TestLargeHeadersPass(t *testing.T) {
 	}
 }
 
+func TestABodyWhoseRestDoesNotComeIsGivenUp(t *testing.T) {
+	cut := make(chan error, 2)
+	r := newRig(t, completes, http.HandlerFunc(func(_ http.ResponseWriter, req *http.Request) {
+		_, err := io.Copy(io.Discard, req.Body)
+		cut <- err
+	}))
+	slow, whole := dial(t, r.addr), dial(t, r.addr)
+	_, _ = io.WriteString(slow, "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 10\r\n\r\nhalf")
+	if res, err := http.ReadResponse(bufio.NewReader(slow), nil); err != nil || res.StatusCode != http.StatusRequestTimeout {
+		t.Errorf("got %v, %v", res, err)
+	}
+	if get(t, "the agent's end", cut) == nil {
+		t.Error("the agent takes half a body for whole")
+	}
+	if row := r.endedRow(); row.Status != http.StatusRequestTimeout || r.refusals.Of(gate.BodyTimeout) != 1 {
+		t.Errorf("ledger %+v, %d counted", row, r.refusals.Of(gate.BodyTimeout))
+	}
+	// A body that is whole has no deadline any more, nor has one without a length.
+	in := bufio.NewReader(whole)
+	for range 2 {
+		_, _ = io.WriteString(whole, "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 4\r\n\r\nbody")
+		if res, err := http.ReadResponse(in, nil); err != nil || res.StatusCode != 200 || get(t, "the agent's end", cut) != nil {
+			t.Fatalf("got %v, %v", res, err)
+		}
+		pause := time.NewTimer(2 * bodyPause)
+		<-pause.C
+	}
+	_, _ = io.WriteString(whole, "POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n4\r\nbody\r\n")
+	pause := time.NewTimer(2 * bodyPause)
+	<-pause.C
+	_, _ = io.WriteString(whole, "0\r\n\r\n")
+	if res, err := http.ReadResponse(in, nil); err != nil || res.StatusCode != 200 {
+		t.Errorf("after a pause between chunks: %v, %v", res, err)
+	}
+}
+
+// TestAgentOverTLS speaks HTTP/1.1 and, for gRPC, HTTP/2 to an agent with a certificate of its own authority.
+func TestAgentOverTLS(t *testing.T) {
+	seen := make(chan string, 2)
+	s := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
+		seen <- req.Proto
+		w.Header().Set("Content-Type", req.Header.Get("Content-Type"))
+		_, _ = io.Copy(w, req.Body)
+		w.Header().Set(http.TrailerPrefix+"Grpc-Status", "0")
+	}))
+	s.EnableHTTP2 = true
+	s.StartTLS()
+	t.Cleanup(s.Close)
+	at := endpoint(s.Listener.Addr().String())
+	at.TLS, at.Roots = true, x509.NewCertPool()
+	at.Roots.AddCert(s.Certificate())
+	r := newRigAt(t, completes, at)
+	r.state(nil)
+	if res := r.do(r.request("POST", "/", "plain")); read(t, res) != "plain" || get(t, "the protocol", seen) != "HTTP/1.1" {
+		t.Errorf("got %d", res.StatusCode)
+	}
+	res, err := client(t, true).Do(r.request("POST", "/", "\x00\x00\x00\x00\x01x", "Content-Type", "application/grpc", "Te", "trailers"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = res.Body.Close() }()
+	if body := read(t, res); body != "\x00\x00\x00\x00\x01x" || res.Trailer.Get("Grpc-Status") != "0" || get(t, "the protocol", seen) != "HTTP/2.0" {
+		t.Errorf("got %d %q %v", res.StatusCode, body, res.Trailer)
+	}
+	stranger := newRigAt(t, completes, agent.Endpoint{Network: "tcp", Address: at.Address, TLS: true})
+	stranger.state(nil)
+	if res := stranger.do(stranger.request("GET", "/", "")); res.StatusCode != http.StatusBadGateway {
+		t.Errorf("an agent whose certificate nobody vouches for answers %d", res.StatusCode)
+	}
+}
+
+func TestConnectIsRefused(t *testing.T) {
+	r := newRig(t, completes, http.NotFoundHandler())
+	if answer := r.raw("CONNECT a:80 HTTP/1.1\r\nHost: a:80\r\nConnection: close\r\n\r\n"); !strings.HasPrefix(answer, "HTTP/1.1 501") {
+		t.Errorf("answered %q", answer)
+	}
+}
+
 // TestASlowClientFillsNoMemory: what a client does not read stays at the agent.
 func TestASlowClientFillsNoMemory(t *testing.T) {
-	const clients, bound = 20, 256 << 10 // the bound is per client, and twice what the sidecar has of one; kernel buffers are not in it
+	const clients, bound = 20, 1 << 20 // bytes of memory for each, some four times what the sidecar has of one; kernel buffers are not in it
 	chunk := bytes.Repeat([]byte("x"), 32<<10)
 	var mu sync.Mutex
 	written := map[string]int{}

@@ -13,7 +13,6 @@ import (
 	operatorv1 "github.com/specproxy/specproxy/gen/specproxy/operator/v1"
 	"github.com/specproxy/specproxy/internal/control"
 	"github.com/specproxy/specproxy/internal/drain"
-	"github.com/specproxy/specproxy/internal/routing"
 	"github.com/specproxy/specproxy/internal/store"
 )
 
@@ -34,27 +33,22 @@ func (s *Server) PreviewDrain(ctx context.Context, req *connect.Request[operator
 	return connect.NewResponse(out), nil
 }
 
-// ListDrains shows the drains of a spec, or those that go on of all specs, newest order first; and instances that are shutting down.
+// ListDrains shows the drains of a spec, or those that go on of all specs, newest order first: of versions, and of instances that shut down.
 func (s *Server) ListDrains(_ context.Context, req *connect.Request[operatorv1.ListDrainsRequest]) (*connect.Response[operatorv1.ListDrainsResponse], error) {
 	view := s.Store.View()
 	spec := req.Msg.GetSpec()
-	orders, instances := view.UnfinishedDrains(""), view.AllInstances()
+	orders := slices.Concat(view.UnfinishedDrains(""), view.UnfinishedShutdowns(""))
 	if spec != "" {
 		if err := exists(view, spec); err != nil {
 			return nil, err
 		}
-		orders, instances = view.Drains(spec), view.Instances(spec)
+		orders = slices.Concat(view.Drains(spec), view.Shutdowns(spec))
 	}
 	slices.SortStableFunc(orders, func(a, b drain.Drain) int { return b.OrderedAt.Compare(a.OrderedAt) })
 	out := &operatorv1.ListDrainsResponse{}
 	now := time.Now()
 	for _, d := range orders {
 		out.Drains = append(out.Drains, s.progressOf(view, control.Measure(view, s.Fleet, d).Forecast(s.Fleet, now)))
-	}
-	for _, in := range instances {
-		if in.Health == routing.Leaving {
-			out.Drains = append(out.Drains, s.leavingOf(in))
-		}
 	}
 	return connect.NewResponse(out), nil
 }
@@ -77,6 +71,9 @@ func (s *Server) progressOf(view *store.View, p control.Progress) *operatorv1.Dr
 		out.DefaultWithin = durationpb.New(p.DefaultWithin)
 	}
 	all := view.Interventions(p.Spec, p.Version)
+	if p.Instance != "" {
+		all = slices.DeleteFunc(all, func(i store.Intervention) bool { return i.Instance != p.Instance })
+	}
 	slices.SortFunc(all, func(a, b store.Intervention) int { return cmp.Or(b.At.Compare(a.At), strings.Compare(b.ID, a.ID)) })
 	for _, i := range all {
 		out.Interventions = append(out.Interventions, interventionOf(i))
@@ -84,19 +81,12 @@ func (s *Server) progressOf(view *store.View, p control.Progress) *operatorv1.Dr
 	return out
 }
 
-// leavingOf is an instance that is shutting down: its sidecar settles what runs by onShutdown, and it is gone with its last execution.
-func (s *Server) leavingOf(in routing.Instance) *operatorv1.Drain {
-	return &operatorv1.Drain{
-		Spec: in.Spec, Version: in.Version, Kind: string(drain.KindShutdown), State: string(drain.Draining), Target: in.ID, InFlight: s.Fleet.InFlightOn(in.ID), Instances: 1, Acked: 1,
-	}
-}
-
 func drainOf(p control.Progress) *operatorv1.Drain {
 	kind := cmp.Or(p.Kind, drain.KindRollback)
 	return &operatorv1.Drain{
 		Spec: p.Spec, Version: p.Version, Kind: string(kind), Target: p.Target, Generation: p.Generation, State: string(p.State), OrderedAt: stamp(p.OrderedAt), EndedAt: stamp(p.EndedAt),
 		InFlight: p.InFlight, Settling: p.Pool.Settling, Completed: p.Counts.Completed, HandedOver: p.Counts.HandedOver, Cancelled: p.Counts.Cancelled, Held: p.Counts.Held,
-		Arrived: p.Arrived, Postmortem: p.PostMortem,
+		Arrived: p.Arrived, Postmortem: p.PostMortem, Instance: p.Instance, Lost: p.Lost,
 	}
 }
 

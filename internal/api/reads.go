@@ -117,7 +117,7 @@ func (s *Server) GetSpec(ctx context.Context, req *connect.Request[operatorv1.Ge
 	return connect.NewResponse(out), nil
 }
 
-// ListExecutions lists what runs, or what failed.
+// ListExecutions lists what runs, or what failed, or what an order decided over.
 func (s *Server) ListExecutions(_ context.Context, req *connect.Request[operatorv1.ListExecutionsRequest]) (*connect.Response[operatorv1.ListExecutionsResponse], error) {
 	view := s.Store.View()
 	name := req.Msg.GetSpec()
@@ -131,7 +131,7 @@ func (s *Server) ListExecutions(_ context.Context, req *connect.Request[operator
 		if _, ok := view.Version(name, refs[0]); !ok {
 			return nil, &control.NotFound{Refused: control.Refused{Why: "version " + refs[0] + " of " + name + " is not published", Next: "specctl versions " + name}}
 		}
-	case req.Msg.GetFailed():
+	case req.Msg.GetFailed() || req.Msg.GetDecided():
 		refs = recorded(view, name)
 	default:
 		refs = s.Fleet.Seen(view, name)
@@ -147,7 +147,17 @@ func (s *Server) ListExecutions(_ context.Context, req *connect.Request[operator
 			}
 			continue
 		}
+		if req.Msg.GetDecided() {
+			ended, omitted := control.Decided(view, s.Fleet, name, version)
+			for _, x := range ended {
+				out.Executions = append(out.Executions, failureOf(x))
+			}
+			out.Omitted += omitted
+		}
 		for _, x := range s.Fleet.Running(name, version) {
+			if req.Msg.GetDecided() && x.Execution.GetDisposition() == "" {
+				continue
+			}
 			out.Executions = append(out.Executions, runningOf(version, x))
 		}
 	}

@@ -140,16 +140,19 @@ func (a *app) printDrainStatus(got *operatorv1.ListDrainsResponse) {
 
 func (a *app) printDrain(d *operatorv1.Drain) {
 	ref := d.GetSpec() + ":" + d.GetVersion()
-	if d.GetKind() == "shutdown" {
-		a.out.line("%s: instance %s is shutting down, %d running", ref, d.GetTarget(), d.GetInFlight())
-		return
-	}
 	running := d.GetInFlight()
 	if d.GetKind() == "promote" {
 		running = d.GetSettling()
 	}
-	a.out.line("%s -> %s: %s %s, %d running, ordered %s", ref, d.GetTarget(), d.GetKind(), d.GetState(), running, a.moment(d.GetOrderedAt()))
+	where := ref + " -> " + d.GetTarget()
+	if d.GetInstance() != "" {
+		where = "instance " + d.GetInstance() + " of " + where
+	}
+	a.out.line("%s: %s %s, %d running, ordered %s", where, d.GetKind(), d.GetState(), running, a.moment(d.GetOrderedAt()))
 	a.out.field("settled", "%d completed, %d handed over (%d arrived), %d cancelled, %d held", d.GetCompleted(), d.GetHandedOver(), d.GetArrived(), d.GetCancelled(), d.GetHeld())
+	if n := d.GetLost(); n > 0 {
+		a.out.field("lost", "%d still ran when the process ended, as it had last told", n)
+	}
 	if x := d.GetOldest(); x != nil {
 		line := fmt.Sprintf("%s %s, began %s: %s", x.GetMethod(), x.GetPath(), a.moment(x.GetStartedAt()), executionName(x))
 		if x.GetSettleBy().IsValid() {

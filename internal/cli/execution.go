@@ -86,7 +86,7 @@ func (a *app) settleCommand(disposition, short, long string) *cobra.Command {
 func (a *app) concludeIntervention(i *operatorv1.Intervention, format string) error {
 	if format != asJSON {
 		a.out.line("%s: %s", i.GetId(), a.interventionLine(i))
-		if i.GetDespiteEffects() {
+		if i.GetDespiteEffects() && i.GetState() != "refused" {
 			a.out.line("IN SPITE OF ITS EFFECTS (%s), which nothing has undone: specctl effects %s --on %s", i.GetEffects(), i.GetSpec(), i.GetVersion())
 		}
 	}

@@ -428,7 +428,11 @@ func (f *fakeControl) ListExecutions(_ context.Context, req *connect.Request[ope
 	response := &operatorv1.ListExecutionsResponse{}
 	for _, x := range f.executions {
 		failed := x.GetOutcome() == "failure" || x.GetDisposition() == "cancel" && x.GetEndedAt().IsValid()
-		if failed == req.Msg.GetFailed() && (req.Msg.GetVersion() == "" || req.Msg.GetVersion() == x.GetVersion()) {
+		wanted := failed == req.Msg.GetFailed()
+		if req.Msg.GetDecided() {
+			wanted = x.GetDisposition() != ""
+		}
+		if wanted && (req.Msg.GetVersion() == "" || req.Msg.GetVersion() == x.GetVersion()) {
 			response.Executions = append(response.Executions, proto.CloneOf(x))
 		}
 	}

@@ -81,7 +81,8 @@ func (a *app) executionsCommand() *cobra.Command {
 		Short: "List running executions, or those to redo",
 		Long: `List the running executions of a spec, or with --failed those to redo: that
 failed by their business outcome, whatever their status, or that a rollback
-cancelled.`,
+cancelled; or with --decided those that a rollback, promotion or shutdown decided
+over, each with the rule that did.`,
 		Example: `  specctl executions customer-service
   specctl executions customer-service --on 2.1.0 --watch
   specctl executions customer-service --on 2.1.0 --failed -o csv > failed.csv`,
@@ -90,25 +91,35 @@ cancelled.`,
 	output := outputFlag(cmd, asTable, asCSV, asJSON)
 	on := cmd.Flags().String("on", "", "only this version")
 	failed := cmd.Flags().Bool("failed", false, "failed and cancelled executions instead of running ones")
+	decided := cmd.Flags().Bool("decided", false, "executions that a rollback, promotion or shutdown decided over, running or ended, each with why")
 	watch := cmd.Flags().BoolP("watch", "w", false, "print again whenever something changes, until Ctrl-C (json: one object a line)")
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		format, err := output()
 		if err != nil {
 			return err
 		}
+		none, what := "nothing is running", "failed executions"
+		switch {
+		case *failed && *decided:
+			return usageError(cmd, "--failed and --decided exclude each other")
+		case *failed:
+			none = "no failed execution is known"
+		case *decided:
+			none, what = "no execution is known that an order decided over", "executions"
+		}
 		c, err := a.connect()
 		if err != nil {
 			return err
 		}
 		read := func(ctx context.Context) (*operatorv1.ListExecutionsResponse, error) {
-			return ask(ctx, c, client.ListExecutions, &operatorv1.ListExecutionsRequest{Spec: args[0], Version: *on, Failed: *failed}, 0)
+			return ask(ctx, c, client.ListExecutions, &operatorv1.ListExecutionsRequest{Spec: args[0], Version: *on, Failed: *failed, Decided: *decided}, 0)
 		}
 		if *watch && format == asCSV {
 			return usageError(cmd, "--watch prints a table or json, not csv")
 		}
 		if *watch {
 			return poll(cmd.Context(), a, c, true, format, read, func(list *operatorv1.ListExecutionsResponse) {
-				a.executionsTable(list.GetExecutions(), *failed)
+				a.executionsTable(list.GetExecutions(), none)
 			})
 		}
 		list, err := read(cmd.Context())
@@ -121,10 +132,10 @@ cancelled.`,
 		case asCSV:
 			err = a.executionsCSV(list.GetExecutions())
 		default:
-			a.executionsTable(list.GetExecutions(), *failed)
+			a.executionsTable(list.GetExecutions(), none)
 		}
 		if n := list.GetOmitted(); n > 0 {
-			fmt.Fprintf(a.env.Stderr, "specctl: %d more failed executions are counted but no longer kept\n", n)
+			fmt.Fprintf(a.env.Stderr, "specctl: %d more %s are counted but no longer kept\n", n, what)
 		}
 		return err
 	}
@@ -168,13 +179,9 @@ func stamp(ts *timestamppb.Timestamp) string {
 	return ts.AsTime().UTC().Format(time.RFC3339Nano)
 }
 
-func (a *app) executionsTable(executions []*operatorv1.Execution, failed bool) {
+func (a *app) executionsTable(executions []*operatorv1.Execution, none string) {
 	if len(executions) == 0 {
-		if failed {
-			a.out.line("no failed execution is known")
-		} else {
-			a.out.line("nothing is running")
-		}
+		a.out.line("%s", none)
 		return
 	}
 	t := newTable("STARTED", "VERSION", "REQUEST", "EFFECTS", "STATE", "ID")

@@ -189,6 +189,11 @@ func sameProof(a, b *postmortem.Effect) bool {
 
 // wait returns when the store has moved past a revision, a channel fires, or ctx ends (then its error).
 func (c *Controller) wait(ctx context.Context, after int64, channels ...<-chan struct{}) error {
+	return c.waitUntil(ctx, after, nil, channels...)
+}
+
+// waitUntil is wait, to a moment at the latest.
+func (c *Controller) waitUntil(ctx context.Context, after int64, late <-chan time.Time, channels ...<-chan struct{}) error {
 	waitCtx, stop := context.WithCancel(ctx)
 	defer stop()
 	moved := make(chan struct{})
@@ -207,6 +212,7 @@ func (c *Controller) wait(ctx context.Context, after int64, channels ...<-chan s
 	case <-moved:
 	case <-a:
 	case <-b:
+	case <-late:
 	case <-ctx.Done():
 	}
 	stop()

@@ -5,6 +5,7 @@ import (
 	"slices"
 
 	"github.com/specproxy/specproxy/internal/drain"
+	"github.com/specproxy/specproxy/internal/fleet"
 	"github.com/specproxy/specproxy/internal/postmortem"
 	"github.com/specproxy/specproxy/internal/store"
 )
@@ -12,6 +13,19 @@ import (
 // Failed lists the executions to redo: those whose outcome was a failure, and those that a rollback cancelled. An execution may have been
 // reported more than once (failed while still open, then cancelled); its last report counts. Oldest first.
 func Failed(batches []store.FailureBatch) []store.Failure {
+	return chosen(batches, func(x store.Failure) bool { return x.Outcome == "failure" || x.Disposition == drain.Cancel })
+}
+
+// Decided lists the executions that have ended and that an order decided over, with why. Oldest first.
+func Decided(view *store.View, f *fleet.Fleet, spec, version string) (all []store.Failure, omitted uint64) {
+	batches := slices.Concat(view.Failures(spec, version), f.Acts(view, spec, version), f.Settled(view, spec, version))
+	for _, b := range batches {
+		omitted += b.Omitted
+	}
+	return chosen(batches, func(x store.Failure) bool { return x.Disposition != "" && !x.EndedAt.IsZero() }), omitted
+}
+
+func chosen(batches []store.FailureBatch, want func(store.Failure) bool) []store.Failure {
 	batches = slices.Clone(batches)
 	slices.SortStableFunc(batches, func(a, b store.FailureBatch) int { return cmp.Compare(a.Seq, b.Seq) })
 	last := map[string]store.Failure{}
@@ -22,15 +36,12 @@ func Failed(batches []store.FailureBatch) []store.Failure {
 	}
 	var out []store.Failure
 	for _, x := range last {
-		if x.Outcome == "failure" || x.Disposition == drain.Cancel {
+		if want(x) {
 			out = append(out, x)
 		}
 	}
 	slices.SortFunc(out, func(a, b store.Failure) int {
-		if c := a.StartedAt.Compare(b.StartedAt); c != 0 {
-			return c
-		}
-		return cmp.Compare(a.ID, b.ID)
+		return cmp.Or(a.StartedAt.Compare(b.StartedAt), cmp.Compare(a.ID, b.ID))
 	})
 	return out
 }

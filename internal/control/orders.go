@@ -14,7 +14,6 @@ func (c *Controller) order(d *draft, version string, now time.Time) drain.Drain 
 	order := c.settling(d, version, now)
 	order.Kind, order.Target = drain.KindRollback, d.Route.Target
 	order.DefaultWithin = versionOf(version, d.records).Manifest.InFlight.DefaultDeadline(c.fleet.Pool(c.store.View(), d.Route.Spec, version).Durations)
-	order.ArrivedBase = c.fleet.Pool(c.store.View(), d.Route.Spec, order.Target).Arrived
 	return order
 }
 
@@ -26,6 +25,7 @@ func (c *Controller) settling(d *draft, version string, now time.Time) drain.Dra
 	return drain.Drain{
 		Spec: d.Route.Spec, Version: version, Generation: d.Route.Generation, State: drain.Ordered, OrderedAt: now,
 		RetrySpread: min(max(spread, time.Second), 30*time.Second), Base: pool.Here,
+		ArrivedBase: c.fleet.Arrived(c.store.View(), d.Route.Spec, version),
 	}
 }
 
@@ -38,7 +38,6 @@ func (c *Controller) settleReplaced(tx *store.Tx, d *draft, now time.Time) {
 		}
 		order := c.settling(d, s.Version, now)
 		order.Kind, order.Target = drain.KindPromote, heaviest(d.Route.Splits)
-		order.ArrivedBase = c.fleet.Pool(c.store.View(), d.Route.Spec, order.Target).Arrived
 		tx.PutDrain(order)
 	}
 }

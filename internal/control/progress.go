@@ -1,6 +1,7 @@
 package control
 
 import (
+	"slices"
 	"time"
 
 	"github.com/specproxy/specproxy/internal/drain"
@@ -29,20 +30,40 @@ type Progress struct {
 func Measure(view *store.View, f *fleet.Fleet, order drain.Drain) Progress {
 	pool := f.Pool(view, order.Spec, order.Version)
 	p := Progress{Drain: order, Pool: pool, Acked: pool.Acked(order), InFlight: pool.InFlight, Running: pool.InFlight, Held: pool.Here.Held}
-	if order.Kind == drain.KindPromote {
+	here := pool.Here
+	switch order.Kind {
+	case drain.KindPromote:
 		p.Running = pool.Settling
+	case drain.KindShutdown:
+		m := f.Member(view, order.Spec, order.Version, order.Instance)
+		p.Acked, here = acked(order, m), m.Here
+		p.InFlight, p.Running, p.Held = m.InFlight, m.InFlight, m.Here.Held
+	case drain.KindRollback, "":
 	}
 	if order.Unfinished() {
-		p.Counts = order.CountsWith(pool.Here)
-		arrived := f.Pool(view, order.Spec, order.Target).Arrived
-		p.Arrived = max(arrived, order.ArrivedBase) - order.ArrivedBase
+		p.Counts = order.CountsWith(here)
+		p.Arrived = order.ArrivedWith(f.Arrived(view, order.Spec, order.Origin()))
 	}
 	return p
+}
+
+// acked says that an instance that shuts down has decided over what runs there.
+func acked(order drain.Drain, m fleet.Member) fleet.Fences {
+	switch {
+	case m.Connected && m.Settled:
+		return fleet.Fences{Acked: 1, Total: 1}
+	case m.Connected:
+		return fleet.Fences{Total: 1, Laggards: []string{"instance " + order.Instance + ": waits until proxies have let go of it"}}
+	}
+	return fleet.Fences{Total: 1, Laggards: []string{"instance " + order.Instance + ": no control stream"}}
 }
 
 // Forecast adds the oldest execution and an estimate from the pool's own durations.
 func (p Progress) Forecast(f *fleet.Fleet, now time.Time) Progress {
 	running := f.Running(p.Spec, p.Version)
+	if p.Kind == drain.KindShutdown {
+		running = slices.DeleteFunc(running, func(r fleet.Running) bool { return r.Instance != p.Instance })
+	}
 	remaining := make([]drain.Remaining, 0, len(running))
 	held := 0
 	for i, r := range running {

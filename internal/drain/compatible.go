@@ -19,6 +19,9 @@ func (c Contract) CanHandOver() bool {
 	return false
 }
 
+// ShutdownHandsOver says that the end of an instance may hand an execution over, to another instance of the same version.
+func (c Contract) ShutdownHandsOver() bool { return c.OnShutdown.Disposition == Handover }
+
 // Compatible says that target can take over executions by hand-over. The contract must be valid.
 func (c Contract) Compatible(target string) bool {
 	if c.CompatibleWith == "" {

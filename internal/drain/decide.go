@@ -28,7 +28,7 @@ type View struct {
 	HandedOver bool
 	// Conversation: several exchanges belong to it.
 	Conversation bool
-	// Redirectable: a proxy will follow a redirect of it. Asked only at a shutdown, where nobody is known to forward to.
+	// Redirectable: a proxy will follow a redirect of it. Asked only at a shutdown where nobody is known to forward to.
 	Redirectable bool
 }
 
@@ -143,8 +143,10 @@ func (p *plan) obstacle(x View, o *Order, named bool, effects Effects) string {
 		return "effects are irreversible"
 	case effects != EffectsNone && effects != EffectsReadonly && !named:
 		return "effects are " + string(effects) + " and the rule does not name them"
-	case o.Kind == KindShutdown && !x.Redirectable:
-		return "no proxy would follow a redirect of it"
+	case o.Kind == KindShutdown && o.Alone:
+		return "no other instance of " + o.Target + " is ready"
+	case o.Kind == KindShutdown && !o.Forwards && !x.Redirectable:
+		return "no proxy would follow a redirect of it, and no other instance is known by address"
 	case o.Kind != KindShutdown && !p.Compatible(o.Target):
 		return o.Target + " is not in compatibleWith " + p.CompatibleWith
 	}

@@ -3,6 +3,7 @@ package drain
 import (
 	"cmp"
 	"hash/maphash"
+	"maps"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -23,6 +24,8 @@ type Order struct {
 	Kind Kind
 	// DefaultWithin is the deadline of a `complete` that gives none, after which it is held; 0: it runs until it ends.
 	DefaultWithin time.Duration
+	// Forwards: of a shutdown, sidecars are known that take what no proxy would redirect; Alone: it is known that no other instance is ready.
+	Forwards, Alone bool
 }
 
 // retry is the range that the order gives.
@@ -48,6 +51,35 @@ type Ledger struct {
 	orders orders
 
 	durations [durationBuckets]atomic.Uint64
+	arrived   arrivals
+}
+
+// maxOrigins bounds the origins that arrivals are told apart by.
+const maxOrigins = 256
+
+// arrivals counts what was handed over to here, by origin. Its lock is taken under a shard's.
+type arrivals struct {
+	mu   sync.Mutex
+	from map[string]uint64
+}
+
+func (a *arrivals) count(origin string) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if _, known := a.from[origin]; origin == "" || !known && len(a.from) >= maxOrigins {
+		return
+	}
+	if a.from == nil {
+		a.from = map[string]uint64{}
+	}
+	a.from[origin]++
+}
+
+// ArrivedFrom counts what was handed over to here, by where it came from.
+func (l *Ledger) ArrivedFrom() map[string]uint64 {
+	l.arrived.mu.Lock()
+	defer l.arrived.mu.Unlock()
+	return maps.Clone(l.arrived.from)
 }
 
 // shard holds the live executions whose ids hash to it.
@@ -101,8 +133,8 @@ type Begin struct {
 	Started         time.Time
 	// Deadline is the request's own, zero if it has none.
 	Deadline time.Time
-	// HandedOverFrom is the execution id under which another instance had begun this work.
-	HandedOverFrom string
+	// HandedOverFrom is the execution id under which another instance had begun this work, Origin where: see Drain.Origin.
+	HandedOverFrom, Origin string
 	// Declared is a class that is known beforehand, beside what the contract declares for the route; empty: none.
 	Declared Effects
 	// Cut is called at most once, outside every lock, when the execution must end by hand-over or cancel: by the order, or at its deadline.
@@ -148,6 +180,7 @@ func (l *Ledger) begin(s *shard, b Begin) (*Execution, *Order) {
 	}
 	if b.HandedOverFrom != "" {
 		s.totals.Arrived++
+		l.arrived.count(b.Origin)
 	}
 	s.lastID, s.lastAt = b.ID, b.Started
 	return &e.first, nil

@@ -2,13 +2,15 @@ package drain
 
 import "time"
 
-// Drain is the control plane's durable record of one abandoned version's draining.
+// Drain is the control plane's durable record of how what runs on a version, or on one instance of it, is settled.
 type Drain struct {
 	Spec    string `json:"spec"`
 	Version string `json:"version"`
-	// Kind is rollback (also where it is empty) or promote.
+	// Kind is rollback (also where it is empty), promote or shutdown.
 	Kind Kind `json:"kind,omitempty"`
-	// Generation is the route generation that took the version's weight.
+	// Instance that shuts down; else empty.
+	Instance string `json:"instance,omitempty"`
+	// Generation is the route generation that took the version's weight; of a shutdown the one in force when it began.
 	Generation uint64    `json:"generation"`
 	Target     string    `json:"target"`
 	State      State     `json:"state"`
@@ -23,11 +25,16 @@ type Drain struct {
 	// Base is what the pool's sidecars had counted when the order came; Counts is what came on top of it.
 	Base   Counts `json:"base"`
 	Counts Counts `json:"counts"`
-	// Left is what instances had counted that are gone since; ArrivedBase what the target's had, of executions that were handed over to them.
-	Left        Counts `json:"left,omitzero"`
+	// Left is what instances had counted that are gone since.
+	Left Counts `json:"left,omitzero"`
+	// ArrivedBase is what all instances of the spec had counted, when the order came, of executions that were handed over to them from here;
+	// ArrivedLeft what those had that are gone since.
 	ArrivedBase uint64 `json:"arrivedBase,omitempty"`
+	ArrivedLeft uint64 `json:"arrivedLeft,omitempty"`
 	// Arrived is what came on top of it, as far as the drain has come.
 	Arrived uint64 `json:"arrived,omitempty"`
+	// Lost counts the executions of a shutdown that still ran when the process ended, as it had last told.
+	Lost uint64 `json:"lost,omitempty"`
 	// DefaultWithin is the deadline of a complete for which the contract gives none; 0: none.
 	DefaultWithin time.Duration `json:"defaultWithin,omitempty"`
 }
@@ -36,7 +43,9 @@ type Drain struct {
 func (d Drain) Active() bool { return d.State != Superseded && d.State != Cancelled }
 
 // Fences says that the version is fenced: it was abandoned, the order stands, and no command holds the fence down.
-func (d Drain) Fences() bool { return d.Active() && d.Kind != KindPromote && d.Lowered.IsZero() }
+func (d Drain) Fences() bool {
+	return d.Active() && (d.Kind == KindRollback || d.Kind == "") && d.Lowered.IsZero()
+}
 
 // Settles says that sidecars are to decide over what runs though the version goes on admitting. Once nothing of it runs there is nothing to say.
 func (d Drain) Settles() bool { return d.Kind == KindPromote && d.Unfinished() }
@@ -44,6 +53,22 @@ func (d Drain) Settles() bool { return d.Kind == KindPromote && d.Unfinished() }
 // Unfinished says that executions may still run under the order.
 func (d Drain) Unfinished() bool {
 	return d.State == Ordered || d.State == Draining || d.State == Held
+}
+
+// Origin is how instances to which this drain hands over name where it came from: the version, or of a shutdown "@" and the instance.
+func (d Drain) Origin() string {
+	if d.Kind == KindShutdown {
+		return OriginInstance(d.Instance)
+	}
+	return d.Version
+}
+
+// OriginInstance is the origin of what another instance of the same version handed over.
+func OriginInstance(instance string) string { return "@" + instance }
+
+// ArrivedWith is what has arrived since the order, if the instances that are here have counted this.
+func (d Drain) ArrivedWith(here uint64) uint64 {
+	return max(here+d.ArrivedLeft, d.ArrivedBase) - d.ArrivedBase
 }
 
 // CountsWith is what the order has done so far, if the instances that are here have counted this.

@@ -82,6 +82,9 @@ func (r Row) Cut() bool { return r.Disposition == Cancel || r.Disposition == Han
 // Touched says that it is known to have done more than read: some act of it is of a class worse than readonly.
 func (r Row) Touched() bool { return slices.ContainsFunc(r.Acts, Act.Touches) }
 
+// Told says that the control plane is told of the execution's end: it failed, an order decided over it, or it did more than read.
+func (r Row) Told() bool { return r.Outcome == Failure || r.Disposition != "" || r.Touched() }
+
 // Totals count since the ledger was made. All but InFlight and Held only grow, but for late outcomes, which move an execution from Succeeded or
 // Unknown to another; Started = Succeeded + Failed + Unknown + InFlight.
 type Totals struct {

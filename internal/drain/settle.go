@@ -31,6 +31,39 @@ func (l *Ledger) Leave(o Order, now time.Time) {
 	call(cuts)
 }
 
+// Evict cancels whatever runs, since the process is about to end and nothing can go on in it: also what the contract holds, and what has a known
+// irreversible effect, whose client is told not to repeat it. Nothing is granted to it any more.
+func (l *Ledger) Evict(why string) {
+	l.orders.mu.Lock()
+	var cuts []cut
+	for _, e := range l.live() {
+		cuts = e.evict(why, cuts)
+	}
+	l.orders.mu.Unlock()
+	call(cuts)
+}
+
+func (e *entry) evict(why string, cuts []cut) []cut {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if !e.ended.IsZero() || e.cut() {
+		return cuts
+	}
+	worst, _ := e.worst()
+	d := Decision{Disposition: Cancel, Kind: KindShutdown, Rule: OperatorRule, Effects: e.ledger.plan.effective(worst), Why: why}
+	if e.decision != nil {
+		d.Rule, d.Why = e.decision.Rule, e.decision.Why+"; "+why
+	}
+	if e.order == nil {
+		e.order = &Order{Kind: KindShutdown}
+	}
+	e.decision, e.void = &d, false
+	e.hold(false)
+	e.settles(true)
+	e.touch()
+	return e.cuts(cuts)
+}
+
 // Ordered is the generation of the newest order taken, 0 for none.
 func (l *Ledger) Ordered() uint64 {
 	l.orders.mu.Lock()

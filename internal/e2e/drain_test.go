@@ -281,6 +281,22 @@ func TestPromotionSettlesByItsOwnSectionAndFencesNothing(t *testing.T) {
 	acted.finish()
 	paid.answer(http.StatusOK, "2.0.0 answers acted")
 	w.drainOf("shop", "2.0.0", "is drained", inState("drained"))
+	// By what each was decided stays readable.
+	eventually(t, "the rules that decided", func() error {
+		res, err := w.client.ListExecutions(t.Context(), connect.NewRequest(&operatorv1.ListExecutionsRequest{Spec: "shop", Version: "2.0.0", Decided: true}))
+		if err != nil {
+			return err
+		}
+		whys := map[string]string{}
+		for _, x := range res.Msg.GetExecutions() {
+			whys[x.GetPath()] = x.GetDisposition() + " by " + x.GetWhy()
+		}
+		if len(whys) != 2 || whys["/jobs/fresh"] != "handover by onPromote: handover to 2.1.0" || !strings.HasPrefix(whys["/jobs/acted"], "complete by onPromote: handover is impossible") {
+			return fmt.Errorf("%q", whys)
+		}
+		return nil
+	})
+	w.ctl(0, []string{"onPromote: handover to 2.1.0"}, "executions", "shop", "--decided")
 	later.open()
 	// And a rollback finds it open.
 	w.rollback("shop")
@@ -290,35 +306,144 @@ func TestPromotionSettlesByItsOwnSectionAndFencesNothing(t *testing.T) {
 	request(t, envoy, "shop.agents", "again", "x").answer(http.StatusOK, "2.0.0 answers again")
 }
 
+// shutdownOf waits until the record of an instance's shutdown is as check wants it.
+func (w *world) shutdownOf(spec, what string, check func(*operatorv1.Drain) bool) *operatorv1.Drain {
+	w.t.Helper()
+	return w.drainOf(spec, "2.0.0", what, func(d *operatorv1.Drain) bool { return d.GetKind() == "shutdown" && check(d) })
+}
+
 func TestShutdownHandsOverToAnotherInstance(t *testing.T) {
-	w := startPlane(t, nil)
+	w := startXDS(t)
 	w.publish("shop", "2.0.0", promotedContract)
 	first, second := startDesk(t, "2.0.0"), startDesk(t, "2.0.0")
-	leaving := first.sidecar(w, "shop")
+	address := freeAddress(t)
+	leaving := first.sidecar(w, "shop", "--instance", "first", "--listen", address)
 	w.ready("shop", "2.0.0", 1)
 	w.deploy("shop", "2.0.0")
 	envoy := w.envoy("edge-1").Address
-	begin := func(name string) (*job, *call) {
+	begin := func(name, through string) (*job, *call) {
 		j := first.job(name)
-		c := request(t, envoy, "shop.agents", name, "x")
+		c := request(t, through, "shop.agents", name, "x")
 		j.begins()
 		return j, c
 	}
-	_, fresh := begin("fresh")
-	acted, paid := begin("acted")
+	_, fresh := begin("fresh", envoy)
+	_, direct := begin("direct", address) // no proxy would follow a redirect of it: it is forwarded
+	acted, paid := begin("acted", envoy)
 	acted.act("irreversible")
 	second.sidecar(w, "shop")
 	w.ready("shop", "2.0.0", 2)
-	again := second.job("fresh")
+	again, forwarded := second.job("fresh"), second.job("direct")
 	leaving.terminate()
 	again.begins()
-	w.drainOf("shop", "2.0.0", "is a shutdown", func(d *operatorv1.Drain) bool { return d.GetKind() == "shutdown" })
+	forwarded.begins()
+	d := w.shutdownOf("shop", "waits for what acted", func(d *operatorv1.Drain) bool {
+		return d.GetState() == "draining" && d.GetInFlight() == 1 && d.GetHandedOver() == 2 && d.GetArrived() == 2 && d.GetOldest().GetId() == acted.id
+	})
+	if d.GetInstance() != "first" || d.GetTarget() != "2.0.0" || d.GetAcked() != 1 || d.GetEtaUnknown() == "" {
+		t.Errorf("drain %v", d)
+	}
+	w.ctl(0, []string{"instance first of shop:2.0.0 -> 2.0.0: shutdown draining, 1 running", "2 handed over (2 arrived)"}, "drain", "status")
 	again.finish()
+	forwarded.finish()
 	fresh.answer(http.StatusOK, "2.0.0 answers fresh")
+	direct.answer(http.StatusOK, "2.0.0 answers direct")
 	paid.open()
 	acted.finish()
 	paid.answer(http.StatusOK, "2.0.0 answers acted")
 	await(t, "end of the sidecar", leaving.done)
+	ended := func(d *operatorv1.Drain) bool {
+		return d.GetState() == "drained" && d.GetCompleted() == 1 && d.GetHandedOver() == 2 && d.GetArrived() == 2 && d.GetLost() == 0
+	}
+	w.shutdownOf("shop", "has ended", ended)
+	w.ctl(0, []string{"nothing drains"}, "drain", "status")
+	// The record outlives the instance, and the control plane's memory.
+	w.xds.kill()
+	w.restartXDS()
+	w.connect()
+	w.shutdownOf("shop", "has ended, after a restart", ended)
+}
+
+func TestShutdownOfTheLastInstanceCutsAtTheDrainTimeout(t *testing.T) {
+	w := startPlane(t, nil)
+	w.publish("shop", "2.0.0", promotedContract)
+	desk := startDesk(t, "2.0.0")
+	leaving := desk.sidecar(w, "shop", "--instance", "last", "--drain-timeout", "300ms")
+	w.ready("shop", "2.0.0", 1)
+	w.deploy("shop", "2.0.0")
+	envoy := w.envoy("edge-1").Address
+	job := desk.job("fresh")
+	call := request(t, envoy, "shop.agents", "fresh", "x")
+	job.begins()
+	leaving.terminate()
+	call.answer(http.StatusServiceUnavailable, "its drain timeout of 300ms has passed") // and no hand-over to nobody
+	await(t, "end of the sidecar", leaving.done)
+	w.shutdownOf("shop", "has ended", func(d *operatorv1.Drain) bool {
+		return d.GetState() == "drained" && d.GetCancelled() == 1 && d.GetHandedOver() == 0 && d.GetCompleted() == 0
+	})
+	var why string
+	eventually(t, "the record of what was cut", func() error {
+		res, err := w.client.ListExecutions(t.Context(), connect.NewRequest(&operatorv1.ListExecutionsRequest{Spec: "shop", Version: "2.0.0", Failed: true}))
+		if err != nil || len(res.Msg.GetExecutions()) != 1 {
+			return fmt.Errorf("%v, %v", res, err)
+		}
+		why = res.Msg.GetExecutions()[0].GetWhy()
+		return nil
+	})
+	contains(t, why, "onShutdown: handover is impossible (no other instance of 2.0.0 is ready), so complete", "its drain timeout of 300ms has passed: cancel")
+}
+
+func TestCountsOutliveInstancesAndTheControlPlane(t *testing.T) {
+	w := startXDS(t)
+	good, bad, other := startDesk(t, "2.0.0"), startDesk(t, "2.1.0"), startDesk(t, "2.1.0")
+	at := map[*desk]string{good: freeAddress(t), bad: freeAddress(t)}
+	sidecars := map[*desk]*process{}
+	for _, d := range []*desk{good, bad} {
+		w.publish("shop", d.version, guardedContract)
+		sidecars[d] = d.sidecar(w, "shop", "--listen", at[d])
+		w.ready("shop", d.version, 1)
+		w.deploy("shop", d.version)
+	}
+	begin := func(d *desk, name, through string) (*job, *call) {
+		j := d.job(name)
+		c := request(t, through, "shop.agents", name, "x")
+		j.begins()
+		return j, c
+	}
+	_, cancelled := begin(bad, "cancelled", at[bad])
+	_, handed := begin(bad, "handed", at[bad])
+	otherAt := freeAddress(t)
+	other.sidecar(w, "shop", "--listen", otherAt)
+	w.ready("shop", "2.1.0", 2)
+	plain, runs := begin(other, "plain", otherAt)
+	w.inFlight("shop", "2.1.0", 3)
+	arrived := good.job("handed")
+	w.rollback("shop")
+	cancelled.answer(http.StatusServiceUnavailable)
+	arrived.begins()
+	arrived.finish()
+	handed.answer(http.StatusOK, "2.0.0 answers handed")
+	counted := func(d *operatorv1.Drain) bool {
+		return d.GetInFlight() == 1 && d.GetCancelled() == 1 && d.GetHandedOver() == 1 && d.GetArrived() == 1
+	}
+	w.drainOf("shop", "2.1.0", "counted both", counted)
+	w.xds.terminate() // it stores what it counted; else that takes a second
+	await(t, "end of xds", w.xds.done)
+	sidecars[bad].kill()
+	sidecars[good].kill()
+	w.restartXDS()
+	w.connect()
+	// Whoever takes the address of an instance says that it is gone.
+	good.sidecar(w, "shop", "--listen", at[good])
+	bad.sidecar(w, "shop", "--listen", at[bad])
+	w.drainOf("shop", "2.1.0", "still knows", func(d *operatorv1.Drain) bool { return d.GetAcked() == 2 && d.GetInstances() == 2 && counted(d) })
+	runs.open()
+	plain.finish()
+	runs.answer(http.StatusOK)
+	d := w.drainOf("shop", "2.1.0", "is drained", inState("drained"))
+	if d.GetCompleted() != 1 || d.GetCancelled() != 1 || d.GetHandedOver() != 1 || d.GetArrived() != 1 {
+		t.Errorf("drain %v", d)
+	}
 }
 
 func TestDrainGoesOnAfterARestartOfTheControlPlane(t *testing.T) {
@@ -430,7 +555,7 @@ func TestChainOfRollbacksEndsOnTheFinalTarget(t *testing.T) {
 		t.Errorf("answered by %s", c.header.Get("X-Spec-Version"))
 	}
 	w.drainOf("shop", "2.2.0", "counted its hand-over at both ends", func(d *operatorv1.Drain) bool {
-		return d.GetState() == "drained" && d.GetHandedOver() == 1
+		return d.GetState() == "drained" && d.GetHandedOver() == 1 && d.GetArrived() == 1
 	})
 	if got := w.version("shop:2.1.0").GetPool(); got.GetHandedOver() != 0 || got.GetInFlight() != 0 {
 		t.Errorf("2.1.0 saw the hand-over: %v", got)

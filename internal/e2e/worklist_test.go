@@ -91,3 +91,38 @@ func TestAnIncompatibleExitIsRefusedAtDeployTime(t *testing.T) {
 		t.Errorf("a rollback past what is compatible: %v", err)
 	}
 }
+
+// What an execution did is told by the next process if the sidecar was killed between its end and its report; and how it ended.
+func TestActsOfWhatSucceededSurviveAKill(t *testing.T) {
+	w := startXDS(t)
+	d, address, state := startDesk(t, "2.0.0"), freeAddress(t), t.TempDir()
+	w.publish("shop", "2.0.0", guardedContract)
+	sidecar := d.sidecar(w, "shop", "--listen", address, "--state-dir", state)
+	w.ready("shop", "2.0.0", 1)
+	w.deploy("shop", "2.0.0")
+	j := d.job("paid")
+	c := request(t, address, "shop.agents", "paid", "x")
+	j.begins()
+	if status, answer := j.act("irreversible"); status != http.StatusOK {
+		t.Fatalf("%d %s", status, answer)
+	}
+	w.xds.kill() // nobody is there to be told
+	j.finish()
+	c.answer(http.StatusOK)
+	sidecar.kill()
+	w.restartXDS()
+	w.connect()
+	d.sidecar(w, "shop", "--listen", address, "--state-dir", state)
+	eventually(t, "the act of an execution that had succeeded", func() error {
+		res, err := w.client.ListEffects(t.Context(), connect.NewRequest(&operatorv1.ListEffectsRequest{Spec: "shop"}))
+		if err != nil {
+			return err
+		}
+		for _, e := range res.Msg.GetEffects() {
+			if e.GetExecution() == j.id && e.GetKey() == "r-17" && e.GetOutcome() == "success" && !e.GetRunning() {
+				return nil
+			}
+		}
+		return fmt.Errorf("%v", res.Msg.GetEffects())
+	})
+}

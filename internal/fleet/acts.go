@@ -21,10 +21,11 @@ const (
 	actsWaiting = 10_000
 )
 
-// waiting are executions of one instance that are not stored yet.
+// waiting are executions of one instance that are not stored yet: those that did something, or those that were only settled.
 type waiting struct {
 	key      poolKey
 	instance string
+	settled  bool
 }
 
 // keepActs stores what waits, every now and then and at the end.
@@ -35,9 +36,11 @@ func (f *Fleet) keepActs(ctx context.Context) {
 		select {
 		case <-tick.C:
 			f.storeActs(ctx)
+			f.storeCounts(ctx)
 		case <-ctx.Done():
 			last, stop := context.WithTimeout(context.WithoutCancel(ctx), time.Second)
 			f.storeActs(last)
+			f.storeCounts(last)
 			stop()
 			return
 		}
@@ -77,9 +80,11 @@ func (f *Fleet) storeActs(ctx context.Context) {
 
 func (f *Fleet) putActs(ctx context.Context, who waiting, executions []store.Failure) error {
 	_, err := f.store.Update(ctx, func(tx *store.Tx) error {
-		tx.PutActs(store.ActBatch{
-			Spec: who.key.spec, Version: who.key.version, Instance: who.instance, Seq: uint64(time.Now().UnixNano()), Executions: executions,
-		})
+		put := tx.PutActs
+		if who.settled {
+			put = tx.PutSettled
+		}
+		put(store.ActBatch{Spec: who.key.spec, Version: who.key.version, Instance: who.instance, Seq: uint64(time.Now().UnixNano()), Executions: executions})
 		return nil
 	})
 	return err
@@ -95,11 +100,22 @@ func (f *Fleet) wait(who waiting, executions []store.Failure) {
 func (f *Fleet) Acts(view store.Reader, spec, version string) []store.ActBatch {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	batches := view.Acts(spec, version)
-	for _, pending := range []map[waiting][]store.Failure{f.storing, f.acted} {
-		for who, executions := range pending {
-			if who.key == (poolKey{spec, version}) {
-				batches = append(batches, store.ActBatch{Spec: spec, Version: version, Instance: who.instance, Seq: uint64(time.Now().UnixNano()), Executions: executions})
+	return append(view.Acts(spec, version), f.pending(spec, version, false)...)
+}
+
+// Settled are those of a version's executions that an order let complete, and that neither failed nor did more than read.
+func (f *Fleet) Settled(view store.Reader, spec, version string) []store.FailureBatch {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return append(view.Settled(spec, version), f.pending(spec, version, true)...)
+}
+
+// pending are about to be stored. f.mu is held.
+func (f *Fleet) pending(spec, version string, settled bool) (batches []store.FailureBatch) {
+	for _, all := range []map[waiting][]store.Failure{f.storing, f.acted} {
+		for who, executions := range all {
+			if who.key == (poolKey{spec, version}) && who.settled == settled {
+				batches = append(batches, store.FailureBatch{Spec: spec, Version: version, Instance: who.instance, Seq: uint64(time.Now().UnixNano()), Executions: executions})
 			}
 		}
 	}

@@ -20,9 +20,9 @@ type history struct {
 
 // counts are cumulative, as sidecars report them.
 type counts struct {
-	started, succeeded, failed, unknown, passedOn, arrived uint64
-	drained                                                drain.Counts
-	durations                                              drain.Durations
+	started, succeeded, failed, unknown, passedOn uint64
+	drained                                       drain.Counts
+	durations                                     drain.Durations
 }
 
 func (c counts) clone() *counts { return &c }
@@ -33,7 +33,6 @@ func (c *counts) add(t *sidecarv1.Totals) {
 	c.failed += t.GetFailed()
 	c.unknown += t.GetUnknown()
 	c.passedOn += t.GetPassedOn()
-	c.arrived += t.GetArrived()
 	c.drained = c.drained.Plus(countsOf(t))
 	if d := t.GetDurations(); len(d) > 0 {
 		c.durations = c.durations.Plus(d)

@@ -14,11 +14,11 @@ import (
 	"github.com/specproxy/specproxy/internal/store"
 )
 
-// takeExecutions updates what is known to run, and stores what failed or was decided over before it takes the next report. What
-// succeeded and did more than read is stored soon after.
+// takeExecutions updates what is known to run, and stores what failed or was cut before it takes the next report. What did more than read, or was
+// let complete by an order, is stored soon after: a promotion of a busy version must not become a write of the store for every execution.
 func (s *session) takeExecutions(ctx context.Context, batch *sidecarv1.ExecutionBatch) error {
 	f := s.fleet
-	var keep, acted []store.Failure
+	var keep []store.Failure
 	f.mu.Lock()
 	m := f.members[s.stored.ID]
 	if m == nil || m.session != s.number {
@@ -31,16 +31,16 @@ func (s *session) takeExecutions(ctx context.Context, batch *sidecarv1.Execution
 	}
 	for _, x := range batch.GetExecutions() {
 		m.follow(x)
-		if x.GetOutcome() == "failure" || x.GetEndedAt() != nil && x.GetDisposition() != "" {
+		switch ended := x.GetEndedAt() != nil; {
+		case x.GetOutcome() == "failure" || ended && cut(x):
 			keep = append(keep, s.failure(x))
-		} else if x.GetEndedAt() != nil && touched(x) {
-			acted = append(acted, s.failure(x))
+		case ended && touched(x):
+			f.wait(waiting{s.key, s.stored.ID, false}, []store.Failure{s.failure(x)})
+		case ended && x.GetDisposition() != "":
+			f.wait(waiting{s.key, s.stored.ID, true}, []store.Failure{s.failure(x)})
 		}
 	}
-	if len(acted) > 0 {
-		f.wait(waiting{s.key, s.stored.ID}, acted)
-	}
-	full := f.actedCount >= actsWaiting
+	full, totals := f.actedCount >= actsWaiting, m.totals
 	f.broadcast(s.key.spec)
 	f.mu.Unlock()
 	if full {
@@ -49,7 +49,12 @@ func (s *session) takeExecutions(ctx context.Context, batch *sidecarv1.Execution
 	if len(keep) == 0 {
 		return nil
 	}
+	view := f.store.View()
+	drains := totals != nil && len(view.UnfinishedDrains(s.key.spec))+len(view.UnfinishedShutdowns(s.key.spec)) > 0
 	_, err := f.store.Update(ctx, func(tx *store.Tx) error {
+		if drains {
+			putCounted(tx, countedOf(s.stored.ID, s.key, totals)) // which were told before
+		}
 		tx.PutFailures(store.FailureBatch{Spec: s.key.spec, Version: s.key.version, Instance: s.stored.ID, Seq: uint64(time.Now().UnixNano()), Executions: keep})
 		return nil
 	})
@@ -57,6 +62,12 @@ func (s *session) takeExecutions(ctx context.Context, batch *sidecarv1.Execution
 		return status.Error(codes.Unavailable, fmt.Sprintf("store the executions that instance %s reported: %v", s.stored.ID, err))
 	}
 	return nil
+}
+
+// cut says that an order handed it over or cancelled it.
+func cut(x *sidecarv1.Execution) bool {
+	d := drain.Disposition(x.GetDisposition())
+	return d == drain.Cancel || d == drain.Handover
 }
 
 // touched says that the execution did more than read.

@@ -78,6 +78,7 @@ type member struct {
 	session   uint64 // number of the session that may write; an older one is stale
 	connected bool
 	silentAt  time.Time
+	startedAt time.Time // of the process
 	status    *sidecarv1.Status
 	totals    *sidecarv1.Totals
 	running   map[string]*sidecarv1.Execution
@@ -134,8 +135,6 @@ type Pool struct {
 	// Here is the part of Drained that instances counted which are stored now.
 	Here     drain.Counts
 	PassedOn uint64
-	// Arrived came by a hand-over.
-	Arrived uint64
 	// Settling is the part of InFlight that an order decided over.
 	Settling uint64
 	// Durations of executions that ended by themselves.
@@ -202,6 +201,10 @@ func (f *Fleet) Pool(view *store.View, spec, version string) Pool {
 			p.Silent++
 			p.Fence.Laggards = append(p.Fence.Laggards, "instance "+in.ID+" at "+in.Address+": no control stream")
 		}
+		if m == nil || m.totals == nil { // not heard of since this replica began to listen
+			stored, _ := view.Counted(spec, version, in.ID)
+			p.Here = p.Here.Plus(stored.Counts)
+		}
 		if m == nil {
 			continue
 		}
@@ -233,7 +236,7 @@ func (f *Fleet) Pool(view *store.View, spec, version string) Pool {
 	p.Succeeded, p.Failed, p.Unknown, p.PassedOn = sum.succeeded, sum.failed, sum.unknown, sum.passedOn
 	p.Succeeded += early.succeeded
 	p.Failed += early.failed
-	p.Drained, p.Arrived, p.Durations = sum.drained, sum.arrived, sum.durations
+	p.Drained, p.Durations = sum.drained, sum.durations
 	now := time.Now()
 	p.Rate = h.recent.rate(now, f.started)
 	p.RecentSucceeded, p.RecentFailed = h.recent.outcomes(now)

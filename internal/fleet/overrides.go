@@ -8,7 +8,6 @@ import (
 	"google.golang.org/grpc/status"
 
 	sidecarv1 "github.com/specproxy/specproxy/gen/specproxy/sidecar/v1"
-	"github.com/specproxy/specproxy/internal/drain"
 	"github.com/specproxy/specproxy/internal/postmortem"
 	"github.com/specproxy/specproxy/internal/store"
 )
@@ -34,23 +33,6 @@ func (s *session) takeOverrides(ctx context.Context, results []*sidecarv1.Overri
 	return nil
 }
 
-// bury deletes an instance with all that waits for it. What it had counted under an order stays with that order's record.
-func bury(tx *store.Tx, id string, last drain.Counts) {
-	in, ok := tx.Instance(id)
-	if !ok {
-		return
-	}
-	tx.DeleteInstance(id)
-	last.Held = 0 // what was held has ended with it
-	if order, ok := tx.Drain(in.Spec, in.Version); ok && order.Unfinished() {
-		order.Left = order.Left.Plus(last)
-		tx.PutDrain(order)
-	}
-	for _, i := range tx.PendingInterventions(in.Spec, in.Version, id) {
-		settleOverride(tx, i, "its instance is gone")
-	}
-}
-
 // settleOverride writes what became of an override into its record and, if it was refused, into the post-mortem that names it.
 func settleOverride(tx *store.Tx, i store.Intervention, refusal string) {
 	i.SettledAt, i.Refusal = time.Now().UTC(), refusal
@@ -63,16 +45,6 @@ func settleOverride(tx *store.Tx, i store.Intervention, refusal string) {
 	}
 }
 
-// lastCounts is what an instance had counted under orders when it was last heard of.
-func (f *Fleet) lastCounts(id string) drain.Counts {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	if m := f.members[id]; m != nil {
-		return countsOf(m.totals)
-	}
-	return drain.Counts{}
-}
-
 // Find a running execution by its id.
 func (f *Fleet) Find(id string) (spec, version string, found Running, ok bool) {
 	f.mu.Lock()
@@ -83,14 +55,4 @@ func (f *Fleet) Find(id string) (spec, version string, found Running, ok bool) {
 		}
 	}
 	return "", "", Running{}, false
-}
-
-// InFlightOn counts what runs on one instance, as it last told.
-func (f *Fleet) InFlightOn(id string) uint64 {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	if m := f.members[id]; m != nil {
-		return m.totals.GetInFlight()
-	}
-	return 0
 }

@@ -88,6 +88,7 @@ func (s *session) register(ctx context.Context) error {
 		Health: routing.Starting, Reason: s.mismatch, RegisteredAt: time.Now().UTC(),
 	}
 	f := s.fleet
+	f.succeed(ctx, s)
 	_, err := f.store.Update(ctx, func(tx *store.Tx) error {
 		if old, ok := tx.Instance(s.stored.ID); ok {
 			// A reconnect is not a restart: what was known stays until the sidecar says otherwise.
@@ -102,7 +103,7 @@ func (s *session) register(ctx context.Context) error {
 		for _, other := range tx.Instances(s.stored.Spec) {
 			if other.Address == s.stored.Address && other.ID != s.stored.ID {
 				// The address has a new owner, so the old one is dead.
-				bury(tx, other.ID, f.lastCounts(other.ID))
+				f.bury(tx, other.ID)
 				mourn(tx, f.lost(other.ID))
 			}
 		}
@@ -127,11 +128,34 @@ func (s *session) register(ctx context.Context) error {
 		f.recent[s.key.spec][s.key.version] = f.pools[s.key]
 	}
 	f.pools[s.key].members[s.stored.ID] = m
+	m.startedAt = s.hello.GetStartedAt().AsTime()
 	m.session++
 	s.number = m.session
 	m.connected, m.address, m.status = true, s.stored.Address, nil
 	f.broadcast(s.key.spec)
 	return nil
+}
+
+// succeed keeps what an earlier process of the same instance had counted: the new one counts from zero.
+func (f *Fleet) succeed(ctx context.Context, s *session) {
+	f.mu.Lock()
+	m := f.members[s.stored.ID]
+	if m == nil || m.totals == nil || m.key != s.key || m.startedAt.Equal(s.hello.GetStartedAt().AsTime()) {
+		f.mu.Unlock()
+		return
+	}
+	was := m.totals
+	f.pools[m.key].gone.add(was)
+	m.totals, m.running, m.told = nil, map[string]*sidecarv1.Execution{}, told{}
+	f.mu.Unlock()
+	_, err := f.store.Update(ctx, func(tx *store.Tx) error {
+		bequeath(tx, s.key.spec, s.key.version, lastOf(was))
+		tx.PutCounted(store.Counted{Spec: s.key.spec, Version: s.key.version, Instance: s.stored.ID})
+		return nil
+	})
+	if err != nil {
+		f.log.Error("what an earlier process had counted is lost to its drain", zap.String("instance", s.stored.ID), zap.Error(err))
+	}
 }
 
 // end marks the instance silent, or removes it if it had left in good order.
@@ -157,13 +181,8 @@ func (s *session) end() {
 func (f *Fleet) remove(id, why string) {
 	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
 	defer cancel()
-	last, lost := f.lastCounts(id), f.lost(id)
-	bury := func(tx *store.Tx) error {
-		bury(tx, id, last)
-		mourn(tx, lost)
-		return nil
-	}
-	if _, err := f.store.Update(ctx, bury); err != nil {
+	lost := f.lost(id)
+	if _, err := f.store.Update(ctx, func(tx *store.Tx) error { f.bury(tx, id); mourn(tx, lost); return nil }); err != nil {
 		f.log.Error("remove instance", zap.String("instance", id), zap.Error(err))
 		return
 	}
@@ -188,6 +207,7 @@ func (s *session) sendStates(ctx context.Context) error {
 		err error
 	}
 	var last *sidecarv1.State
+	left := false
 	revisions := make(chan moved, 1)
 	for {
 		view := s.fleet.store.View()
@@ -196,6 +216,12 @@ func (s *session) sendStates(ctx context.Context) error {
 				return err
 			}
 			last = state
+		}
+		if left { // after the state, which says where a leaving instance may hand over to
+			if err := s.stream.Send(&sidecarv1.SessionResponse{Message: &sidecarv1.SessionResponse_Left{Left: &sidecarv1.Left{}}}); err != nil {
+				return err
+			}
+			left = false
 		}
 		waitCtx, stop := context.WithCancel(ctx)
 		go func() {
@@ -206,9 +232,7 @@ func (s *session) sendStates(ctx context.Context) error {
 		case <-s.left:
 			stop()
 			<-revisions
-			if err := s.stream.Send(&sidecarv1.SessionResponse{Message: &sidecarv1.SessionResponse_Left{Left: &sidecarv1.Left{}}}); err != nil {
-				return err
-			}
+			left = true
 		case m := <-revisions:
 			stop()
 			if m.err != nil {
@@ -266,7 +290,14 @@ func (s *session) takeStatus(ctx context.Context, st *sidecarv1.Status) error {
 		next := s.stored
 		next.Health, next.Reason = health, reason
 		var err error
-		if since, err = f.store.Update(ctx, func(tx *store.Tx) error { tx.PutInstance(next); return nil }); err != nil {
+		since, err = f.store.Update(ctx, func(tx *store.Tx) error {
+			tx.PutInstance(next)
+			if firstLeave {
+				tx.PutShutdown(f.shutdown(tx, next))
+			}
+			return nil
+		})
+		if err != nil {
 			return status.Errorf(codes.Unavailable, "store the health of instance %s: %v", next.ID, err)
 		}
 		s.stored = next

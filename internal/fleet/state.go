@@ -34,6 +34,9 @@ func StateOf(view *store.View, spec, version, instance string) *sidecarv1.State 
 	case order.Settles():
 		state.Settle = orderOf(view, order)
 	}
+	if leaving, ok := view.Shutdown(spec, version, instance); ok && leaving.Unfinished() && state.GetFence() == nil {
+		state.Leave = orderOf(view, leaving)
+	}
 	return state
 }
 
@@ -51,7 +54,7 @@ func orderOf(view *store.View, order drain.Drain) *sidecarv1.Fence {
 		DefaultWithin: durationpb.New(order.DefaultWithin),
 	}
 	for _, in := range view.InstancesOf(spec, target) {
-		if in.Health == routing.Ready {
+		if in.Health == routing.Ready && in.ID != order.Instance {
 			out.TargetAddresses = append(out.TargetAddresses, in.Address)
 		}
 	}
@@ -59,7 +62,7 @@ func orderOf(view *store.View, order drain.Drain) *sidecarv1.Fence {
 }
 
 // finalTarget follows a chain of rollbacks to the version that takes new work: 2.2 went to 2.1, which went to 2.0.
-func finalTarget(view *store.View, order drain.Drain) string {
+func finalTarget(view store.Reader, order drain.Drain) string {
 	seen := map[string]bool{order.Version: true}
 	for {
 		next, ok := view.Drain(order.Spec, order.Target)

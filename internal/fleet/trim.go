@@ -10,17 +10,23 @@ import (
 	"github.com/specproxy/specproxy/internal/store"
 )
 
-// keepRecords is how many records of executions are kept of one version: of those that failed, and as many of those that did not and did more
-// than read. The oldest go first, and are counted.
+// keepRecords is how many records of executions are kept of one version: of those that failed or were cut, as many of those that did not and
+// did more than read, and as many of those that an order let complete. The oldest go first, and are counted.
 const keepRecords = 20_000
 
 // trim drops the oldest batches of versions that have too many.
 func (f *Fleet) trim(ctx context.Context) {
 	view := f.store.View()
+	if err := f.trimShutdowns(ctx, view); err != nil {
+		f.log.Error("drop old records of shutdowns", zap.Error(err))
+	}
 	for _, ref := range view.Recorded("") {
 		err := f.trimBatches(ctx, view.Failures(ref.Spec, ref.Version), (*store.Tx).DropFailures)
 		if err == nil {
 			err = f.trimBatches(ctx, view.Acts(ref.Spec, ref.Version), (*store.Tx).DropActs)
+		}
+		if err == nil {
+			err = f.trimBatches(ctx, view.Settled(ref.Spec, ref.Version), (*store.Tx).DropSettled)
 		}
 		if err != nil {
 			f.log.Error("drop old records of executions", zap.Stringer("version", ref), zap.Error(err))

@@ -202,23 +202,31 @@ func (s *sidecar) leave(ctx context.Context, sig os.Signal) {
 	idle, stop := context.WithTimeout(waiting, s.DrainTimeout)
 	err := s.proxy.AwaitIdle(idle)
 	stop()
+	hurried := waiting.Err() != nil
 	done()
 	watch.Wait()
 	if err != nil {
-		s.cutAll(ctx)
+		why := "the instance shuts down and its drain timeout of " + drain.Duration(s.DrainTimeout).String() + " has passed: cancel"
+		if hurried {
+			why = "the instance ends at once: cancel"
+		}
+		s.cutAll(ctx, why)
 	}
 	if number, ok := sig.(syscall.Signal); ok && s.process != nil {
 		s.process.Stop(number, s.Timing.Stop)
 	}
 }
 
-// settle decides by onShutdown over what still runs, once the proxies send nothing more.
+// settle decides by onShutdown over what still runs, once the proxies send nothing more. A fenced instance has decided over everything.
 func (s *sidecar) settle() {
-	if s.version.Manifest.InFlight.OnShutdown.IsZero() {
-		return // all completes, as far as the drain timeout lets it
-	}
 	now := time.Now()
-	s.ledger.Leave(drain.Order{Target: s.Ref.Version, At: now}, now)
+	order := drain.Order{Target: s.Ref.Version, At: now}
+	if state := s.keeper.Current(); state != nil && state.Leave != nil {
+		order.Forwards = len(state.Leave.TargetAddresses) > 0
+		order.Alone = !order.Forwards
+	}
+	s.ledger.Leave(order, now)
+	s.set(func(h *health) { h.settled = true })
 	s.moved()
 }
 
@@ -247,9 +255,10 @@ func (s *sidecar) hurry(ctx context.Context, done context.CancelFunc) {
 }
 
 // cutAll ends what still runs. Grants end first: what the retry signal says of effects must stay true.
-func (s *sidecar) cutAll(ctx context.Context) {
+func (s *sidecar) cutAll(ctx context.Context, why string) {
 	s.Log.Warn("cutting what still runs", zap.Uint64("in_flight", s.ledger.Totals().InFlight), zap.Duration("drain_timeout", s.DrainTimeout))
 	s.local.Close()
+	s.ledger.Evict(why)
 	s.proxy.CutAll()
 	cut, stop := context.WithTimeout(context.WithoutCancel(ctx), cutTimeout)
 	defer stop()

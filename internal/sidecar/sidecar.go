@@ -182,12 +182,12 @@ func (s *sidecar) openJournal(context.Context) error {
 		s.recovered = append(s.recovered, died(x, s.startedAt))
 	}
 	if len(left) > 0 {
-		s.Log.Warn("executions of an earlier process died with it after acts had been granted to them; the control plane is told", zap.Int("executions", len(left)))
+		s.Log.Warn("executions of an earlier process died with it, or its end was not told, after acts had been granted to them; the control plane is told", zap.Int("executions", len(left)))
 	}
 	return nil
 }
 
-// died is the report of an execution that was granted acts by a process that did not live to see it end.
+// died is the report of an execution that was granted acts by a process that did not live to see it end, or to tell of its end.
 func died(x journal.Execution, now time.Time) drain.Row {
 	row := drain.Row{
 		ID: x.ID, Key: x.Key, Method: x.Method, Path: x.Path, StartedAt: x.StartedAt, EndedAt: now, RouteGeneration: x.RouteGeneration,
@@ -195,6 +195,9 @@ func died(x journal.Execution, now time.Time) drain.Row {
 	}
 	for _, a := range x.Acts {
 		row.Effects = row.Effects.Worse(a.Class)
+	}
+	if e := x.Ended; e != nil {
+		row.EndedAt, row.Outcome, row.OutcomeReason, row.Status, row.Disposition, row.Why = e.At, e.Outcome, e.Reason, e.Status, e.Disposition, e.Why
 	}
 	return row
 }
@@ -297,7 +300,15 @@ func (s *sidecar) hello() *sidecarv1.Hello {
 
 // ended is called by the data path with every execution that has ended.
 func (s *sidecar) ended(r drain.Row) {
-	if err := s.journal.End(r.ID); err != nil {
+	var err error
+	if r.Told() { // and forgotten once it can be taken for received
+		err = s.journal.Finish(journal.Ended{
+			ID: r.ID, At: r.EndedAt, Outcome: r.Outcome, Reason: r.OutcomeReason, Status: r.Status, Disposition: r.Disposition, Why: r.Why,
+		})
+	} else {
+		err = s.journal.End(r.ID)
+	}
+	if err != nil {
 		s.Log.Error("the end of an execution could not be journalled", zap.String("execution", r.ID), zap.Error(err))
 	}
 	s.group.Ended(r)

@@ -19,6 +19,7 @@ type health struct {
 	// silence is why the agent does not answer.
 	silence error
 	leaving bool
+	settled bool // what ran has been decided over by onShutdown
 }
 
 // set changes health and has the status sent.
@@ -32,10 +33,10 @@ func (s *sidecar) set(change func(*health)) {
 // status is what the control plane is told.
 func (s *sidecar) status() *sidecarv1.Status {
 	s.health.mu.Lock()
-	answers, silence, leaving := s.health.answers, s.health.silence, s.health.leaving
+	answers, silence, leaving, settled := s.health.answers, s.health.silence, s.health.leaving, s.health.settled
 	s.health.mu.Unlock()
 	// In this order: what is applied is in the ledger, and what is fenced admits nothing more, so a status never claims more than it shows.
-	st := &sidecarv1.Status{Leaving: leaving, AppliedGeneration: s.keeper.Applied()}
+	st := &sidecarv1.Status{Leaving: leaving, Settled: settled, AppliedGeneration: s.keeper.Applied()}
 	_, st.Fenced = s.ledger.Fenced()
 	st.OrderedGeneration, st.Overrides = s.ledger.Ordered(), s.overrides.status()
 	if id, at := s.ledger.LastAdmission(); id != "" {
@@ -83,6 +84,6 @@ func (s *sidecar) totals() *sidecarv1.Totals {
 	return &sidecarv1.Totals{
 		Started: t.Started, Succeeded: t.Succeeded, Failed: t.Failed, Unknown: t.Unknown, InFlight: t.InFlight,
 		Completed: t.Completed, HandedOver: t.HandedOver, Cancelled: t.Cancelled, Held: t.Held, Arrived: t.Arrived, PassedOn: s.proxy.PassedOn(),
-		Durations: s.ledger.Durations(), Settling: s.ledger.Settling(), Routed: routed,
+		Durations: s.ledger.Durations(), Settling: s.ledger.Settling(), Routed: routed, ArrivedFrom: s.ledger.ArrivedFrom(),
 	}
 }

@@ -109,6 +109,7 @@ var (
 	proxies        = newKind("proxies", func(routing.Proxy) []string { return nil })
 	failures       = newKind("failures", func(b FailureBatch) []string { return []string{b.Spec} })
 	acts           = newKind("acts", func(b ActBatch) []string { return []string{b.Spec} })
+	settled        = newKind("settled", func(ActBatch) []string { return nil })
 	hosts          = newKind("hosts", func(h HostClaim) []string { return []string{h.Spec} })
 	counters       = newKind("counters", func(counter) []string { return nil })
 	secrets        = newKind("secrets", func(secret) []string { return nil })
@@ -116,7 +117,8 @@ var (
 	kinds = byName(
 		versionRecords.indexed(inOrder, orderOf).indexed(byStanding, standingOf).indexed(asExit, exitOf),
 		drains.indexed(unfinished, unfinishedDrain), postMortems.indexed(unfinished, openPostMortem),
-		routes, history, instances, proxies.ofProxies(), replicas.ofProxies(), acks.ofProxies(), failures, acts, hosts, counters, secrets, policies, policyHistory, interventions, rollouts, chain, chainHead,
+		routes, history, instances, proxies.ofProxies(), replicas.ofProxies(), acks.ofProxies(), failures, acts, settled, hosts, counters, secrets, policies, policyHistory,
+		interventions, rollouts, chain, chainHead, counted, shutdowns,
 	)
 )
 

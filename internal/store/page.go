@@ -97,7 +97,7 @@ func (v *View) Recorded(spec string) []versions.Ref {
 	if spec != "" {
 		prefix = within(spec)
 	}
-	for _, k := range []*kind{failures, acts} {
+	for _, k := range []*kind{failures, acts, settled} {
 		for from := ""; ; {
 			rows := walk(txn, k, span{index: byPath, prefix: prefix, from: from, limit: 1})
 			if len(rows) == 0 {

@@ -48,6 +48,10 @@ type Reader interface {
 	Drains(spec string) []drain.Drain
 	// AllDrains of every spec, by spec and version.
 	AllDrains() []drain.Drain
+	// Counted by an instance, when it was last stored.
+	Counted(spec, version, instance string) (Counted, bool)
+	// Shutdown of the instance: its newest.
+	Shutdown(spec, version, instance string) (drain.Drain, bool)
 	// Interventions of operators on executions of the version, by id; those that an instance has not answered.
 	Interventions(spec, version string) []Intervention
 	PendingInterventions(spec, version, instance string) []Intervention
@@ -69,6 +73,8 @@ type Reader interface {
 	Failures(spec, version string) []FailureBatch
 	// Acts of the version, by instance and sequence number.
 	Acts(spec, version string) []ActBatch
+	// Settled executions of the version, by instance and sequence number: an order let them complete, and they neither failed nor did more than read.
+	Settled(spec, version string) []FailureBatch
 	// HostOwner is the spec that a host name belongs to.
 	HostOwner(host string) (spec string, ok bool)
 	// Secret of the cluster: 32 bytes, the same for ever.
@@ -222,6 +228,11 @@ func (r reader) Failures(spec, version string) []FailureBatch {
 // Acts returns what the version's executions did that did not fail, by instance and sequence number.
 func (r reader) Acts(spec, version string) []ActBatch {
 	return values[ActBatch](r.list(acts, within(spec, version, batches)))
+}
+
+// Settled returns the version's executions that an order let complete, and that neither failed nor did more than read.
+func (r reader) Settled(spec, version string) []FailureBatch {
+	return values[FailureBatch](r.list(settled, within(spec, version, batches)))
 }
 
 // Secret returns the cluster's secret, 32 bytes.

@@ -135,13 +135,14 @@ func (t *Tx) PutInstance(i routing.Instance) {
 	t.writes[poolMarks(within(i.Spec, i.Version))] = markValue
 }
 
-// DeleteInstance deletes an instance, if there is one.
+// DeleteInstance deletes an instance, if there is one, with what it had counted.
 func (t *Tx) DeleteInstance(id string) {
 	i, ok := t.Instance(id)
 	if !ok {
 		return
 	}
 	t.delete(instances, path(id))
+	t.dropCounted(i.Spec, i.Version, id)
 	t.writes[poolMarks(within(i.Spec, i.Version))] = markValue
 }
 
@@ -174,6 +175,12 @@ func (t *Tx) PutFailures(b FailureBatch) { t.put(failures, batchPath(b), b) }
 
 // PutActs writes one batch, as PutFailures does.
 func (t *Tx) PutActs(b ActBatch) { t.put(acts, batchPath(b), b) }
+
+// PutSettled writes one batch, as PutFailures does.
+func (t *Tx) PutSettled(b FailureBatch) { t.put(settled, batchPath(b), b) }
+
+// DropSettled drops a batch as DropFailures does.
+func (t *Tx) DropSettled(drop, next FailureBatch) { t.drop(settled, drop, next) }
 
 func batchPath(b FailureBatch) string {
 	return path(b.Spec, b.Version, batches, b.Instance, numbered(b.Seq))

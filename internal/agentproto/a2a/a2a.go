@@ -9,11 +9,14 @@ import "github.com/specproxy/specproxy/internal/agentproto/jsonpeek"
 // Limit is how many bytes of a request's body Skill looks at.
 const Limit = 64 << 10
 
+// keys of the metadata that hold the skill's id.
+var keys = []string{"skillId", "skill_id", "skill"}
+
 // places where the skill's id may be: JSON-RPC first, then HTTP+JSON; the message before the request that sends it.
 var places = func() []string {
 	var all []string
 	for _, at := range []string{"params.message.metadata", "params.metadata", "message.metadata", "metadata"} {
-		for _, key := range []string{"skillId", "skill_id", "skill"} {
+		for _, key := range keys {
 			all = append(all, at+"."+key)
 		}
 	}

@@ -49,6 +49,14 @@ func Verify(key []byte, id string) (version, instance string, ok bool) {
 	if body := id[:cut]; !hmac.Equal([]byte(sign(key, body)), []byte(id[cut+1:])) {
 		return "", "", false
 	}
+	return Claims(id)
+}
+
+// Claims is the version and the instance that an id names, which nobody has verified: ids of another version cannot be. Only good for counting.
+func Claims(id string) (version, instance string, ok bool) {
+	if len(id) > maxLength || !strings.HasPrefix(id, scheme) {
+		return "", "", false
+	}
 	// The version has dots, the instance and the random part have none.
 	parts := strings.Split(id, ".")
 	if len(parts) < 5 {

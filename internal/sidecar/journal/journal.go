@@ -1,10 +1,10 @@
-// Package journal keeps, on disk, the acts that were granted to executions which have not ended.
+// Package journal keeps, on disk, the acts that were granted to executions which have not ended, or whose end the control plane has not been told.
 //
 // A guarded agent may act only after its grant was journalled, so whatever happens to the sidecar, it is known afterwards what the agent was
 // allowed to do. Invariants:
 //   - when Grant returns nil the grant is on disk (fsync), in a file that survives a crash at any moment;
 //   - after one write has failed no grant succeeds any more: what cannot be remembered must not happen;
-//   - Open returns exactly the executions that were granted something and neither ended nor were forgotten.
+//   - Open returns exactly the executions that were granted something and were not forgotten: those that ended with how they did.
 //
 // Grants that come together share one fsync (group commit). A record is one line: its CRC-32C, a blank, JSON.
 package journal
@@ -39,12 +39,27 @@ type Execution struct {
 	HandedOverFrom  string    `json:"handedOverFrom,omitempty"`
 	// Acts in the order in which they were granted. In a record: the one act.
 	Acts []drain.Act `json:"acts"`
+	// Ended is how it ended; nil: it did not live to.
+	Ended *Ended `json:"ended,omitempty"`
+}
+
+// Ended is how an execution ended that is still to be told.
+type Ended struct {
+	ID          string            `json:"id"`
+	At          time.Time         `json:"at"`
+	Outcome     drain.Outcome     `json:"outcome,omitempty"`
+	Reason      string            `json:"reason,omitempty"`
+	Status      int               `json:"status,omitempty"`
+	Disposition drain.Disposition `json:"disposition,omitempty"`
+	Why         string            `json:"why,omitempty"`
 }
 
 // record is one line; exactly one field is set.
 type record struct {
 	Grant *Execution `json:"grant,omitempty"`
-	End   string     `json:"end,omitempty"`
+	Ended *Ended     `json:"ended,omitempty"`
+	// End: forget it.
+	End string `json:"end,omitempty"`
 }
 
 // compactAfter is the size at which the file is rewritten with what is still open.
@@ -52,6 +67,10 @@ const compactAfter = 4 << 20
 
 // maxLine bounds one record.
 const maxLine = 1 << 20
+
+// keepEnded bounds the executions that have ended and are kept until somebody has been told. Beyond it the oldest are forgotten: the control
+// plane keeps no more of a version either.
+const keepEnded = 20_000
 
 // Journal is an open file. It may be used from many goroutines; one process at a time may have it open.
 type Journal struct {
@@ -65,7 +84,8 @@ type Journal struct {
 	syncing  bool                  // one goroutine is in fsync; the others wait for it
 	advanced *sync.Cond            // synced, syncing or broken changed
 	broken   error                 // the first failure; final
-	open     map[string]*Execution // granted something, not ended
+	open     map[string]*Execution // granted something, not forgotten
+	ended    []string              // of open: in the order in which they ended; some may be forgotten by now
 	compacts int64                 // size at which to compact next
 }
 
@@ -87,6 +107,8 @@ func Open(path string) (j *Journal, left []Execution, damaged int, err error) {
 			damaged++
 		case r.Grant != nil:
 			j.add(r.Grant)
+		case r.Ended != nil:
+			j.end(r.Ended)
 		default:
 			delete(j.open, r.End)
 		}
@@ -110,6 +132,16 @@ func (j *Journal) add(g *Execution) {
 	x := *g
 	x.Acts = slices.Clone(g.Acts)
 	j.open[g.ID] = &x
+}
+
+// end takes an end into the open executions; false if nothing was granted.
+func (j *Journal) end(e *Ended) bool {
+	x, ok := j.open[e.ID]
+	if ok {
+		x.Ended = e
+		j.ended = append(j.ended, e.ID)
+	}
+	return ok
 }
 
 // list is what is open, oldest grant first.
@@ -140,19 +172,52 @@ func (j *Journal) Grant(x Execution, act drain.Act) error {
 	return j.sync(j.written)
 }
 
-// End says that the execution has ended or, after a restart, that its end was told. It is written at once but not forced to disk: a lost
-// end is told twice, which does no harm.
+// Finish says how an execution ended whose end is still to be told. It is written at once but not forced to disk: a process that is killed loses
+// nothing, and after a crash of the machine it counts as one that did not live to its end. Of an execution that was granted nothing it does nothing.
+func (j *Journal) Finish(e Ended) error {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	if !j.end(&e) {
+		return nil
+	}
+	if err := j.write(encode(record{Ended: &e})); err != nil {
+		return err
+	}
+	for len(j.ended) > keepEnded {
+		oldest := j.ended[0]
+		j.ended = j.ended[1:]
+		if err := j.forget(oldest); err != nil {
+			return err
+		}
+	}
+	return j.compact()
+}
+
+// End says that there is nothing more to tell of an execution. A lost one is told twice, which does no harm.
 func (j *Journal) End(id string) error {
 	j.mu.Lock()
 	defer j.mu.Unlock()
+	for len(j.ended) > 0 && j.open[j.ended[0]] == nil {
+		j.ended = j.ended[1:]
+	}
+	if err := j.forget(id); err != nil {
+		return err
+	}
+	return j.compact()
+}
+
+// forget an execution, if it is there. mu is held.
+func (j *Journal) forget(id string) error {
 	if _, ok := j.open[id]; !ok {
 		return nil
 	}
 	delete(j.open, id)
-	if err := j.write(encode(record{End: id})); err != nil {
-		return err
-	}
-	if j.size < j.compacts || j.syncing {
+	return j.write(encode(record{End: id}))
+}
+
+// compact rewrites the file when it has grown. mu is held.
+func (j *Journal) compact() error {
+	if j.size < j.compacts || j.syncing || j.broken != nil {
 		return nil
 	}
 	return j.fail(j.rewrite())
@@ -212,8 +277,11 @@ func (j *Journal) rewrite() error {
 	for _, x := range j.list() {
 		for _, act := range x.Acts {
 			one := x
-			one.Acts = []drain.Act{act}
+			one.Acts, one.Ended = []drain.Act{act}, nil
 			content = append(content, encode(record{Grant: &one})...)
+		}
+		if x.Ended != nil {
+			content = append(content, encode(record{Ended: x.Ended})...)
 		}
 	}
 	next := j.path + ".next"
@@ -281,5 +349,11 @@ func decode(line []byte) (record, bool) {
 	if err := json.Unmarshal(data, &r); err != nil {
 		return record{}, false
 	}
-	return r, (r.Grant != nil && r.Grant.ID != "" && len(r.Grant.Acts) > 0) != (r.End != "")
+	set := 0
+	for _, is := range []bool{r.Grant != nil && r.Grant.ID != "" && len(r.Grant.Acts) > 0, r.Ended != nil && r.Ended.ID != "", r.End != ""} {
+		if is {
+			set++
+		}
+	}
+	return r, set == 1
 }

@@ -221,3 +221,36 @@ func TestIsAMapThatSurvives(t *testing.T) {
 		})
 	})
 }
+
+// An execution that ended is there, with how it did, until somebody has been told.
+func TestEndsAreKeptUntilTheyAreTold(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "journal")
+	j, _, _ := open(t, path)
+	for n := range 2 {
+		if err := j.Grant(execution(n), act(n)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	ended := journal.Ended{ID: "x1", At: start.Add(time.Minute), Outcome: drain.Success, Status: 200, Disposition: drain.Complete, Why: "default: complete"}
+	if err := j.Finish(ended); err != nil {
+		t.Fatal(err)
+	}
+	if err := j.Finish(journal.Ended{ID: "never granted anything"}); err != nil {
+		t.Fatal(err)
+	}
+	died, told := execution(0), execution(1)
+	died.Acts, told.Acts, told.Ended = []drain.Act{act(0)}, []drain.Act{act(1)}, &ended
+	for range 2 {
+		next, left, damaged := open(t, path)
+		if diff := cmp.Diff([]journal.Execution{died, told}, left); diff != "" || damaged != 0 {
+			t.Fatalf("damaged %d, %s", damaged, diff)
+		}
+		j = next
+	}
+	if err := j.End("x1"); err != nil {
+		t.Fatal(err)
+	}
+	if _, left, _ := open(t, path); len(left) != 1 || left[0].ID != "x0" {
+		t.Errorf("after it was told: %v", left)
+	}
+}

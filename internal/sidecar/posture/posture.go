@@ -33,6 +33,8 @@ type Posture struct {
 	Key []byte
 	// Fence is nil if the version takes new work.
 	Fence *Fence
+	// Leave says where other instances of the same version are, once this one has said that it leaves; nil where that is not known.
+	Leave *Fence
 	// Settle says where what runs may be handed over to, though the version takes new work; nil if nothing is ordered.
 	Settle *Fence
 }
@@ -149,7 +151,7 @@ func (k *Keeper) apply(state *sidecarv1.State) (bool, error) {
 		k.ledger.Renumber()
 	}
 	before := k.current.Load()
-	next := &Posture{Generation: state.GetGeneration(), Pin: state.GetPin(), Key: bytes.Clone(state.GetExecutionKey()), Fence: fenceOf(state.GetFence()), Settle: fenceOf(state.GetSettle())}
+	next := &Posture{Generation: state.GetGeneration(), Pin: state.GetPin(), Key: bytes.Clone(state.GetExecutionKey()), Fence: fenceOf(state.GetFence()), Settle: fenceOf(state.GetSettle()), Leave: fenceOf(state.GetLeave())}
 	k.state = proto.CloneOf(state)
 	if next.Fence != nil {
 		next.Fence.Since = k.now()

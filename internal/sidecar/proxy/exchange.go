@@ -95,8 +95,11 @@ func (x *exchange) cut(d drain.Decision) {
 	e := &ending{decision: d}
 	if state := x.proxy.Posture(); state != nil {
 		e.fence = state.Target()
-		if d.Kind == drain.KindShutdown { // another instance of the same version: proxies have let go of this one
-			e.fence = &posture.Fence{TargetVersion: x.proxy.Ref.Version, TargetPin: state.Pin}
+		if d.Kind == drain.KindShutdown && state.Fence == nil {
+			e.fence = state.Leave
+			if e.fence == nil { // proxies have let go of this instance, so its own version's pin leads to another
+				e.fence = &posture.Fence{TargetVersion: x.proxy.Ref.Version, TargetPin: state.Pin}
+			}
 		}
 	}
 	x.close(e)

@@ -23,6 +23,9 @@ var looksAtTools = drain.Contract{
 
 const callsRefund = `{"jsonrpc":"2.0","id":1,"method":"tools/call","params":{"name":"refund.issue","arguments":{}}}`
 
+// asksForQuote is a SendMessageRequest of A2A 1.0 in its frame: metadata (4) is a Struct whose fields (1) are {skillId: "quote"}.
+const asksForQuote = "\x00\x00\x00\x00\x16" + "\x22\x14" + "\x0a\x12" + "\x0a\x07skillId" + "\x12\x07" + "\x1a\x05quote"
+
 // What a request calls is known before the agent has the whole of it.
 func TestToolsAreSeenBeforeTheAgentHasTheRequest(t *testing.T) {
 	for _, c := range []struct {
@@ -38,6 +41,7 @@ func TestToolsAreSeenBeforeTheAgentHasTheRequest(t *testing.T) {
 		{"an A2A skill", `{"method":"message/send","params":{"message":{"metadata":{"skillId":"quote"}}}}`, nil, drain.EffectsReadonly, nil, "quote"},
 		{"MCP headers", `{}`, []string{"Mcp-Method", "tools/call", "Mcp-Name", "refund.issue"}, drain.EffectsIrreversible, []string{"refund.issue"}, ""},
 		{"no JSON", callsRefund, []string{"Content-Type", "text/plain"}, drain.EffectsUnknown, nil, ""},
+		{"an A2A skill over gRPC", asksForQuote, []string{"Content-Type", "application/grpc"}, drain.EffectsReadonly, nil, "quote"},
 		{"gRPC", "x", []string{"Content-Type", "application/grpc"}, drain.EffectsCompensable, nil, ""},
 	} {
 		t.Run(c.name, func(t *testing.T) {
@@ -48,8 +52,11 @@ func TestToolsAreSeenBeforeTheAgentHasTheRequest(t *testing.T) {
 				seen <- r.ledger.Running()[0]
 			}))
 			path := "/mcp"
-			if c.name == "gRPC" {
+			switch c.name {
+			case "gRPC":
 				path = "/refunds.v1.Refunds/Issue"
+			case "an A2A skill over gRPC":
+				path = "/lf.a2a.v1.A2AService/SendMessage"
 			}
 			headers := append([]string{"Content-Type", "application/json"}, c.headers...)
 			res := r.do(r.request("POST", path, c.body, headers...))

@@ -85,7 +85,7 @@ type Proxy struct {
 
 // New makes the data path.
 func New(c Config) *Proxy {
-	p := &Proxy{Config: c, targets: newTargets(), keepsBody: c.Contract.CanHandOver(),
+	p := &Proxy{Config: c, targets: newTargets(), keepsBody: c.Contract.CanHandOver() || c.Contract.ShutdownHandsOver(),
 		peeks: c.Contract.NamesTools() || c.Contract.NamesSkills(), headers: c.Contract.HeaderNames(), active: map[*exchange]struct{}{}, idle: make(chan struct{})}
 	errorLog := zap.NewStdLog(c.Log.WithOptions(zap.IncreaseLevel(zap.WarnLevel)))
 	p.gone, p.end = context.WithCancel(context.Background())
@@ -166,7 +166,7 @@ func (p *Proxy) admit(w *response, r *http.Request, a arrival, state *posture.Po
 	x := &exchange{proxy: p, w: w, in: r, arrival: a, ctx: ctx, cancel: cancel, id: id, pin: state.Pin}
 	admitted, _ := p.Ledger.Admit(drain.Begin{
 		ID: id, Key: key, Method: r.Method, Path: r.URL.Path, RouteGeneration: a.route, Started: a.at, Deadline: a.deadline,
-		HandedOverFrom: a.origin, GRPC: a.kind == grpcCall, Redirectable: a.redirectable(), Headers: p.ruled(r.Header), Cut: x.cut,
+		HandedOverFrom: a.origin, Origin: p.origin(a.origin), GRPC: a.kind == grpcCall, Redirectable: a.redirectable(), Headers: p.ruled(r.Header), Cut: x.cut,
 	})
 	if admitted == nil {
 		cancel(nil)
@@ -178,6 +178,21 @@ func (p *Proxy) admit(w *response, r *http.Request, a arrival, state *posture.Po
 	}
 	p.Changed()
 	return x
+}
+
+// origin is where a hand-over came from, by its execution's id: another version, or another instance of this one.
+func (p *Proxy) origin(id string) string {
+	if id == "" {
+		return ""
+	}
+	version, instance, ok := execid.Claims(id)
+	switch {
+	case !ok:
+		return ""
+	case version == p.Ref.Version:
+		return drain.OriginInstance(instance)
+	}
+	return version
 }
 
 // maxHeader bounds the part of a header's value that rules see, in bytes.

@@ -38,7 +38,7 @@ func newCollector(ledger *drain.Ledger, interval time.Duration, now func() time.
 
 // end takes an execution that has just ended. Nearly all are of no interest, so what is quick comes first.
 func (c *collector) end(r drain.Row) {
-	if r.Outcome == drain.Failure || r.Disposition != "" || r.Touched() {
+	if r.Told() {
 		return // kept by the ledger, where gather finds it
 	}
 	if c.now().Sub(r.StartedAt) < c.interval && r.StartedAt.UnixNano() > c.horizon.Load() {

@@ -2808,7 +2808,7 @@ type Drain struct {
 	Held       uint64                 `protobuf:"varint,11,opt,name=held,proto3" json:"held,omitempty"`
 	Postmortem string                 `protobuf:"bytes,12,opt,name=postmortem,proto3" json:"postmortem,omitempty"`
 	Spec       string                 `protobuf:"bytes,13,opt,name=spec,proto3" json:"spec,omitempty"`
-	// rollback, promote, shutdown (of instances: such a one has no record and no generation).
+	// rollback, promote, shutdown (of one instance: such a one has no generation).
 	Kind string `protobuf:"bytes,14,opt,name=kind,proto3" json:"kind,omitempty"`
 	// Of in_flight: those that the order decided over.
 	Settling uint64 `protobuf:"varint,15,opt,name=settling,proto3" json:"settling,omitempty"`
@@ -2830,6 +2830,10 @@ type Drain struct {
 	Laggards      []string             `protobuf:"bytes,25,rep,name=laggards,proto3" json:"laggards,omitempty"`
 	// What operators decided over single executions, newest first.
 	Interventions []*Intervention `protobuf:"bytes,26,rep,name=interventions,proto3" json:"interventions,omitempty"`
+	// The instance that shuts down; else empty.
+	Instance string `protobuf:"bytes,27,opt,name=instance,proto3" json:"instance,omitempty"`
+	// Executions that still ran when the process of a shutdown ended, as it last told.
+	Lost          uint64 `protobuf:"varint,28,opt,name=lost,proto3" json:"lost,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -3044,6 +3048,20 @@ func (x *Drain) GetInterventions() []*Intervention {
 		return x.Interventions
 	}
 	return nil
+}
+
+func (x *Drain) GetInstance() string {
+	if x != nil {
+		return x.Instance
+	}
+	return ""
+}
+
+func (x *Drain) GetLost() uint64 {
+	if x != nil {
+		return x.Lost
+	}
+	return 0
 }
 
 type PreviewDrainRequest struct {
@@ -3940,7 +3958,9 @@ type ListExecutionsRequest struct {
 	// Only this version; empty: all.
 	Version string `protobuf:"bytes,2,opt,name=version,proto3" json:"version,omitempty"`
 	// Failed ones (ended or not) instead of running ones.
-	Failed        bool `protobuf:"varint,3,opt,name=failed,proto3" json:"failed,omitempty"`
+	Failed bool `protobuf:"varint,3,opt,name=failed,proto3" json:"failed,omitempty"`
+	// Those that an order decided over, running or ended, each with why.
+	Decided       bool `protobuf:"varint,4,opt,name=decided,proto3" json:"decided,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -3996,10 +4016,17 @@ func (x *ListExecutionsRequest) GetFailed() bool {
 	return false
 }
 
+func (x *ListExecutionsRequest) GetDecided() bool {
+	if x != nil {
+		return x.Decided
+	}
+	return false
+}
+
 type ListExecutionsResponse struct {
 	state      protoimpl.MessageState `protogen:"open.v1"`
 	Executions []*Execution           `protobuf:"bytes,1,rep,name=executions,proto3" json:"executions,omitempty"`
-	// Records that were dropped because more failed than are kept.
+	// Records that were dropped because there are more than are kept.
 	Omitted       uint64 `protobuf:"varint,2,opt,name=omitted,proto3" json:"omitted,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -6873,7 +6900,7 @@ const file_specproxy_operator_v1_operator_proto_rawDesc = "" +
 	"\x05until\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\x05until\x12\x1e\n" +
 	"\n" +
 	"postmortem\x18\x03 \x01(\tR\n" +
-	"postmortem\"\xac\a\n" +
+	"postmortem\"\xdc\a\n" +
 	"\x05Drain\x12\x18\n" +
 	"\aversion\x18\x01 \x01(\tR\aversion\x12\x16\n" +
 	"\x06target\x18\x02 \x01(\tR\x06target\x12\x1e\n" +
@@ -6908,7 +6935,9 @@ const file_specproxy_operator_v1_operator_proto_rawDesc = "" +
 	"\x05acked\x18\x17 \x01(\rR\x05acked\x12\x1c\n" +
 	"\tinstances\x18\x18 \x01(\rR\tinstances\x12\x1a\n" +
 	"\blaggards\x18\x19 \x03(\tR\blaggards\x12I\n" +
-	"\rinterventions\x18\x1a \x03(\v2#.specproxy.operator.v1.InterventionR\rinterventions\"M\n" +
+	"\rinterventions\x18\x1a \x03(\v2#.specproxy.operator.v1.InterventionR\rinterventions\x12\x1a\n" +
+	"\binstance\x18\x1b \x01(\tR\binstance\x12\x12\n" +
+	"\x04lost\x18\x1c \x01(\x04R\x04lost\"M\n" +
 	"\x13PreviewDrainRequest\x12\x12\n" +
 	"\x04spec\x18\x01 \x01(\tR\x04spec\x12\x0e\n" +
 	"\x02to\x18\x02 \x01(\tR\x02to\x12\x12\n" +
@@ -6987,11 +7016,12 @@ const file_specproxy_operator_v1_operator_proto_rawDesc = "" +
 	"\x06status\x18\x0f \x01(\x05R\x06status\x12\x14\n" +
 	"\x05tools\x18\x10 \x03(\tR\x05tools\x12\x14\n" +
 	"\x05skill\x18\x11 \x01(\tR\x05skill\x127\n" +
-	"\tsettle_by\x18\x12 \x01(\v2\x1a.google.protobuf.TimestampR\bsettleBy\"]\n" +
+	"\tsettle_by\x18\x12 \x01(\v2\x1a.google.protobuf.TimestampR\bsettleBy\"w\n" +
 	"\x15ListExecutionsRequest\x12\x12\n" +
 	"\x04spec\x18\x01 \x01(\tR\x04spec\x12\x18\n" +
 	"\aversion\x18\x02 \x01(\tR\aversion\x12\x16\n" +
-	"\x06failed\x18\x03 \x01(\bR\x06failed\"t\n" +
+	"\x06failed\x18\x03 \x01(\bR\x06failed\x12\x18\n" +
+	"\adecided\x18\x04 \x01(\bR\adecided\"t\n" +
 	"\x16ListExecutionsResponse\x12@\n" +
 	"\n" +
 	"executions\x18\x01 \x03(\v2 .specproxy.operator.v1.ExecutionR\n" +

@@ -415,7 +415,9 @@ type Status struct {
 	// Route generation of the newest order (fence or settle) that was decided under.
 	OrderedGeneration uint64 `protobuf:"varint,8,opt,name=ordered_generation,json=orderedGeneration,proto3" json:"ordered_generation,omitempty"`
 	// What became of each override in the newest State.
-	Overrides     []*OverrideResult `protobuf:"bytes,9,rep,name=overrides,proto3" json:"overrides,omitempty"`
+	Overrides []*OverrideResult `protobuf:"bytes,9,rep,name=overrides,proto3" json:"overrides,omitempty"`
+	// Leaving: what runs has been decided over by onShutdown.
+	Settled       bool `protobuf:"varint,10,opt,name=settled,proto3" json:"settled,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -511,6 +513,13 @@ func (x *Status) GetOverrides() []*OverrideResult {
 		return x.Overrides
 	}
 	return nil
+}
+
+func (x *Status) GetSettled() bool {
+	if x != nil {
+		return x.Settled
+	}
+	return false
 }
 
 type OverrideResult struct {
@@ -993,7 +1002,9 @@ type Totals struct {
 	// Of in_flight: those that the standing order decided over.
 	Settling uint64 `protobuf:"varint,13,opt,name=settling,proto3" json:"settling,omitempty"`
 	// By the route generation that assigned them, oldest first: the newest eight.
-	Routed        []*Routed `protobuf:"bytes,14,rep,name=routed,proto3" json:"routed,omitempty"`
+	Routed []*Routed `protobuf:"bytes,14,rep,name=routed,proto3" json:"routed,omitempty"`
+	// The part of arrived by where they came from: a version, or of the sidecar's own version "@" and the instance. Of at most 256 origins.
+	ArrivedFrom   map[string]uint64 `protobuf:"bytes,15,rep,name=arrived_from,json=arrivedFrom,proto3" json:"arrived_from,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"varint,2,opt,name=value"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1126,6 +1137,13 @@ func (x *Totals) GetRouted() []*Routed {
 	return nil
 }
 
+func (x *Totals) GetArrivedFrom() map[string]uint64 {
+	if x != nil {
+		return x.ArrivedFrom
+	}
+	return nil
+}
+
 // Routed counts the executions that one route generation assigned, so that they can be judged by the weights then in force.
 type Routed struct {
 	state      protoimpl.MessageState `protogen:"open.v1"`
@@ -1236,7 +1254,10 @@ type State struct {
 	// In place of a fence where the version lost its weight and nothing is wrong with it: decide over what runs, go on admitting.
 	Settle *Fence `protobuf:"bytes,6,opt,name=settle,proto3" json:"settle,omitempty"`
 	// What operators decided over single executions of this instance. They stay here until the sidecar has told what became of them.
-	Overrides     []*Override `protobuf:"bytes,7,rep,name=overrides,proto3" json:"overrides,omitempty"`
+	Overrides []*Override `protobuf:"bytes,7,rep,name=overrides,proto3" json:"overrides,omitempty"`
+	// Where a leaving instance may hand over to: other instances of its own version. Unset until it has said that it leaves, and where its
+	// version is fenced.
+	Leave         *Fence `protobuf:"bytes,8,opt,name=leave,proto3" json:"leave,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1316,6 +1337,13 @@ func (x *State) GetSettle() *Fence {
 func (x *State) GetOverrides() []*Override {
 	if x != nil {
 		return x.Overrides
+	}
+	return nil
+}
+
+func (x *State) GetLeave() *Fence {
+	if x != nil {
+		return x.Leave
 	}
 	return nil
 }
@@ -1412,7 +1440,7 @@ type Fence struct {
 	OrderedAt       *timestamppb.Timestamp `protobuf:"bytes,6,opt,name=ordered_at,json=orderedAt,proto3" json:"ordered_at,omitempty"`
 	// Over this span retry signals of a cancelled crowd are spread when the contract gives none.
 	RetrySpread *durationpb.Duration `protobuf:"bytes,7,opt,name=retry_spread,json=retrySpread,proto3" json:"retry_spread,omitempty"`
-	// rollback (also if empty), promote.
+	// rollback (also if empty), promote, shutdown.
 	Kind string `protobuf:"bytes,8,opt,name=kind,proto3" json:"kind,omitempty"`
 	// Deadline of a complete for which the contract gives none; 0: none.
 	DefaultWithin *durationpb.Duration `protobuf:"bytes,9,opt,name=default_within,json=defaultWithin,proto3" json:"default_within,omitempty"`
@@ -1736,7 +1764,7 @@ const file_specproxy_sidecar_v1_sidecar_proto_rawDesc = "" +
 	"\n" +
 	"ToolsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\xfe\x02\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\x98\x03\n" +
 	"\x06Status\x12\x14\n" +
 	"\x05ready\x18\x01 \x01(\bR\x05ready\x12\x18\n" +
 	"\aleaving\x18\x02 \x01(\bR\aleaving\x12\x16\n" +
@@ -1746,7 +1774,9 @@ const file_specproxy_sidecar_v1_sidecar_proto_rawDesc = "" +
 	"\x11last_admission_at\x18\x06 \x01(\v2\x1a.google.protobuf.TimestampR\x0flastAdmissionAt\x12*\n" +
 	"\x11last_admission_id\x18\a \x01(\tR\x0flastAdmissionId\x12-\n" +
 	"\x12ordered_generation\x18\b \x01(\x04R\x11orderedGeneration\x12B\n" +
-	"\toverrides\x18\t \x03(\v2$.specproxy.sidecar.v1.OverrideResultR\toverrides\":\n" +
+	"\toverrides\x18\t \x03(\v2$.specproxy.sidecar.v1.OverrideResultR\toverrides\x12\x18\n" +
+	"\asettled\x18\n" +
+	" \x01(\bR\asettled\":\n" +
 	"\x0eOverrideResult\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x18\n" +
 	"\arefusal\x18\x02 \x01(\tR\arefusal\"\xda\a\n" +
@@ -1795,7 +1825,7 @@ const file_specproxy_sidecar_v1_sidecar_proto_rawDesc = "" +
 	"\bsnapshot\x18\x01 \x01(\bR\bsnapshot\x12?\n" +
 	"\n" +
 	"executions\x18\x02 \x03(\v2\x1f.specproxy.sidecar.v1.ExecutionR\n" +
-	"executions\"\xa7\x03\n" +
+	"executions\"\xb9\x04\n" +
 	"\x06Totals\x12\x18\n" +
 	"\astarted\x18\x01 \x01(\x04R\astarted\x12\x1c\n" +
 	"\tsucceeded\x18\x02 \x01(\x04R\tsucceeded\x12\x16\n" +
@@ -1812,7 +1842,11 @@ const file_specproxy_sidecar_v1_sidecar_proto_rawDesc = "" +
 	"\tpassed_on\x18\v \x01(\x04R\bpassedOn\x12\x1c\n" +
 	"\tdurations\x18\f \x03(\x04R\tdurations\x12\x1a\n" +
 	"\bsettling\x18\r \x01(\x04R\bsettling\x124\n" +
-	"\x06routed\x18\x0e \x03(\v2\x1c.specproxy.sidecar.v1.RoutedR\x06routed\"\xba\x01\n" +
+	"\x06routed\x18\x0e \x03(\v2\x1c.specproxy.sidecar.v1.RoutedR\x06routed\x12P\n" +
+	"\farrived_from\x18\x0f \x03(\v2-.specproxy.sidecar.v1.Totals.ArrivedFromEntryR\varrivedFrom\x1a>\n" +
+	"\x10ArrivedFromEntry\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
+	"\x05value\x18\x02 \x01(\x04R\x05value:\x028\x01\"\xba\x01\n" +
 	"\x06Routed\x12\x1e\n" +
 	"\n" +
 	"generation\x18\x01 \x01(\x04R\n" +
@@ -1822,7 +1856,7 @@ const file_specproxy_sidecar_v1_sidecar_proto_rawDesc = "" +
 	"\x06failed\x18\x04 \x01(\x04R\x06failed\x12\x18\n" +
 	"\aunknown\x18\x05 \x01(\x04R\aunknown\x12\x14\n" +
 	"\x05plain\x18\x06 \x01(\x04R\x05plain\x12\x10\n" +
-	"\x03cut\x18\a \x01(\x04R\x03cut\"\xa9\x02\n" +
+	"\x03cut\x18\a \x01(\x04R\x03cut\"\xdc\x02\n" +
 	"\x05State\x12\x1e\n" +
 	"\n" +
 	"generation\x18\x01 \x01(\x04R\n" +
@@ -1832,7 +1866,8 @@ const file_specproxy_sidecar_v1_sidecar_proto_rawDesc = "" +
 	"\x05fence\x18\x04 \x01(\v2\x1b.specproxy.sidecar.v1.FenceR\x05fence\x12#\n" +
 	"\rrequired_keys\x18\x05 \x03(\tR\frequiredKeys\x123\n" +
 	"\x06settle\x18\x06 \x01(\v2\x1b.specproxy.sidecar.v1.FenceR\x06settle\x12<\n" +
-	"\toverrides\x18\a \x03(\v2\x1e.specproxy.sidecar.v1.OverrideR\toverrides\"\x95\x01\n" +
+	"\toverrides\x18\a \x03(\v2\x1e.specproxy.sidecar.v1.OverrideR\toverrides\x121\n" +
+	"\x05leave\x18\b \x01(\v2\x1b.specproxy.sidecar.v1.FenceR\x05leave\"\x95\x01\n" +
 	"\bOverride\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x1c\n" +
 	"\texecution\x18\x02 \x01(\tR\texecution\x12 \n" +
@@ -1884,7 +1919,7 @@ func file_specproxy_sidecar_v1_sidecar_proto_rawDescGZIP() []byte {
 	return file_specproxy_sidecar_v1_sidecar_proto_rawDescData
 }
 
-var file_specproxy_sidecar_v1_sidecar_proto_msgTypes = make([]protoimpl.MessageInfo, 19)
+var file_specproxy_sidecar_v1_sidecar_proto_msgTypes = make([]protoimpl.MessageInfo, 20)
 var file_specproxy_sidecar_v1_sidecar_proto_goTypes = []any{
 	(*SessionRequest)(nil),        // 0: specproxy.sidecar.v1.SessionRequest
 	(*SessionResponse)(nil),       // 1: specproxy.sidecar.v1.SessionResponse
@@ -1905,8 +1940,9 @@ var file_specproxy_sidecar_v1_sidecar_proto_goTypes = []any{
 	(*PullResponse)(nil),          // 16: specproxy.sidecar.v1.PullResponse
 	nil,                           // 17: specproxy.sidecar.v1.Runtime.ToolsEntry
 	nil,                           // 18: specproxy.sidecar.v1.Execution.HeadersEntry
-	(*timestamppb.Timestamp)(nil), // 19: google.protobuf.Timestamp
-	(*durationpb.Duration)(nil),   // 20: google.protobuf.Duration
+	nil,                           // 19: specproxy.sidecar.v1.Totals.ArrivedFromEntry
+	(*timestamppb.Timestamp)(nil), // 20: google.protobuf.Timestamp
+	(*durationpb.Duration)(nil),   // 21: google.protobuf.Duration
 }
 var file_specproxy_sidecar_v1_sidecar_proto_depIdxs = []int32{
 	2,  // 0: specproxy.sidecar.v1.SessionRequest.hello:type_name -> specproxy.sidecar.v1.Hello
@@ -1916,34 +1952,36 @@ var file_specproxy_sidecar_v1_sidecar_proto_depIdxs = []int32{
 	11, // 4: specproxy.sidecar.v1.SessionResponse.state:type_name -> specproxy.sidecar.v1.State
 	14, // 5: specproxy.sidecar.v1.SessionResponse.left:type_name -> specproxy.sidecar.v1.Left
 	3,  // 6: specproxy.sidecar.v1.Hello.runtime:type_name -> specproxy.sidecar.v1.Runtime
-	19, // 7: specproxy.sidecar.v1.Hello.started_at:type_name -> google.protobuf.Timestamp
+	20, // 7: specproxy.sidecar.v1.Hello.started_at:type_name -> google.protobuf.Timestamp
 	17, // 8: specproxy.sidecar.v1.Runtime.tools:type_name -> specproxy.sidecar.v1.Runtime.ToolsEntry
-	19, // 9: specproxy.sidecar.v1.Status.last_admission_at:type_name -> google.protobuf.Timestamp
+	20, // 9: specproxy.sidecar.v1.Status.last_admission_at:type_name -> google.protobuf.Timestamp
 	5,  // 10: specproxy.sidecar.v1.Status.overrides:type_name -> specproxy.sidecar.v1.OverrideResult
-	19, // 11: specproxy.sidecar.v1.Execution.started_at:type_name -> google.protobuf.Timestamp
-	19, // 12: specproxy.sidecar.v1.Execution.ended_at:type_name -> google.protobuf.Timestamp
+	20, // 11: specproxy.sidecar.v1.Execution.started_at:type_name -> google.protobuf.Timestamp
+	20, // 12: specproxy.sidecar.v1.Execution.ended_at:type_name -> google.protobuf.Timestamp
 	7,  // 13: specproxy.sidecar.v1.Execution.acts:type_name -> specproxy.sidecar.v1.Effect
-	19, // 14: specproxy.sidecar.v1.Execution.deadline:type_name -> google.protobuf.Timestamp
+	20, // 14: specproxy.sidecar.v1.Execution.deadline:type_name -> google.protobuf.Timestamp
 	18, // 15: specproxy.sidecar.v1.Execution.headers:type_name -> specproxy.sidecar.v1.Execution.HeadersEntry
-	19, // 16: specproxy.sidecar.v1.Execution.settle_by:type_name -> google.protobuf.Timestamp
-	19, // 17: specproxy.sidecar.v1.Effect.at:type_name -> google.protobuf.Timestamp
+	20, // 16: specproxy.sidecar.v1.Execution.settle_by:type_name -> google.protobuf.Timestamp
+	20, // 17: specproxy.sidecar.v1.Effect.at:type_name -> google.protobuf.Timestamp
 	6,  // 18: specproxy.sidecar.v1.ExecutionBatch.executions:type_name -> specproxy.sidecar.v1.Execution
 	10, // 19: specproxy.sidecar.v1.Totals.routed:type_name -> specproxy.sidecar.v1.Routed
-	13, // 20: specproxy.sidecar.v1.State.fence:type_name -> specproxy.sidecar.v1.Fence
-	13, // 21: specproxy.sidecar.v1.State.settle:type_name -> specproxy.sidecar.v1.Fence
-	12, // 22: specproxy.sidecar.v1.State.overrides:type_name -> specproxy.sidecar.v1.Override
-	19, // 23: specproxy.sidecar.v1.Fence.ordered_at:type_name -> google.protobuf.Timestamp
-	20, // 24: specproxy.sidecar.v1.Fence.retry_spread:type_name -> google.protobuf.Duration
-	20, // 25: specproxy.sidecar.v1.Fence.default_within:type_name -> google.protobuf.Duration
-	0,  // 26: specproxy.sidecar.v1.SidecarService.Session:input_type -> specproxy.sidecar.v1.SessionRequest
-	15, // 27: specproxy.sidecar.v1.SidecarService.Pull:input_type -> specproxy.sidecar.v1.PullRequest
-	1,  // 28: specproxy.sidecar.v1.SidecarService.Session:output_type -> specproxy.sidecar.v1.SessionResponse
-	16, // 29: specproxy.sidecar.v1.SidecarService.Pull:output_type -> specproxy.sidecar.v1.PullResponse
-	28, // [28:30] is the sub-list for method output_type
-	26, // [26:28] is the sub-list for method input_type
-	26, // [26:26] is the sub-list for extension type_name
-	26, // [26:26] is the sub-list for extension extendee
-	0,  // [0:26] is the sub-list for field type_name
+	19, // 20: specproxy.sidecar.v1.Totals.arrived_from:type_name -> specproxy.sidecar.v1.Totals.ArrivedFromEntry
+	13, // 21: specproxy.sidecar.v1.State.fence:type_name -> specproxy.sidecar.v1.Fence
+	13, // 22: specproxy.sidecar.v1.State.settle:type_name -> specproxy.sidecar.v1.Fence
+	12, // 23: specproxy.sidecar.v1.State.overrides:type_name -> specproxy.sidecar.v1.Override
+	13, // 24: specproxy.sidecar.v1.State.leave:type_name -> specproxy.sidecar.v1.Fence
+	20, // 25: specproxy.sidecar.v1.Fence.ordered_at:type_name -> google.protobuf.Timestamp
+	21, // 26: specproxy.sidecar.v1.Fence.retry_spread:type_name -> google.protobuf.Duration
+	21, // 27: specproxy.sidecar.v1.Fence.default_within:type_name -> google.protobuf.Duration
+	0,  // 28: specproxy.sidecar.v1.SidecarService.Session:input_type -> specproxy.sidecar.v1.SessionRequest
+	15, // 29: specproxy.sidecar.v1.SidecarService.Pull:input_type -> specproxy.sidecar.v1.PullRequest
+	1,  // 30: specproxy.sidecar.v1.SidecarService.Session:output_type -> specproxy.sidecar.v1.SessionResponse
+	16, // 31: specproxy.sidecar.v1.SidecarService.Pull:output_type -> specproxy.sidecar.v1.PullResponse
+	30, // [30:32] is the sub-list for method output_type
+	28, // [28:30] is the sub-list for method input_type
+	28, // [28:28] is the sub-list for extension type_name
+	28, // [28:28] is the sub-list for extension extendee
+	0,  // [0:28] is the sub-list for field type_name
 }
 
 func init() { file_specproxy_sidecar_v1_sidecar_proto_init() }
@@ -1967,7 +2005,7 @@ func file_specproxy_sidecar_v1_sidecar_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_specproxy_sidecar_v1_sidecar_proto_rawDesc), len(file_specproxy_sidecar_v1_sidecar_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   19,
+			NumMessages:   20,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -1,6 +1,9 @@
 package drain
 
-import "time"
+import (
+	"sync/atomic"
+	"time"
+)
 
 // MinRetry is the shortest wait a retry signal asks for where the contract gives no range: Retry-After counts whole seconds.
 const MinRetry = time.Second
@@ -76,6 +79,14 @@ type plan struct {
 	Contract
 	// labels begin every Why; the default's is the last one.
 	labels []string
+	// cancels has the words of the newest cancel: of a crowd they are the same for all.
+	cancels atomic.Pointer[cancelling]
+}
+
+// cancelling is what a cancel is called.
+type cancelling struct {
+	retry Range
+	words string
 }
 
 func newPlan(c Contract) *plan {
@@ -112,7 +123,7 @@ func (p *plan) decide(x View, o *Order, retry Range, now time.Time) Decision {
 			return d
 		}
 		d.RetryAfter = retry
-		d.Why += cancelWords(retry)
+		d.Why += p.cancelWords(retry)
 	case Complete, Hold:
 		within, then := action.Within, action.Then
 		if within == 0 && o.DefaultWithin > 0 {
@@ -217,9 +228,14 @@ func (p *plan) cap(d *Decision, x View, o *Order, now time.Time) {
 	}
 }
 
-func cancelWords(retry Range) string {
+func (p *plan) cancelWords(retry Range) string {
 	if retry.IsZero() {
 		return string(Cancel)
 	}
-	return string(Cancel) + "; retry in " + retry.String()
+	c := p.cancels.Load()
+	if c == nil || c.retry != retry {
+		c = &cancelling{retry, string(Cancel) + "; retry in " + retry.String()}
+		p.cancels.Store(c)
+	}
+	return c.words
 }

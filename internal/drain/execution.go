@@ -37,6 +37,14 @@ func (x *Execution) Row() Row {
 	return x.entry.copy()
 }
 
+// Effects is the worst class known now, never empty.
+func (x *Execution) Effects() Effects {
+	x.entry.mu.Lock()
+	defer x.entry.mu.Unlock()
+	worst, _ := x.entry.worst()
+	return x.entry.ledger.plan.effective(worst)
+}
+
 // Decision is what an order decided, false while none has.
 func (x *Execution) Decision() (Decision, bool) {
 	x.entry.mu.Lock()

@@ -156,7 +156,7 @@ func (e *entry) expire(at time.Time, cuts []cut) []cut {
 	d.Why += "; the deadline has passed: "
 	if d.Then == Cancel && d.Effects != EffectsIrreversible {
 		d.Disposition = Cancel
-		d.Why += cancelWords(d.RetryAfter)
+		d.Why += e.ledger.plan.cancelWords(d.RetryAfter)
 		e.decision = &d
 		e.hold(false)
 		e.touch()

@@ -29,7 +29,7 @@ func (x *exchange) signal(e *ending) agentproto.Signal {
 	s := agentproto.Signal{
 		Spec: p.Ref.Spec, From: p.Ref.Version, To: p.Ref.Version, Execution: x.id, Reached: true,
 		// What it has done by now, not when it was decided over.
-		Effects: x.execution.Row().Effects, RetryAfter: drain.MinRetry, Why: e.decision.Why,
+		Effects: x.execution.Effects(), RetryAfter: drain.MinRetry, Why: e.decision.Why,
 	}
 	if e.fence != nil {
 		s.To, s.PostMortem = e.fence.TargetVersion, e.fence.PostMortem

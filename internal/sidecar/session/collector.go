@@ -27,6 +27,8 @@ type collector struct {
 	// ending are running executions that an order has cut, with the moment from which they are told of though their end has not come. A crowd
 	// that is cut at once is so told of once, not twice.
 	ending map[string]time.Time
+	// crowd is when a crowd was last cut: what is told of it makes way for a while to the answers.
+	crowd time.Time
 	// reported are those that some replica believes to run.
 	reported map[string]struct{}
 	ended    []drain.Row
@@ -72,7 +74,7 @@ func (c *collector) gather() (changed []*sidecarv1.Execution, again bool) {
 			rows = append(rows, x.Row())
 		}
 	}
-	grownUp := now.Add(-c.interval)
+	grownUp, cut := now.Add(-c.interval), len(c.ending)
 	for _, r := range append(rows, c.ended...) {
 		switch {
 		case !r.EndedAt.IsZero():
@@ -88,12 +90,25 @@ func (c *collector) gather() (changed []*sidecarv1.Execution, again bool) {
 		}
 		changed = append(changed, report(r))
 	}
+	if len(c.ending)-cut >= crowdSize {
+		c.crowd = now
+	}
 	c.ended = nil
 	return changed, len(c.young)+len(c.ending) > 0
 }
 
 // endsWithin is how many intervals an execution that was cut gets to end before it is told of.
-const endsWithin = 20
+const endsWithin = 50
+
+// crowdSize is how many executions cut at once are a crowd.
+const crowdSize = 500
+
+// busy says that a crowd is being cut, so that clients wait for their answers.
+func (c *collector) busy() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return len(c.ending) >= crowdSize && c.now().Before(c.crowd.Add(endsWithin*c.interval))
+}
 
 // isEnding says that an execution that was cut need not be told of: its end is about to come, or it has been told of once.
 func (c *collector) isEnding(id string, now time.Time) bool {

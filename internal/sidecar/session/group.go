@@ -163,6 +163,9 @@ func (g *Group) update(change func()) {
 	g.moved = make(chan struct{})
 }
 
+// crowdPause is how many intervals lie between two reports while a crowd is cut: a second.
+const crowdPause = 10
+
 // collect distributes what changed, at most once per interval.
 func (g *Group) collect(ctx context.Context) {
 	pause := time.NewTimer(0)
@@ -179,7 +182,11 @@ func (g *Group) collect(ctx context.Context) {
 			return
 		}
 		g.gather()
-		pause.Reset(g.Interval)
+		wait := g.Interval
+		if g.collector.busy() {
+			wait *= crowdPause
+		}
+		pause.Reset(wait)
 	}
 }
 

@@ -82,6 +82,13 @@ func (o *outbox) empty() bool {
 	return o.pending.Len() == 0
 }
 
+// presses says that so much waits that some of it would soon be dropped.
+func (o *outbox) presses() bool {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return o.pending.Len() > outboxLimit/2
+}
+
 // confirm forgets what was sent before a moment and returns it, with the moment of the oldest report that is left, zero for none.
 func (o *outbox) confirm(before time.Time) (arrived []*sidecarv1.Execution, next time.Time) {
 	o.mu.Lock()

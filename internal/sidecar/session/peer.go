@@ -225,6 +225,8 @@ type reporter struct {
 	// confirmAt is when the oldest unconfirmed report may count as received; zero: there is none.
 	confirmAt time.Time
 	more      bool
+	// closing: what is left must go now.
+	closing bool
 }
 
 func (r *reporter) open() error {
@@ -277,12 +279,16 @@ func (r *reporter) totals() error {
 	return r.stream.Send(&sidecarv1.SessionRequest{Message: &sidecarv1.SessionRequest_Totals{Totals: totals}})
 }
 
-// news sends totals and one batch of executions.
+// news sends totals and one batch of executions; the latter can wait while a crowd is cut.
 func (r *reporter) news() error {
 	if err := r.totals(); err != nil {
 		return err
 	}
 	now := r.group.Now()
+	if !r.closing && r.group.collector.busy() && !r.outbox.presses() {
+		r.more = true
+		return nil
+	}
 	if taken := r.outbox.take(batchSize, now); len(taken) > 0 {
 		if err := r.batch(&sidecarv1.ExecutionBatch{Executions: taken}); err != nil {
 			return err
@@ -329,6 +335,7 @@ func (r *reporter) close(received chan error) error {
 	for _, p := range r.group.peers {
 		p.outbox.offer(changed)
 	}
+	r.closing = true
 	err := r.status()
 	for r.more = true; err == nil && r.more; {
 		err = r.news()

@@ -114,6 +114,7 @@ Print it again when xds is upgraded. examples/envoy and docs/envoy.md show what 
 	f.StringSliceVar(&o.Servers, "control", []string{"127.0.0.1:18000"}, "control plane's xDS address; several for several replicas")
 	f.StringVar(&tokenFile, "token-file", "", "file with the token that the control plane demands; it is written into the output")
 	f.BoolVar(&o.Fragment, "fragment", false, "print what an Envoy with a configuration of its own lacks, with the listener in it; --admin is ignored")
+	f.StringVar(&o.ScopeHeader, "scope-header", "", "with --fragment: as given to xds")
 	f.Uint32Var(&o.TrustedHops, "trusted-hops", 0, "proxies in front of this Envoy that may say who the client is (x-forwarded-for, x-forwarded-proto)")
 	f.StringVar(&tls.CA, "ca", "", "PEM file, on Envoy's machine, that verifies the control plane's certificate")
 	f.StringVar(&tls.Cert, "cert", "", "PEM file, on Envoy's machine, with Envoy's own certificate")

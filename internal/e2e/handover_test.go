@@ -2,6 +2,7 @@ package e2e
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -54,25 +55,41 @@ type edges struct {
 	pins               map[string]string // of shop's versions
 	grpc               *grpc.ClientConn
 	http               map[bool]*http.Client // by HTTP/2
+	scheme             string                // default: http
 }
 
+// startEdges starts them with a generated Envoy.
 func startEdges(t *testing.T) *edges {
 	t.Helper()
-	e := &edges{world: startXDS(t), good: startMirror(t, older), bad: startMirror(t, newer), billing: startMirror(t, "1.0.0"), pins: map[string]string{}}
-	e.envoy = e.world.envoy("edge-1").Address
+	e := startShop(t)
+	e.through(e.world.envoy("edge-1").Address)
+	for _, m := range []*mirror{e.good, e.bad} {
+		e.deploy("shop", m.version)
+		e.pins[m.version] = e.first("shop.agents")
+	}
+	e.first("billing.agents")
+	return e
+}
+
+// through sends what is asked from here on to an Envoy.
+func (e *edges) through(envoy string) {
+	e.envoy = envoy
 	e.conn()
+}
+
+// startShop starts all but the Envoy.
+func startShop(t *testing.T) *edges {
+	t.Helper()
+	e := &edges{world: startXDS(t), good: startMirror(t, older), bad: startMirror(t, newer), billing: startMirror(t, "1.0.0"), pins: map[string]string{}}
 	e.publish("billing", "1.0.0", completeContract)
 	e.sidecar("billing:1.0.0", e.billing.url)
 	for _, m := range []*mirror{e.good, e.bad} {
 		e.publish("shop", m.version, handsOver, "hosts: [shop.agents, shop.example]", fmt.Sprintf("request: {bodyBuffer: %d}", bufferLimit))
 		e.sidecar("shop:"+m.version, m.url)
 		e.ready("shop", m.version, 1)
-		e.deploy("shop", m.version)
-		e.pins[m.version] = e.first("shop.agents")
 	}
 	e.ready("billing", "1.0.0", 1)
 	e.deploy("billing", "1.0.0")
-	e.first("billing.agents")
 	return e
 }
 
@@ -154,14 +171,8 @@ func (e *edges) ask(q question) reply {
 }
 
 func (e *edges) send(ctx context.Context, q question, in io.Reader) reply {
-	path, host := q.path, q.host
-	if path == "" {
-		path = "/work"
-	}
-	if host == "" {
-		host = "shop.agents"
-	}
-	req, err := http.NewRequestWithContext(ctx, http.MethodPost, "http://"+e.envoy+path, in)
+	path, host := cmp.Or(q.path, "/work"), cmp.Or(q.host, "shop.agents")
+	req, err := http.NewRequestWithContext(ctx, http.MethodPost, cmp.Or(e.scheme, "http")+"://"+e.envoy+path, in)
 	if err != nil {
 		return reply{err: err}
 	}
@@ -227,10 +238,7 @@ func (e *edges) answeredBy(q question, a reply, by *mirror, others ...*mirror) {
 	e.clean(q, a)
 	want := fmt.Sprintf("%d bytes", q.size)
 	if q.wire != unary && q.wire != sending {
-		want = by.version + " " + q.path + " " + sum(payload(q.size))
-		if q.path == "" {
-			want = by.version + " /work " + sum(payload(q.size))
-		}
+		want = by.version + " " + cmp.Or(q.path, "/work") + " " + sum(payload(q.size))
 	}
 	if a.err != nil || a.status != 200 || a.code != codes.OK || a.body != want || a.header.Get("X-Spec-Version") != "shop:"+by.version || a.header.Get("X-Spec-Pin") != e.pins[by.version] {
 		e.t.Errorf("%s: %v, want %q", q.name, a, want)
@@ -330,8 +338,7 @@ func TestHandOverMatrix(t *testing.T) {
 	t.Run("passed on", func(t *testing.T) { e.in(t).passedOn("passed on") })
 	t.Run("passed on by an Envoy that has served nothing", func(t *testing.T) {
 		fresh := *e.in(t)
-		fresh.envoy = e.world.envoy("edge-2").Address
-		fresh.conn()
+		fresh.through(e.world.envoy("edge-2").Address)
 		fresh.passedOn("passed on afresh")
 	})
 	t.Run("redirects of agents", func(t *testing.T) { e.in(t).redirects() })
@@ -416,6 +423,7 @@ func (e *edges) redirects() {
 		"after forwarding, no end":  {wire: chunked, size: 2 * bufferLimit, more: []string{"X-Spec-Pin", e.pins[newer]}},
 		"pinned, by its other name": {wire: http1, size: 10, host: "shop.example", more: []string{"X-Spec-Pin", e.pins[older]}},
 	}
+	before := e.billing.names()
 	for way, q := range ways {
 		for _, status := range []int{301, 302, 303, 307, 308} {
 			for _, to := range targets {
@@ -432,8 +440,8 @@ func (e *edges) redirects() {
 			}
 		}
 	}
-	if n := e.billing.names(); n != 1 {
-		e.t.Errorf("the other spec's agent got %d kinds of requests, want its own alone", n)
+	if n := e.billing.names() - before; n != 0 {
+		e.t.Errorf("the other spec's agent got %d of the requests", n)
 	}
 }
 

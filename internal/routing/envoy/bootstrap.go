@@ -54,6 +54,8 @@ type BootstrapOptions struct {
 	// Fragment writes what an Envoy with a configuration of its own lacks: the listener is part of it and the operator's to extend, and there is
 	// neither an admin page nor a choice of statistics.
 	Fragment bool
+	// ScopeHeader is as in ListenerOptions, for a fragment; else the control plane knows.
+	ScopeHeader string
 }
 
 // BootstrapTLS names files on Envoy's machine.
@@ -71,7 +73,7 @@ func Bootstrap(o BootstrapOptions) ([]byte, error) {
 	if o.Node == "" {
 		return nil, errors.New("bootstrap: no node name; give one with --node")
 	}
-	listener, err := listener(o.Listen, ListenerOptions{TrustedHops: o.TrustedHops})
+	listener, err := listener(o.Listen, ListenerOptions{TrustedHops: o.TrustedHops, ScopeHeader: o.ScopeHeader})
 	if err != nil {
 		return nil, fmt.Errorf("bootstrap: %w", err)
 	}

@@ -94,12 +94,12 @@ func TestBootstrapGolden(t *testing.T) {
 		t.Fatal(err)
 	}
 	golden(t, "bootstrap-tls.yaml", secured)
-	example, err := os.ReadFile("../../../examples/envoy/envoy.yaml")
+	example, err := os.ReadFile("../../../examples/envoy/generated.yaml")
 	if err != nil {
 		t.Fatal(err)
 	}
 	if !bytes.Equal(example, plain) {
-		t.Error("examples/envoy/envoy.yaml is not what the generator writes; copy testdata/bootstrap.yaml there")
+		t.Error("examples/envoy/generated.yaml is not what the generator writes; copy testdata/bootstrap.yaml there")
 	}
 }
 

@@ -19,6 +19,7 @@ import (
 	"github.com/specproxy/specproxy/bench/drain"
 	"github.com/specproxy/specproxy/bench/evidence"
 	"github.com/specproxy/specproxy/bench/flip"
+	"github.com/specproxy/specproxy/bench/hop"
 	"github.com/specproxy/specproxy/bench/report"
 )
 
@@ -61,6 +62,16 @@ func all() []benchmark {
 			return evidence.Run(ctx, evidence.Options{Progress: progress})
 		},
 		summarise: evidence.Summarise,
+	}, {
+		name: "hop",
+		run: func(ctx context.Context, dir string, progress io.Writer) (any, error) {
+			self, err := os.Executable()
+			if err != nil {
+				return nil, err
+			}
+			return hop.Run(ctx, hop.Options{Xds: program("xds"), Specproxy: program("specproxy"), Self: self, Dir: dir, Progress: progress})
+		},
+		summarise: hop.Summarise,
 	}}
 }
 
@@ -68,7 +79,7 @@ func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	var err error
 	if len(os.Args) > 1 && os.Args[1] == "child" { // a benchmark started this program again, as a part of what it measures
-		err = drain.Child(ctx, os.Args[2:], os.Stdin, os.Stdout)
+		err = child(ctx, os.Args[2:])
 	} else {
 		err = run(ctx, os.Args[1:], os.Stdout, os.Stderr)
 	}
@@ -77,6 +88,13 @@ func main() {
 		fmt.Fprintln(os.Stderr, "bench:", err)
 		os.Exit(1)
 	}
+}
+
+func child(ctx context.Context, args []string) error {
+	if len(args) > 0 && (args[0] == "hop" || args[0] == "httputil") {
+		return hop.Child(ctx, args, os.Stdout, os.Stderr)
+	}
+	return drain.Child(ctx, args, os.Stdin, os.Stdout)
 }
 
 // run runs the named benchmarks, or all, and prints the table.

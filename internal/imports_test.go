@@ -54,7 +54,7 @@ var arrows = []struct {
 		"internal/telemetry", "internal/auth",
 	}},
 	{"internal/sidecar/proxy", []string{
-		"internal/sidecar/agent", "internal/sidecar/execid", "internal/sidecar/gate", "internal/sidecar/posture",
+		"internal/sidecar/agent", "internal/sidecar/execid", "internal/sidecar/gate", "internal/sidecar/http1", "internal/sidecar/posture",
 		"internal/agentproto", "internal/agentproto/a2a", "internal/agentproto/grpc", "internal/agentproto/mcp", "internal/agentproto/plain", "internal/agentproto/websocket",
 		"internal/versions", "internal/drain",
 	}},
@@ -66,6 +66,7 @@ var arrows = []struct {
 	{"internal/sidecar/execid", nil},
 	{"internal/sidecar/gate", nil}, // what callers may make the sidecar hold, and what it refuses
 	{"internal/sidecar/agent", nil},
+	{"internal/sidecar/http1", nil}, // requests to the agent
 
 	// What a process shows of itself, and who may see it: of xds and of the sidecar alike.
 	{"internal/telemetry", []string{"internal/auth"}},

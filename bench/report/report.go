@@ -58,6 +58,18 @@ func (r Row) AtMost(limit float64) Row {
 	return r
 }
 
+// AtLeastTimes sets the aim that Value reaches so many times Peer; without a peer it is missed.
+func (r Row) AtLeastTimes(times float64) Row {
+	r.Aim, r.OK = ">= "+strconv.FormatFloat(times, 'g', -1, 64)+" x peer", r.Ratio != nil && *r.Ratio >= times
+	return r
+}
+
+// AtMostTimes sets the aim that Value is not more than so many times Peer.
+func (r Row) AtMostTimes(times float64) Row {
+	r.Aim, r.OK = "<= "+strconv.FormatFloat(times, 'g', -1, 64)+" x peer", r.Peer != nil && r.Value <= times**r.Peer
+	return r
+}
+
 // Summarise computes a summary from samples in JSON.
 type Summarise func(samples json.RawMessage) ([]Row, error)
 

@@ -6,13 +6,16 @@
 package execid
 
 import (
+	"bytes"
 	"crypto/hmac"
 	"crypto/sha256"
 	"encoding/base64"
 	"encoding/hex"
 	"fmt"
+	"hash"
 	"regexp"
 	"strings"
+	"sync"
 )
 
 const (
@@ -34,10 +37,41 @@ func CheckInstance(instance string) error {
 	return nil
 }
 
+// Minter builds ids of one instance under one key. It is safe for concurrent use.
+type Minter struct {
+	key    []byte
+	prefix string
+	hashes sync.Pool // keyed ones: keying costs more than an id
+}
+
+// NewMinter makes a Minter.
+func NewMinter(key []byte, version, instance string) *Minter {
+	m := &Minter{key: bytes.Clone(key), prefix: scheme + version + "." + instance + "."}
+	m.hashes.New = func() any { return hmac.New(sha256.New, m.key) }
+	return m
+}
+
+// Uses says whether the ids are minted under this key.
+func (m *Minter) Uses(key []byte) bool { return bytes.Equal(m.key, key) }
+
 // Mint builds an id. random must be fresh for every call.
+func (m *Minter) Mint(random [RandomSize]byte) string {
+	var room [maxLength]byte
+	id := append(room[:0], m.prefix...)
+	id = base64.RawURLEncoding.AppendEncode(id, random[:])
+	h := m.hashes.Get().(hash.Hash)
+	h.Reset()
+	h.Write(id)
+	var sum [sha256.Size]byte
+	id = append(id, '.')
+	id = hex.AppendEncode(id, h.Sum(sum[:0])[:macSize])
+	m.hashes.Put(h)
+	return string(id)
+}
+
+// Mint builds one id. random must be fresh for every call.
 func Mint(key []byte, version, instance string, random [RandomSize]byte) string {
-	body := scheme + version + "." + instance + "." + base64.RawURLEncoding.EncodeToString(random[:])
-	return body + "." + sign(key, body)
+	return NewMinter(key, version, instance).Mint(random)
 }
 
 // Verify says whether the id was minted under the key, and by which instance of which version.

@@ -72,6 +72,7 @@ type Proxy struct {
 	passedOn  atomic.Uint64
 	budget    budget
 	heard     atomic.Int64 // when the agent last sent anything, in nanoseconds of Unix time
+	minter    atomic.Pointer[execid.Minter]
 
 	mu      sync.Mutex
 	active  map[*exchange]struct{}
@@ -230,7 +231,17 @@ func (p *Proxy) identify(r *http.Request, secret []byte) (id, key string) {
 	}
 	var random [execid.RandomSize]byte
 	_, _ = crand.Read(random[:]) // never fails
-	return execid.Mint(secret, p.Ref.Version, p.Instance, random), key
+	return p.minterFor(secret).Mint(random), key
+}
+
+// minterFor is the one of the last State's key, which hardly ever changes.
+func (p *Proxy) minterFor(secret []byte) *execid.Minter {
+	m := p.minter.Load()
+	if m == nil || !m.Uses(secret) {
+		m = execid.NewMinter(secret, p.Ref.Version, p.Instance)
+		p.minter.Store(m)
+	}
+	return m
 }
 
 var errLeaving = errors.New("the instance is leaving")

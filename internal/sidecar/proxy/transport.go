@@ -16,29 +16,43 @@ import (
 
 	"github.com/specproxy/specproxy/internal/agentproto/grpc"
 	"github.com/specproxy/specproxy/internal/sidecar/agent"
+	"github.com/specproxy/specproxy/internal/sidecar/http1"
 )
 
 // idleTimeout is how long a connection waits for use. Agents' servers close theirs after 2 to 5 seconds; a request that is sent into a
 // closing connection is lost, and must not be sent twice.
 const idleTimeout = time.Second
 
-// agentTransport speaks HTTP/1.1 to the agent, or HTTP/2 where the request is gRPC.
+// maxIdle bounds the connections that wait for use.
+const maxIdle = 256
+
+// agentTransport speaks HTTP/1.1 to the agent, or HTTP/2 where the request is gRPC. What is more than a request and its response over plain
+// HTTP/1.1 is http.Transport's.
 type agentTransport struct {
+	direct      *http1.Transport
 	plain, grpc *http.Transport
+	tls         bool
 }
 
 func newAgentTransport(e agent.Endpoint) *agentTransport {
 	dial := func(ctx context.Context, _, _ string) (net.Conn, error) { return e.Dial(ctx) }
-	t := &agentTransport{plain: newTransport(dial, false), grpc: newTransport(dial, true)}
+	t := &agentTransport{
+		direct: &http1.Transport{Dial: e.Dial, MaxIdle: maxIdle, IdleTimeout: idleTimeout},
+		plain:  newTransport(dial, false), grpc: newTransport(dial, true), tls: e.TLS,
+	}
 	t.plain.TLSClientConfig, t.grpc.TLSClientConfig = e.ClientTLS(), e.ClientTLS()
 	return t
 }
 
 func (t *agentTransport) RoundTrip(r *http.Request) (*http.Response, error) {
+	if !t.tls && r.Method != http.MethodConnect && r.Header.Get("Upgrade") == "" && r.Header.Get("Expect") == "" && !grpc.IsContentType(r.Header.Get("Content-Type")) {
+		return t.direct.RoundTrip(r)
+	}
 	return pick(r, t.plain, t.grpc).RoundTrip(r)
 }
 
 func (t *agentTransport) close() {
+	t.direct.CloseIdleConnections()
 	t.plain.CloseIdleConnections()
 	t.grpc.CloseIdleConnections()
 }
@@ -53,7 +67,7 @@ func pick(r *http.Request, plain, rpc *http.Transport) *http.Transport {
 // newTransport makes a transport without proxies, compression of its own, or limits on how long an agent thinks.
 func newTransport(dial func(ctx context.Context, network, address string) (net.Conn, error), http2 bool) *http.Transport {
 	t := &http.Transport{
-		DialContext: dial, DisableCompression: true, MaxIdleConnsPerHost: 256, IdleConnTimeout: idleTimeout, Protocols: new(http.Protocols),
+		DialContext: dial, DisableCompression: true, MaxIdleConnsPerHost: maxIdle, IdleConnTimeout: idleTimeout, Protocols: new(http.Protocols),
 		// Who asks before it sends a body has the agent's answer to that, if the agent gives one.
 		ExpectContinueTimeout: time.Second,
 	}

@@ -21,6 +21,8 @@ type Options struct {
 	Xds, Specproxy, Self string
 	// Dir is where they work.
 	Dir string
+	// Loads and Proxies, if not empty, are the only ones; a summary wants all.
+	Loads, Proxies []string
 	// Progress is told in words.
 	Progress io.Writer `json:"-"`
 }

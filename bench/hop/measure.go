@@ -2,9 +2,9 @@ package hop
 
 import (
 	"context"
+	"errors"
 	"fmt"
-	"os"
-	"strings"
+	"slices"
 	"time"
 
 	"github.com/specproxy/specproxy/bench/report"
@@ -70,7 +70,7 @@ func measure(ctx context.Context, o Options) ([]Sample, error) {
 	for round := range rounds {
 		fmt.Fprintf(o.Progress, "hop: round %d of %d\n", round+1, rounds)
 		for _, l := range loads() {
-			if only := os.Getenv("HOP_LOAD"); only != "" && !strings.Contains(only, l.name) { // for whoever profiles
+			if len(o.Loads) > 0 && !slices.Contains(o.Loads, l.name) {
 				continue
 			}
 			for i := range proxies {
@@ -84,7 +84,7 @@ func measure(ctx context.Context, o Options) ([]Sample, error) {
 			}
 		}
 	}
-	if os.Getenv("HOP_LOAD") != "" {
+	if len(o.Loads) > 0 && !slices.Contains(o.Loads, "idle") {
 		return samples, nil
 	}
 	fmt.Fprintf(o.Progress, "hop: %d idle streams\n", idleStreams)
@@ -116,7 +116,7 @@ func (p proxy) under(ctx context.Context, l load) (Sample, error) {
 		return Sample{}, cpu.err
 	}
 	if count == 0 {
-		return Sample{}, fmt.Errorf("nothing was answered")
+		return Sample{}, errors.New("nothing was answered")
 	}
 	us := make([]float64, len(delays))
 	for i, d := range delays {

@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -64,7 +65,7 @@ func startProxies(ctx context.Context, o Options, agent string) (all []proxy, st
 		}},
 	}
 	for _, c := range commands {
-		if only := os.Getenv("HOP_PROXY"); only != "" && !strings.Contains(only, c.name) { // for whoever profiles
+		if len(o.Proxies) > 0 && !slices.Contains(o.Proxies, c.name) {
 			continue
 		}
 		listen, err := freeAddress()

@@ -47,8 +47,15 @@ type Minter struct {
 // NewMinter makes a Minter.
 func NewMinter(key []byte, version, instance string) *Minter {
 	m := &Minter{key: bytes.Clone(key), prefix: scheme + version + "." + instance + "."}
-	m.hashes.New = func() any { return hmac.New(sha256.New, m.key) }
+	m.hashes.New = func() any { return &bench{hash: hmac.New(sha256.New, m.key)} }
 	return m
+}
+
+// bench is where an id is made.
+type bench struct {
+	hash hash.Hash
+	id   [maxLength]byte
+	sum  [sha256.Size]byte
 }
 
 // Uses says whether the ids are minted under this key.
@@ -56,16 +63,14 @@ func (m *Minter) Uses(key []byte) bool { return bytes.Equal(m.key, key) }
 
 // Mint builds an id. random must be fresh for every call.
 func (m *Minter) Mint(random [RandomSize]byte) string {
-	var room [maxLength]byte
-	id := append(room[:0], m.prefix...)
+	b := m.hashes.Get().(*bench)
+	defer m.hashes.Put(b)
+	id := append(b.id[:0], m.prefix...)
 	id = base64.RawURLEncoding.AppendEncode(id, random[:])
-	h := m.hashes.Get().(hash.Hash)
-	h.Reset()
-	h.Write(id)
-	var sum [sha256.Size]byte
+	b.hash.Reset()
+	b.hash.Write(id)
 	id = append(id, '.')
-	id = hex.AppendEncode(id, h.Sum(sum[:0])[:macSize])
-	m.hashes.Put(h)
+	id = hex.AppendEncode(id, b.hash.Sum(b.sum[:0])[:macSize])
 	return string(id)
 }
 

@@ -2,7 +2,6 @@ package proxy
 
 import (
 	"net/http"
-	"net/textproto"
 	"strconv"
 	"strings"
 	"time"
@@ -67,16 +66,25 @@ func read(r *http.Request, now time.Time) arrival {
 	case httpguts.HeaderValuesContainsToken(r.Header["Connection"], "Upgrade"):
 		a.kind = upgrade
 	}
-	if n, err := strconv.ParseInt(r.Header.Get(headerBuffer), 10, 64); err == nil && n >= 0 {
-		a.buffer = n
+	// Most are not there, and an error of a parser costs more than the look.
+	if s := r.Header.Get(headerBuffer); s != "" {
+		if n, err := strconv.ParseInt(s, 10, 64); err == nil && n >= 0 {
+			a.buffer = n
+		}
 	}
-	a.route, _ = strconv.ParseUint(r.Header.Get(headerRoute), 10, 64)
-	if n, err := strconv.Atoi(r.Header.Get(headerHop)); err == nil && n > 0 {
-		a.hop = n
-		a.origin = r.Header.Get(headerOrigin)
+	if s := r.Header.Get(headerRoute); s != "" {
+		a.route, _ = strconv.ParseUint(s, 10, 64)
 	}
-	if t, err := time.Parse(time.RFC3339Nano, r.Header.Get(headerDeadline)); err == nil {
-		a.deadline = t
+	if s := r.Header.Get(headerHop); s != "" {
+		if n, err := strconv.Atoi(s); err == nil && n > 0 {
+			a.hop = n
+			a.origin = r.Header.Get(headerOrigin)
+		}
+	}
+	if s := r.Header.Get(headerDeadline); s != "" {
+		if t, err := time.Parse(time.RFC3339Nano, s); err == nil {
+			a.deadline = t
+		}
 	}
 	if timeout, ok := grpcTimeout(r.Header.Get("Grpc-Timeout")); ok && a.kind == grpcCall {
 		// A deadline that travelled beside the request is older than the timeout, which begins again at every hop.
@@ -121,7 +129,7 @@ func formatGRPCTimeout(d time.Duration) string {
 // strip removes every x-spec-* header.
 func strip(h http.Header) {
 	for name := range h {
-		if strings.HasPrefix(textproto.CanonicalMIMEHeaderKey(name), specPrefix) {
+		if len(name) >= len(specPrefix) && strings.EqualFold(name[:len(specPrefix)], specPrefix) {
 			delete(h, name)
 		}
 	}

@@ -35,6 +35,7 @@ type exchange struct {
 	ctx       context.Context
 	cancel    context.CancelCauseFunc
 	id, pin   string
+	ids       []string // id, as a header has it; nobody changes it
 	execution *drain.Execution
 	body      *requestBody
 	agentConn net.Conn    // of an upgrade
@@ -167,9 +168,7 @@ func (p *Proxy) rewriteForAgent(pr *httputil.ProxyRequest) {
 	h := pr.Out.Header
 	strip(h)
 	keepForwarded(h, pr.In.Header)
-	h.Set(headerVersion, p.Ref.String())
-	h.Set(headerDigest, p.Digest)
-	h.Set(headerExecution, x.id)
+	h[headerVersion], h[headerDigest], h[headerExecution] = p.version, p.digest, x.ids
 	once(pr.Out)
 	if x.arrival.kind == grpcCall && !x.arrival.deadline.IsZero() {
 		// Envoy sends the original timeout again after a hand-over, though some of it is used up.

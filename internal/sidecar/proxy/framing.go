@@ -29,8 +29,10 @@ func framingOf(res *http.Response) framing {
 	if grpc.IsContentType(contentType) {
 		return &grpcFraming{}
 	}
-	media, _, _ := mime.ParseMediaType(contentType)
-	if media == "text/event-stream" && res.ContentLength < 0 && res.Header.Get("Content-Encoding") == "" {
+	if res.ContentLength >= 0 || res.Header.Get("Content-Encoding") != "" {
+		return nil
+	}
+	if media, _, _ := mime.ParseMediaType(contentType); media == "text/event-stream" {
 		return &eventFraming{}
 	}
 	return nil

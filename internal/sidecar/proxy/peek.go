@@ -24,8 +24,11 @@ func newPeek(x *exchange) peek {
 	if x.arrival.kind == grpcCall {
 		return peek{looks: x.proxy.Contract.NamesSkills() && a2a.IsSend(x.in.URL.Path), framed: true}
 	}
+	if !x.proxy.peeks || x.arrival.kind != plainHTTP || x.in.Method != http.MethodPost {
+		return peek{}
+	}
 	kind, _, _ := mime.ParseMediaType(x.in.Header.Get("Content-Type"))
-	return peek{looks: x.proxy.peeks && x.arrival.kind == plainHTTP && x.in.Method == http.MethodPost && (kind == "application/json" || kind == "application/a2a+json")}
+	return peek{looks: kind == "application/json" || kind == "application/a2a+json"}
 }
 
 // take keeps what has come, and says that it is time to look: at the limit, or when the whole body is here.

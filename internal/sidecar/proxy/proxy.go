@@ -69,6 +69,8 @@ type Proxy struct {
 	keepsBody bool // the contract may hand over, so a body that a redirect cannot replay is worth keeping
 	peeks     bool // the contract asks which tools a request calls, or which skill it asks for
 	headers   []string
+	version   []string // and digest, as headers have them; nobody changes them
+	digest    []string
 	passedOn  atomic.Uint64
 	budget    budget
 	heard     atomic.Int64 // when the agent last sent anything, in nanoseconds of Unix time
@@ -88,6 +90,7 @@ type Proxy struct {
 func New(c Config) *Proxy {
 	p := &Proxy{Config: c, targets: newTargets(), keepsBody: c.Contract.CanHandOver() || c.Contract.ShutdownHandsOver(),
 		peeks: c.Contract.NamesTools() || c.Contract.NamesSkills(), headers: c.Contract.HeaderNames(), active: map[*exchange]struct{}{}, idle: make(chan struct{})}
+	p.version, p.digest = []string{c.Ref.String()}, []string{c.Digest}
 	errorLog := zap.NewStdLog(c.Log.WithOptions(zap.IncreaseLevel(zap.WarnLevel)))
 	p.gone, p.end = context.WithCancel(context.Background())
 	p.budget = budget{limit: c.BufferTotal, refusals: c.Refusals}
@@ -164,7 +167,7 @@ func (p *Proxy) serve(w *response, r *http.Request) {
 func (p *Proxy) admit(w *response, r *http.Request, a arrival, state *posture.Posture) *exchange {
 	id, key := p.identify(r, state.Key)
 	ctx, cancel := context.WithCancelCause(r.Context())
-	x := &exchange{proxy: p, w: w, in: r, arrival: a, ctx: ctx, cancel: cancel, id: id, pin: state.Pin}
+	x := &exchange{proxy: p, w: w, in: r, arrival: a, ctx: ctx, cancel: cancel, id: id, ids: []string{id}, pin: state.Pin}
 	admitted, _ := p.Ledger.Admit(drain.Begin{
 		ID: id, Key: key, Method: r.Method, Path: r.URL.Path, RouteGeneration: a.route, Started: a.at, Deadline: a.deadline,
 		HandedOverFrom: a.origin, Origin: p.origin(a.origin), GRPC: a.kind == grpcCall, Redirectable: a.redirectable(), Headers: p.ruled(r.Header), Cut: x.cut,

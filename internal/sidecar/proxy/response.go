@@ -189,9 +189,9 @@ func (p *Proxy) fromAgent(res *http.Response) error {
 	}
 	p.Changed()
 	strip(res.Header)
-	res.Header.Set(headerVersion, p.Ref.String())
+	res.Header[headerVersion] = p.version
 	res.Header.Set(headerPin, x.pin)
-	res.Header.Set(headerExecution, x.id)
+	res.Header[headerExecution] = x.ids
 	maskRedirect(res, x.arrival)
 	strip(res.Trailer)
 	if res.StatusCode == http.StatusSwitchingProtocols {

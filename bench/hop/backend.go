@@ -148,7 +148,7 @@ func reverseProxy(ctx context.Context, listen, agent string) error {
 	}
 	stop := context.AfterFunc(ctx, func() { _ = s.Close() })
 	defer stop()
-	if err := s.Serve(l); err != http.ErrServerClosed { //nolint:errorlint // Serve's contract
+	if err := s.Serve(l); err != http.ErrServerClosed {
 		return err
 	}
 	return nil

@@ -148,12 +148,12 @@ func (x *exchange) copyBody() error {
 		hold.Stop()
 		head.Lock()
 		begun = true
-		failed := x.part(buffer[:n], err == io.EOF, &left) //nolint:errorlint // io.Reader's contract
+		failed := x.part(buffer[:n], err == io.EOF, &left)
 		head.Unlock()
 		switch {
 		case failed != nil:
 			return failed
-		case err == io.EOF || left == 0: //nolint:errorlint // io.Reader's contract
+		case err == io.EOF || left == 0:
 			return nil
 		case err != nil:
 			return err

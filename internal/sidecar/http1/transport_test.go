@@ -233,12 +233,14 @@ func TestEarlyResponseDoesNotWaitForTheBody(t *testing.T) {
 func TestBothWaysAtOnce(t *testing.T) {
 	tr, _ := server(t, func(w http.ResponseWriter, r *http.Request) {
 		_ = http.NewResponseController(w).EnableFullDuplex()
-		line, in := "", bufio.NewReader(r.Body)
-		for err := error(nil); err == nil; {
+		in := bufio.NewReader(r.Body)
+		for {
 			_ = http.NewResponseController(w).Flush()
-			if line, err = in.ReadString('\n'); err == nil {
-				fmt.Fprint(w, "re: ", line)
+			line, err := in.ReadString('\n')
+			if err != nil {
+				return
 			}
+			fmt.Fprint(w, "re: ", line)
 		}
 	})
 	body, say := io.Pipe()
@@ -308,7 +310,7 @@ func TestBrokenBodyIsNotTakenForWhole(t *testing.T) {
 			return r
 		}(),
 	} {
-		if _, err := tr.RoundTrip(r); err == nil { //nolint:bodyclose // there is none
+		if _, err := tr.RoundTrip(r); err == nil {
 			t.Errorf("%s: no error", name)
 		}
 		if err := <-got; err == nil {
@@ -348,7 +350,7 @@ func TestNothingIsSentTwice(t *testing.T) {
 			heads.Add(1)
 		}
 	})
-	if _, err := tr.RoundTrip(request(t, "GET", nil)); err == nil { //nolint:bodyclose // there is none
+	if _, err := tr.RoundTrip(request(t, "GET", nil)); err == nil {
 		t.Error("no error from a server that answers nothing")
 	}
 	if n := heads.Load(); n != 1 {
@@ -406,7 +408,7 @@ func TestWhatCouldBeTakenForAnotherRequestIsRefused(t *testing.T) {
 	} {
 		r := request(t, "GET", nil)
 		change(r)
-		if _, err := tr.RoundTrip(r); err == nil { //nolint:bodyclose // there is none
+		if _, err := tr.RoundTrip(r); err == nil {
 			t.Errorf("%s: sent", name)
 		}
 	}

@@ -33,7 +33,7 @@ func (e usageError) Unwrap() error { return e.error }
 // command builds the command line; run gets validated options.
 func command(version string, signals <-chan os.Signal, run func(context.Context, sidecar.Options) error) *cobra.Command {
 	o := sidecar.Options{Version: version, Signals: signals, Stdout: os.Stdout, Stderr: os.Stderr}
-	var spec, level string
+	var spec, level, access string
 	var tools map[string]string
 	var keys []string
 	c := &cobra.Command{
@@ -60,6 +60,11 @@ func command(version string, signals <-chan os.Signal, run func(context.Context,
 				return usageError{err}
 			}
 			defer func() { _ = log.Sync() }() // standard error cannot always be synced
+			closeAccess, err := openAccess(&o, access)
+			if err != nil {
+				return usageError{err}
+			}
+			defer closeAccess()
 			return run(c.Context(), o)
 		},
 	}
@@ -72,6 +77,8 @@ func command(version string, signals <-chan os.Signal, run func(context.Context,
 	f.StringVar(&o.Advertise, "advertise", "", "`address` under which they reach --listen (default: the address listened on)")
 	f.StringVar(&o.LocalAPI, "local-api", "127.0.0.1:0", "loopback `address` of the agent's API ($SPECPROXY_URL), or unix:/path")
 	f.StringVar(&o.Admin, "admin", "127.0.0.1:0", "loopback `address` of a page with /metrics, /healthz, /readyz and /debug/pprof/; empty for none")
+	f.StringVar(&o.Traces, "otlp-endpoint", os.Getenv("OTEL_EXPORTER_OTLP_ENDPOINT"), "`URL` of a collector that gets a span of every request by OTLP/gRPC, such as http://127.0.0.1:4317 (default: $OTEL_EXPORTER_OTLP_ENDPOINT, else nothing is traced)")
+	f.StringVar(&access, "access-log", "", "`file` that gets a line of JSON for every request, - for standard output (default: none)")
 	f.StringVar(&o.Upstream, "upstream", "", "`URL` of an agent that something else starts: http://host:port, https://host:port or unix:/path")
 	f.StringVar(&o.UpstreamCA, "upstream-ca", "", "`file` with the PEM certificates of the authority of an https --upstream (default: the system's)")
 	f.StringVar(&o.Probe, "probe", "", "how to ask the agent whether it is ready: a `path` such as /healthz, grpc or grpc:SERVICE (default: it accepts connections)")

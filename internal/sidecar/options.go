@@ -20,6 +20,7 @@ import (
 	"github.com/specproxy/specproxy/internal/sidecar/gate"
 	"github.com/specproxy/specproxy/internal/sidecar/session"
 	"github.com/specproxy/specproxy/internal/signing"
+	"github.com/specproxy/specproxy/internal/telemetry"
 	"github.com/specproxy/specproxy/internal/versions"
 )
 
@@ -41,6 +42,10 @@ type Options struct {
 	LocalAPI string
 	// Admin is host:port, on loopback, of the page with metrics, health and profiles; empty: none.
 	Admin string
+	// Access gets a line for every request; nil: none is written.
+	Access *zap.Logger
+	// Traces is where spans go, http://host:port or https://host:port of an OTLP/gRPC collector; empty: nothing is traced.
+	Traces string
 	// Command starts the agent; else Upstream says where it already runs.
 	Command  []string
 	Upstream string
@@ -166,6 +171,11 @@ func (o Options) validateAddresses() error {
 	}
 	if o.Admin != "" {
 		if err := auth.CheckLocal("admin", o.Admin); err != nil {
+			return err
+		}
+	}
+	if o.Traces != "" {
+		if err := telemetry.CheckEndpoint("otlp-endpoint", o.Traces); err != nil {
 			return err
 		}
 	}

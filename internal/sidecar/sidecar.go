@@ -26,6 +26,7 @@ import (
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
+	"go.opentelemetry.io/otel/trace"
 	"go.uber.org/zap"
 	"google.golang.org/protobuf/types/known/timestamppb"
 
@@ -57,7 +58,7 @@ func Run(ctx context.Context, o Options) (err error) {
 	}
 	defer func() { err = errors.Join(err, s.cleanUp()) }()
 	for _, step := range []func(context.Context) error{
-		s.openState, s.obtainVersion, s.listen, s.nameInstance, s.openJournal, s.findAgent, s.startAgent,
+		s.openState, s.obtainVersion, s.listen, s.nameInstance, s.trace, s.openJournal, s.findAgent, s.startAgent,
 	} {
 		if err := step(ctx); err != nil {
 			return err
@@ -71,6 +72,7 @@ type sidecar struct {
 	Options
 	startedAt time.Time
 	registry  *prometheus.Registry
+	tracer    trace.Tracer // nil: nothing is traced
 
 	dir      *stateDir
 	controls []session.Control
@@ -164,6 +166,27 @@ func (s *sidecar) nameInstance(context.Context) error {
 	var random [4]byte
 	_, _ = rand.Read(random[:]) // never fails
 	s.Instance = host + "-" + hex.EncodeToString(random[:])
+	return nil
+}
+
+// trace begins to send traces, if somebody takes them.
+func (s *sidecar) trace(ctx context.Context) error {
+	if s.Traces == "" {
+		return nil
+	}
+	tracer, stop, err := telemetry.Tracing(ctx, s.Traces, "specproxy", s.Version, s.Instance, s.Log)
+	if err != nil {
+		return err
+	}
+	s.tracer = tracer
+	s.later(func() error {
+		ctx, cancel := context.WithTimeout(context.Background(), flushTimeout)
+		defer cancel()
+		if err := stop(ctx); err != nil {
+			s.Log.Warn("the last traces could not be sent", zap.Error(err))
+		}
+		return nil
+	})
 	return nil
 }
 
@@ -278,12 +301,12 @@ func (s *sidecar) assemble() {
 	if buffer == 0 {
 		buffer = versions.DefaultBodyBuffer
 	}
+	metrics := prometheus.WrapRegistererWith(prometheus.Labels{"spec": s.Ref.Spec, "version": s.Ref.Version}, s.registry)
 	s.proxy = proxy.New(proxy.Config{
 		Ref: s.Ref, Digest: s.version.Digest, Instance: s.Instance, BodyBuffer: buffer, Contract: contract, Ledger: s.ledger,
 		Posture: s.keeper.Current, Agent: s.endpoint, Changed: s.group.Changed, Ended: s.ended, Now: time.Now, Random: mathrand.Float64, Log: s.Log,
-		BufferTotal: s.BufferTotal, BodyPause: s.Limits.BodyTimeout, Suspect: s.suspect, Refusals: &s.refusals,
+		BufferTotal: s.BufferTotal, BodyPause: s.Limits.BodyTimeout, Metrics: metrics, Access: s.Access, Tracer: s.tracer, Suspect: s.suspect, Refusals: &s.refusals,
 	})
-	metrics := prometheus.WrapRegistererWith(prometheus.Labels{"spec": s.Ref.Spec, "version": s.Ref.Version}, s.registry)
 	metrics.MustRegister(ledgerMetrics{s}, refusalMetrics{&s.refusals})
 	s.local = localapi.New(localapi.Config{
 		Ledger: s.ledger, Guarded: contract.Effects == drain.Guarded, Journal: s.journal, Changed: s.group.Changed, Now: time.Now, Log: s.Log,

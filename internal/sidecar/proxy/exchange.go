@@ -170,6 +170,7 @@ func (p *Proxy) rewriteForAgent(pr *httputil.ProxyRequest) {
 	keepForwarded(h, pr.In.Header)
 	h[headerVersion], h[headerDigest], h[headerExecution] = p.version, p.digest, x.ids
 	once(pr.Out)
+	p.inject(pr.Out)
 	if x.arrival.kind == grpcCall && !x.arrival.deadline.IsZero() {
 		// Envoy sends the original timeout again after a hand-over, though some of it is used up.
 		h.Set("Grpc-Timeout", formatGRPCTimeout(x.arrival.deadline.Sub(p.Now())))

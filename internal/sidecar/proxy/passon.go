@@ -24,6 +24,7 @@ import (
 // passOn sends new work that landed on the fenced sidecar to the target: by a redirect that Envoy follows, or by forwarding it.
 func (p *Proxy) passOn(w *response, r *http.Request, a arrival, f *posture.Fence) {
 	p.passedOn.Add(1)
+	w.account.passed = true
 	p.Changed()
 	if a.hop >= maxHops {
 		p.Log.Warn("a request was passed on too often; it is answered with the retry signal", zap.Int("hops", a.hop), zap.String("path", r.URL.Path))
@@ -165,7 +166,7 @@ func (p *Proxy) forward(w *response, r *http.Request, d *dispatch) {
 }
 
 // rewriteForTarget prepares a request for another sidecar. It carries no x-spec-buffer: a redirect could not be followed any more.
-func rewriteForTarget(pr *httputil.ProxyRequest) {
+func (p *Proxy) rewriteForTarget(pr *httputil.ProxyRequest) {
 	d := dispatchOf(pr.In)
 	target := *pr.In.URL
 	pr.Out.URL = &target
@@ -183,6 +184,7 @@ func rewriteForTarget(pr *httputil.ProxyRequest) {
 		h.Set(headerDeadline, d.arrival.deadline.Format(time.RFC3339Nano))
 	}
 	once(pr.Out)
+	p.inject(pr.Out)
 }
 
 // toClient are the x-spec-* headers of another sidecar's answer that are for the client.

@@ -20,6 +20,8 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
+	"go.opentelemetry.io/otel/trace"
 	"go.uber.org/zap"
 	"google.golang.org/grpc/codes"
 
@@ -31,7 +33,7 @@ import (
 	"github.com/specproxy/specproxy/internal/versions"
 )
 
-// Config is what the data path needs. Every field but Ended, BufferTotal, BodyPause, Suspect and Refusals is required.
+// Config is what the data path needs. Every field but Ended, BufferTotal, BodyPause, Suspect, Refusals, Metrics, Access and Tracer is required.
 type Config struct {
 	Ref      versions.Ref
 	Digest   string
@@ -57,7 +59,13 @@ type Config struct {
 	Suspect func()
 	// Refusals counts what was not kept for lack of room.
 	Refusals *gate.Refusals
-	Log      *zap.Logger
+	// Metrics is where counts of requests are shown; nil: nowhere.
+	Metrics prometheus.Registerer
+	// Access gets a line for every request; nil: none is written.
+	Access *zap.Logger
+	// Tracer makes a span of every request; nil: nothing is traced, and the trace context passes as it came.
+	Tracer trace.Tracer
+	Log    *zap.Logger
 }
 
 // Proxy is an http.Handler. It must be served by net/http, which recovers http.ErrAbortHandler.
@@ -74,6 +82,7 @@ type Proxy struct {
 	passedOn  atomic.Uint64
 	budget    budget
 	heard     atomic.Int64 // when the agent last sent anything, in nanoseconds of Unix time
+	metrics   *metrics
 	minter    atomic.Pointer[execid.Minter]
 
 	mu      sync.Mutex
@@ -90,6 +99,7 @@ type Proxy struct {
 func New(c Config) *Proxy {
 	p := &Proxy{Config: c, targets: newTargets(), keepsBody: c.Contract.CanHandOver() || c.Contract.ShutdownHandsOver(),
 		peeks: c.Contract.NamesTools() || c.Contract.NamesSkills(), headers: c.Contract.HeaderNames(), active: map[*exchange]struct{}{}, idle: make(chan struct{})}
+	p.metrics = newMetrics(c.Metrics)
 	p.version, p.digest = []string{c.Ref.String()}, []string{c.Digest}
 	errorLog := zap.NewStdLog(c.Log.WithOptions(zap.IncreaseLevel(zap.WarnLevel)))
 	p.gone, p.end = context.WithCancel(context.Background())
@@ -99,7 +109,7 @@ func New(c Config) *Proxy {
 		BufferPool: buffers, ErrorLog: errorLog, FlushInterval: flushInterval,
 	}
 	p.toTarget = &httputil.ReverseProxy{
-		Rewrite: rewriteForTarget, Transport: p.targets, ModifyResponse: fromTarget, ErrorHandler: p.targetFailed,
+		Rewrite: p.rewriteForTarget, Transport: p.targets, ModifyResponse: fromTarget, ErrorHandler: p.targetFailed,
 		BufferPool: buffers, ErrorLog: errorLog, FlushInterval: flushInterval,
 	}
 	return p
@@ -139,6 +149,8 @@ func (p *Proxy) ServeHTTP(rw http.ResponseWriter, r *http.Request) {
 
 func (p *Proxy) serve(w *response, r *http.Request) {
 	a := read(r, p.Now())
+	r = p.open(w, r, a)
+	defer p.settle(w, r)
 	if r.Method == http.MethodConnect {
 		writeProblem(w, a.kind, codes.Unimplemented, http.StatusNotImplemented, "CONNECT is not supported", "an agent is no tunnel", false)
 		return
@@ -152,6 +164,7 @@ func (p *Proxy) serve(w *response, r *http.Request) {
 		}
 		x := p.admit(w, r, a, state)
 		if x != nil {
+			w.account.exchange = x
 			x.run()
 			return
 		}

@@ -24,6 +24,8 @@ import (
 type response struct {
 	http.ResponseWriter
 	status int
+	// account is what is told of the request in the end.
+	account account
 	// request is the request's body; nil if it has none.
 	request *watchedBody
 	// old: the client speaks HTTP/1.0 and knows no informational responses.

@@ -159,6 +159,7 @@ func (c *Controller) change(ctx context.Context, actor Actor, wants []want, how 
 	for _, d := range drafts {
 		changes = append(changes, d.Change)
 		if !d.AlreadyDone && !how.DryRun {
+			c.metrics.changes.WithLabelValues(string(d.Route.Kind)).Inc()
 			c.log.Info("route changed", zap.String("spec", d.Route.Spec), zap.Uint64("generation", d.Route.Generation), zap.String("kind", string(d.Route.Kind)),
 				zap.String("from", routing.Describe(d.Before)), zap.String("to", routing.Describe(d.Route.Splits)), zap.String("by", actor.Name),
 				zap.String("postmortem", d.Route.PostMortem))

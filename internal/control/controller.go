@@ -11,6 +11,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
 	"go.uber.org/zap"
 	"golang.org/x/sync/errgroup"
 
@@ -28,6 +29,8 @@ type Options struct {
 	Log       *zap.Logger
 	// FreezeFor is how long a rollback keeps automation away from a spec. Default 24 h.
 	FreezeFor time.Duration
+	// Metrics is where counts are shown; nil: nowhere.
+	Metrics prometheus.Registerer
 	// Alone says that no other replica uses the store, so what an earlier process had begun nobody will end.
 	Alone bool
 }
@@ -42,6 +45,7 @@ type Controller struct {
 	freezeFor time.Duration
 	alone     bool
 	started   time.Time
+	metrics   *metrics
 
 	commands sync.Mutex // one route change at a time in this replica
 
@@ -57,11 +61,13 @@ func New(o Options) *Controller {
 	if o.FreezeFor == 0 {
 		o.FreezeFor = 24 * time.Hour
 	}
-	return &Controller{
+	c := &Controller{
 		store: o.Store, archive: o.Archive, fleet: o.Fleet, discovery: o.Discovery, log: o.Log, freezeFor: o.FreezeFor,
 		alone: o.Alone, started: time.Now(),
 		effects: map[effectKey]time.Time{}, progress: make(chan struct{}),
 	}
+	c.metrics = newMetrics(o.Metrics, c)
+	return c
 }
 
 // Run works until ctx ends. It may run on one replica at a time.

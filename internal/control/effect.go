@@ -123,6 +123,7 @@ func (c *Controller) firstEffective(route routing.Route) time.Time {
 	if !ok {
 		at = time.Now().UTC()
 		c.effects[key] = at
+		c.metrics.seen(route, at, c.started)
 		for old := range c.effects { // only the newest few generations of a spec are asked about
 			if old.spec == key.spec && old.generation+16 < key.generation {
 				delete(c.effects, old)

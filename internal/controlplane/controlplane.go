@@ -125,13 +125,13 @@ func Run(ctx context.Context, o Options) (err error) {
 	if err != nil {
 		return err
 	}
-	dopts := discovery.Options{Store: st, Log: o.Log.Named("discovery"), Listener: envoy.ListenerOptions{ScopeHeader: o.ScopeHeader}}
+	dopts := discovery.Options{Store: st, Log: o.Log.Named("discovery"), Listener: envoy.ListenerOptions{ScopeHeader: o.ScopeHeader}, Metrics: reg}
 	if o.Discovery != nil {
 		o.Discovery(&dopts)
 	}
 	disc := discovery.New(dopts)
-	fl := fleet.New(fleet.Options{Store: st, Archive: arch, Proxies: disc, Log: o.Log.Named("fleet"), Grace: o.Grace})
-	ctl := control.New(control.Options{Store: st, Archive: arch, Fleet: fl, Discovery: disc, Log: o.Log.Named("control"), FreezeFor: o.FreezeFor, Alone: len(o.EtcdEndpoints) == 0})
+	fl := fleet.New(fleet.Options{Store: st, Archive: arch, Proxies: disc, Log: o.Log.Named("fleet"), Grace: o.Grace, Metrics: reg})
+	ctl := control.New(control.Options{Store: st, Archive: arch, Fleet: fl, Discovery: disc, Log: o.Log.Named("control"), FreezeFor: o.FreezeFor, Alone: len(o.EtcdEndpoints) == 0, Metrics: reg})
 
 	opts := append(auth.GRPC(token), grpc.KeepaliveParams(keepalive.ServerParameters{Time: 10 * time.Second, Timeout: 5 * time.Second}),
 		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: 5 * time.Second, PermitWithoutStream: true}))

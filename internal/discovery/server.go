@@ -11,6 +11,7 @@ import (
 	"time"
 
 	discoveryv3 "github.com/envoyproxy/go-control-plane/envoy/service/discovery/v3"
+	"github.com/prometheus/client_golang/prometheus"
 	"go.uber.org/zap"
 	"golang.org/x/sync/errgroup"
 	"google.golang.org/grpc"
@@ -46,6 +47,8 @@ type Options struct {
 	Listener envoy.ListenerOptions
 	// Observe is told of every push before it is sent, by many goroutines at once; nil: nobody is.
 	Observe func(Push)
+	// Metrics is where counts are shown; nil: nowhere.
+	Metrics prometheus.Registerer
 	// Order is MakeBeforeBreak but in the test that shows what it is for.
 	Order Order
 }
@@ -70,6 +73,7 @@ type Server struct {
 	log      *zap.Logger
 	listener envoy.ListenerOptions
 	observe  func(Push)
+	metrics  *metrics
 	order    Order
 	now      func() time.Time
 
@@ -99,7 +103,7 @@ func New(o Options) *Server {
 	if o.Memory == nil {
 		o.Memory = FromStore(o.Store)
 	}
-	return &Server{
+	s := &Server{
 		source: o.Source, memory: o.Memory, log: o.Log, listener: o.Listener, observe: o.Observe, order: o.Order,
 		now:      time.Now,
 		catalog:  newCatalog(),
@@ -108,6 +112,8 @@ func New(o Options) *Server {
 		loaded:   make(chan struct{}),
 		stopping: make(chan struct{}),
 	}
+	s.metrics = newMetrics(o.Metrics, s)
+	return s
 }
 
 // Register adds the discovery service to a gRPC server.

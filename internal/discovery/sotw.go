@@ -246,6 +246,7 @@ func (w *whole) refused(l *wholeList, message string) {
 	l.flight, l.refused = nil, p.version
 	w.log.Warn("client refused an update and keeps what it had", zap.String("type", l.typeURL), zap.Strings("resources", names(p.upserts)),
 		zap.String("reason", message))
+	w.server.metrics.refused(l.typeURL)
 	w.session.refused(l.typeURL, &p.push, message)
 }
 
@@ -270,6 +271,7 @@ func (w *whole) push() error {
 		for _, r := range p.upserts {
 			res.Resources = append(res.Resources, r.Body)
 		}
+		w.server.metrics.pushed(typeURL, proto.Size(res))
 		if w.server.observe != nil {
 			w.server.observe(Push{Node: w.node, Type: typeURL, Upserted: names(p.upserts), Bytes: proto.Size(res)})
 		}

@@ -372,6 +372,7 @@ func (s *stream) refused(f *feed, message string) {
 	names = append(names, p.removals...)
 	s.log.Warn("proxy refused an update and keeps what it had", zap.String("type", f.typeURL), zap.Strings("resources", names),
 		zap.String("reason", message))
+	s.server.metrics.refused(f.typeURL)
 	s.session.refused(f.typeURL, p, message)
 }
 
@@ -387,6 +388,7 @@ func (s *stream) push() error {
 		p.nonce = strconv.FormatUint(s.nonce, 36)
 		f.flight = p
 		res := response(typeURL, p)
+		s.server.metrics.pushed(typeURL, proto.Size(res))
 		if s.server.observe != nil {
 			s.server.observe(Push{Node: s.node, Type: typeURL, Upserted: names(p.upserts), Removed: p.removals, Bytes: proto.Size(res)})
 		}

@@ -3,6 +3,7 @@ package e2e
 import (
 	"crypto/tls"
 	"crypto/x509"
+	"errors"
 	"io"
 	"net/http"
 	"os"
@@ -10,6 +11,9 @@ import (
 	"strings"
 	"testing"
 
+	"connectrpc.com/connect"
+
+	operatorv1 "github.com/specproxy/specproxy/gen/specproxy/operator/v1"
 	"github.com/specproxy/specproxy/internal/controlplane"
 )
 
@@ -56,6 +60,27 @@ func TestControlPlaneShowsMetrics(t *testing.T) {
 	// No profiles where the network may reach.
 	if code, body := scrape(t, "http://"+w.api+"/debug/pprof/heap"); code < 400 {
 		t.Errorf("the API's listener serves profiles: %d\n%.200s", code, body)
+	}
+}
+
+// TestControlPlaneCountsARollback deploys, rolls back and looks at what is shown of it.
+func TestControlPlaneCountsARollback(t *testing.T) {
+	w := startPlane(t, nil)
+	w.staged("shop", "2.0.0", "2.1.0")
+	if _, err := w.client.Rollback(t.Context(), connect.NewRequest(&operatorv1.RollbackRequest{Targets: []*operatorv1.RollbackTarget{{Spec: "shop"}}})); err != nil {
+		t.Fatal(err)
+	}
+	for _, line := range []string{
+		`specproxy_route_changes_total{kind="deploy"} 2`, `specproxy_route_changes_total{kind="rollback"} 1`,
+		"specproxy_postmortems_open 1", `specproxy_proxies{state="connected"} 0`, `specproxy_instances{state="silent"} 0`,
+	} {
+		eventually(t, line, func() error {
+			_, body := scrape(t, "http://"+w.api+"/metrics")
+			if !strings.Contains("\n"+body, "\n"+line+"\n") {
+				return errors.New(body)
+			}
+			return nil
+		})
 	}
 }
 

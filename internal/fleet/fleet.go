@@ -13,6 +13,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
 	"go.uber.org/zap"
 
 	sidecarv1 "github.com/specproxy/specproxy/gen/specproxy/sidecar/v1"
@@ -43,6 +44,8 @@ type Options struct {
 	// Grace is how long a silent instance keeps its endpoint before its health is asked, counted from this replica's start at the
 	// earliest. Default 30 s.
 	Grace time.Duration
+	// Metrics is where counts are shown; nil: nowhere.
+	Metrics prometheus.Registerer
 }
 
 // Fleet is safe for concurrent use.
@@ -90,11 +93,15 @@ func New(o Options) *Fleet {
 	if o.Grace == 0 {
 		o.Grace = 30 * time.Second
 	}
-	return &Fleet{
+	f := &Fleet{
 		store: o.Store, archive: o.Archive, proxies: o.Proxies, log: o.Log, grace: o.Grace, started: time.Now(),
 		members: map[string]*member{}, pools: map[poolKey]*history{}, recent: map[string]map[string]*history{}, changed: make(chan struct{}), touched: map[string]struct{}{},
 		acted: map[waiting][]store.Failure{},
 	}
+	if o.Metrics != nil {
+		o.Metrics.MustRegister(fleetMetrics{f})
+	}
+	return f
 }
 
 // Touched returns the specs whose sidecars came, went or reported since it was last called: it is for one caller.

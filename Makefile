@@ -16,6 +16,7 @@ GO_BUILD := CGO_ENABLED=0 go build -trimpath -ldflags '-s -w -X main.version=$(V
 # Arguments of single doors.
 SEED     ?= 1
 LIMIT    ?=
+FLIPS    ?= 10000
 BENCH    ?=
 FUZZTIME ?= 10s
 RUN      ?=
@@ -46,6 +47,10 @@ test: $(ENVOY) $(PYTHON) oci-tools ## Every test with -race, real Envoy included
 .PHONY: test-long
 test-long: $(ENVOY) $(PYTHON) oci-tools $(TOOLS)/cosign conformance-tools ## The long matrices, kill tests and soaks (build tag "long")
 	go test -race -tags long -timeout 60m $(if $(RUN),-run '$(RUN)') $(PKG)
+
+.PHONY: chaos
+chaos: $(ENVOY) ## 10,000 flips under load with random kills (SEED=7 FLIPS=500)
+	CHAOS_SEED='$(SEED)' CHAOS_FLIPS='$(FLIPS)' go test -race -tags long -timeout 60m -v -run '^TestChaosLong$$' ./internal/e2e
 
 .PHONY: demo
 demo: build refunds $(ENVOY) ## Run the worked example; writes out/demo.json (SEED=7 LIMIT=250)

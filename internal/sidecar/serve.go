@@ -50,6 +50,8 @@ func (s *sidecar) serve(ctx context.Context) error {
 		running.Go(func() { failed <- adminServer.Serve(s.admin) })
 		s.Log.Info("admin page", zap.String("address", s.admin.Addr().String()))
 	}
+	late := time.AfterFunc(openWithin, s.letIn)
+	defer late.Stop()
 	running.Add(1)
 	go s.deadlines(background, &running)
 	s.Log.Info("serving", zap.Stringer("version", s.Ref), zap.String("digest", s.version.Digest), zap.String("instance", s.Instance),

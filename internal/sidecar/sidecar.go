@@ -53,9 +53,10 @@ func Run(ctx context.Context, o Options) (err error) {
 		o.BufferTotal = DefaultBufferTotal
 	}
 	s := &sidecar{
-		Options: o, startedAt: time.Now(), registry: telemetry.NewRegistry("specproxy", o.Version), redo: make(chan struct{}, 1),
+		Options: o, startedAt: time.Now(), registry: telemetry.NewRegistry("specproxy", o.Version), redo: make(chan struct{}, 1), begun: make(chan struct{}),
 		suspicion: make(chan struct{}, 1), trust: trust{wake: make(chan struct{}, 1)},
 	}
+	s.letIn = sync.OnceFunc(func() { close(s.begun) })
 	defer func() { err = errors.Join(err, s.cleanUp()) }()
 	for _, step := range []func(context.Context) error{
 		s.openState, s.obtainVersion, s.listen, s.nameInstance, s.trace, s.openJournal, s.findAgent, s.startAgent,
@@ -105,7 +106,10 @@ type sidecar struct {
 	source specdir.Source
 	trust  trust
 	health health
-	undo   []func() error // last one first
+	// begun is closed, by letIn, when requests are served.
+	begun chan struct{}
+	letIn func()
+	undo  []func() error // last one first
 }
 
 // later registers a clean-up.
@@ -305,7 +309,7 @@ func (s *sidecar) assemble() {
 	s.proxy = proxy.New(proxy.Config{
 		Ref: s.Ref, Digest: s.version.Digest, Instance: s.Instance, BodyBuffer: buffer, Contract: contract, Ledger: s.ledger,
 		Posture: s.keeper.Current, Agent: s.endpoint, Changed: s.group.Changed, Ended: s.ended, Now: time.Now, Random: mathrand.Float64, Log: s.Log,
-		BufferTotal: s.BufferTotal, BodyPause: s.Limits.BodyTimeout, Metrics: metrics, Access: s.Access, Tracer: s.tracer, Suspect: s.suspect, Refusals: &s.refusals,
+		BufferTotal: s.BufferTotal, BodyPause: s.Limits.BodyTimeout, Begun: s.begun, Metrics: metrics, Access: s.Access, Tracer: s.tracer, Suspect: s.suspect, Refusals: &s.refusals,
 	})
 	metrics.MustRegister(ledgerMetrics{s}, refusalMetrics{&s.refusals})
 	s.local = localapi.New(localapi.Config{
@@ -366,6 +370,7 @@ func (s *sidecar) moved() {
 	case s.redo <- struct{}{}:
 	default:
 	}
+	s.beginIfReady()
 	s.group.Changed()
 	s.group.StatusChanged()
 }

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"sync"
+	"time"
 
 	"google.golang.org/protobuf/types/known/timestamppb"
 
@@ -27,7 +28,22 @@ func (s *sidecar) set(change func(*health)) {
 	s.health.mu.Lock()
 	change(&s.health)
 	s.health.mu.Unlock()
+	s.beginIfReady()
 	s.group.StatusChanged()
+}
+
+// openWithin is how long requests are held that come before a starting sidecar can serve them. Proxies that knew an earlier process at its
+// address send them at once.
+const openWithin = 5 * time.Second
+
+// beginIfReady lets requests in once a State is in force and the agent has answered.
+func (s *sidecar) beginIfReady() {
+	s.health.mu.Lock()
+	answers := s.health.answers
+	s.health.mu.Unlock()
+	if answers && s.keeper.Current() != nil {
+		s.letIn()
+	}
 }
 
 // status is what the control plane is told.

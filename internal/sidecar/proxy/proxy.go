@@ -33,7 +33,7 @@ import (
 	"github.com/specproxy/specproxy/internal/versions"
 )
 
-// Config is what the data path needs. Every field but Ended, BufferTotal, BodyPause, Suspect, Refusals, Metrics, Access and Tracer is required.
+// Config is what the data path needs. Every field but Ended, BufferTotal, BodyPause, Suspect, Refusals, Begun, Metrics, Access and Tracer is required.
 type Config struct {
 	Ref      versions.Ref
 	Digest   string
@@ -59,6 +59,8 @@ type Config struct {
 	Suspect func()
 	// Refusals counts what was not kept for lack of room.
 	Refusals *gate.Refusals
+	// Begun is closed once requests can be served; those that come before wait for it. nil: they can.
+	Begun <-chan struct{}
 	// Metrics is where counts of requests are shown; nil: nowhere.
 	Metrics prometheus.Registerer
 	// Access gets a line for every request; nil: none is written.
@@ -148,6 +150,7 @@ func (p *Proxy) ServeHTTP(rw http.ResponseWriter, r *http.Request) {
 }
 
 func (p *Proxy) serve(w *response, r *http.Request) {
+	p.awaitBegun(r)
 	a := read(r, p.Now())
 	r = p.open(w, r, a)
 	defer p.settle(w, r)
@@ -174,6 +177,22 @@ func (p *Proxy) serve(w *response, r *http.Request) {
 		}
 	}
 	p.notReady(w, a)
+}
+
+// awaitBegun holds what a proxy sends to a sidecar that has only just been started again at its address.
+func (p *Proxy) awaitBegun(r *http.Request) {
+	if p.Begun == nil {
+		return
+	}
+	select {
+	case <-p.Begun:
+		return
+	default:
+	}
+	select {
+	case <-p.Begun:
+	case <-r.Context().Done():
+	}
 }
 
 // admit asks the ledger. It returns nil if the version is fenced.

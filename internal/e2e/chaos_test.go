@@ -1,0 +1,305 @@
+package e2e
+
+import (
+	"bufio"
+	"context"
+	"fmt"
+	"io"
+	"math/rand/v2"
+	"net/http"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"connectrpc.com/connect"
+
+	operatorv1 "github.com/specproxy/specproxy/gen/specproxy/operator/v1"
+)
+
+// TestChaosLosesOnlyWhatRanOnKilledProcesses is the short run; make chaos is the long one.
+func TestChaosLosesOnlyWhatRanOnKilledProcesses(t *testing.T) {
+	chaos(t, 1, 150)
+}
+
+// slots are two instances of each of two versions.
+var chaosVersions = []string{"1.0.0", "1.0.0", "1.1.0", "1.1.0"}
+
+// slot is one instance, which is started again at its address whenever it was killed.
+type slot struct {
+	number          int
+	version, listen string
+	process         *process
+}
+
+// kill is one process that was killed, and when.
+type kill struct {
+	slot     int
+	what     string
+	at, gone time.Time
+}
+
+// exchange is one request as its client saw it.
+type exchange struct {
+	id          string
+	began, done time.Time
+	answered    bool   // whole, or by the retry signal
+	what        string // else: what the client got
+}
+
+// storm is one run.
+type storm struct {
+	*world
+	dir    string // of the agents' logs: a line for every request that one began or ended
+	seed   uint64
+	random *rand.Rand
+	slots  []*slot
+	kills  []kill
+	target string // Envoy
+
+	wg        sync.WaitGroup
+	mu        sync.Mutex
+	exchanges []exchange
+}
+
+// chaos flips a spec n times under load and kills agents and sidecars at random moments. Every request must be answered, or have been in
+// flight on a killed process and end in an error at once; none runs twice. What is done follows from the seed; when it happens does not.
+func chaos(t *testing.T, seed uint64, n int) {
+	s := &storm{world: startPlane(t, nil), dir: t.TempDir(), seed: seed, random: rand.New(rand.NewPCG(seed, 0))}
+	t.Logf("seed %d, %d flips", seed, n)
+	s.publish("shop", "1.0.0", completeContract)
+	s.publish("shop", "1.1.0", completeContract)
+	for i, version := range chaosVersions {
+		s.slots = append(s.slots, &slot{number: i, version: version, listen: reserved(t)})
+		s.begin(s.slots[i])
+	}
+	s.ready("shop", "1.0.0", 2)
+	s.ready("shop", "1.1.0", 2)
+	s.deploy("shop", "1.0.0")
+	s.target = s.envoy("edge-1").Address
+	eventually(t, "first answer", func() error {
+		if x := s.exchange(t.Context(), "warm-up", 0); !x.answered {
+			return fmt.Errorf("%s", x.what)
+		}
+		return nil
+	})
+	ctx, stop := context.WithCancel(t.Context())
+	defer stop()
+	loaded := make(chan struct{})
+	go func() { defer close(loaded); s.load(ctx) }()
+	next := 10 + s.random.IntN(20)
+	for i := range n {
+		s.flip(i)
+		if next--; next <= 0 && s.whole() {
+			s.killOne()
+			next = 10 + s.random.IntN(30)
+		}
+	}
+	stop()
+	<-loaded
+	s.judge()
+}
+
+// begin starts an instance; its agent is this program.
+func (s *storm) begin(to *slot) {
+	s.t.Helper()
+	args := []string{"--control", s.grpc, "--spec", "shop:" + to.version, "--listen", to.listen, "--cache-dir", s.t.TempDir(), "--", os.Args[0], chaosAgent, s.dir, strconv.Itoa(to.number)}
+	to.process = start(s.t, nil, filepath.Join(binDir, "specproxy"), args...)
+}
+
+// flip moves weight, or, now and then, deploys and rolls back. While an instance is being replaced, a command may have to wait for it.
+func (s *storm) flip(i int) {
+	s.t.Helper()
+	if i%50 == 49 {
+		s.deploy("shop", "1.1.0")
+		change := s.rollback("shop")
+		s.closePostMortem(change.GetPostmortem(), "false-alarm")
+		return
+	}
+	share := 1 + s.random.Uint32N(9999)
+	_, err := s.client.SetWeights(s.t.Context(), connect.NewRequest(&operatorv1.SetWeightsRequest{Spec: "shop", Weights: []*operatorv1.Weight{
+		{Version: "1.0.0", BasisPoints: share}, {Version: "1.1.0", BasisPoints: 10_000 - share},
+	}}))
+	if err != nil {
+		s.t.Fatalf("flip %d: %v", i, err)
+	}
+}
+
+// whole says whether every instance is ready: no pool is ever emptied.
+func (s *storm) whole() bool {
+	var ready uint32
+	for _, v := range s.spec("shop").GetVersions() {
+		ready += v.GetPool().GetReady()
+	}
+	return int(ready) == len(s.slots)
+}
+
+// killOne kills an agent or a sidecar, waits until both are gone, and starts the instance again.
+func (s *storm) killOne() {
+	s.t.Helper()
+	victim := s.slots[s.random.IntN(len(s.slots))]
+	k := kill{slot: victim.number, what: "sidecar", at: time.Now()}
+	if s.random.IntN(2) == 0 {
+		k.what = "agent"
+		pid, err := os.ReadFile(filepath.Join(s.dir, fmt.Sprintf("%d.pid", victim.number)))
+		if err != nil {
+			s.t.Fatal(err)
+		}
+		n, err := strconv.Atoi(string(pid))
+		if err != nil {
+			s.t.Fatal(err)
+		}
+		if err := syscall.Kill(n, syscall.SIGKILL); err != nil {
+			s.t.Fatalf("kill the agent of slot %d: %v", victim.number, err)
+		}
+		<-victim.process.done // it ends by itself, with its agent
+	} else {
+		victim.process.kill()
+	}
+	k.gone = time.Now()
+	s.kills = append(s.kills, k)
+	s.begin(victim)
+}
+
+// load sends a request every few milliseconds until ctx ends, and waits for the answers.
+func (s *storm) load(ctx context.Context) {
+	random := rand.New(rand.NewPCG(s.seed, 1))
+	tick := time.NewTicker(5 * time.Millisecond)
+	defer tick.Stop()
+	for i := 0; ; i++ {
+		select {
+		case <-tick.C:
+			work := time.Duration(random.IntN(40)) * time.Millisecond
+			if random.IntN(20) == 0 {
+				work = 500 * time.Millisecond
+			}
+			s.wg.Go(func() {
+				x := s.exchange(context.WithoutCancel(ctx), fmt.Sprintf("x-%d", i), work)
+				s.mu.Lock()
+				defer s.mu.Unlock()
+				s.exchanges = append(s.exchanges, x)
+			})
+		case <-ctx.Done():
+			s.wg.Wait()
+			return
+		}
+	}
+}
+
+// exchange sends one request, once.
+func (s *storm) exchange(ctx context.Context, id string, work time.Duration) (x exchange) {
+	x = exchange{id: id, began: time.Now()}
+	defer func() { x.done = time.Now() }()
+	ctx, cancel := context.WithTimeout(ctx, patience)
+	defer cancel()
+	req, err := http.NewRequestWithContext(ctx, http.MethodPost, "http://"+s.target+"/work?for="+work.String(), strings.NewReader(id))
+	if err != nil {
+		x.what = err.Error()
+		return x
+	}
+	req.Host = "shop.agents"
+	res, err := http.DefaultClient.Do(req)
+	if err != nil {
+		x.what = err.Error()
+		return x
+	}
+	defer res.Body.Close()
+	body, err := io.ReadAll(res.Body)
+	x.what = fmt.Sprintf("%s %q %v", res.Status, body, err)
+	x.answered = err == nil && (res.StatusCode == http.StatusOK && string(body) == id || res.Header.Get("X-Spec-Rollback") != "")
+	return x
+}
+
+// judge holds what clients saw against what agents did and what was killed.
+func (s *storm) judge() {
+	began := s.logs()
+	lost := 0
+	for _, x := range s.exchanges {
+		if len(began[x.id]) > 1 {
+			s.t.Errorf("%s ran %d times", x.id, len(began[x.id]))
+		}
+		if x.answered {
+			continue
+		}
+		lost++
+		if !s.excused(x, began[x.id]) {
+			s.t.Errorf("%s was lost, and nothing that it ran on was killed: from %s to %s, on slot %v, client got %s",
+				x.id, x.began.Format(time.StampMicro), x.done.Format(time.StampMicro), began[x.id], x.what)
+		}
+	}
+	s.t.Logf("%d requests, %d kills, %d requests in flight on what was killed", len(s.exchanges), len(s.kills), lost)
+	if s.t.Failed() {
+		for _, k := range s.kills {
+			s.t.Logf("killed the %s of slot %d between %s and %s", k.what, k.slot, k.at.Format(time.StampMicro), k.gone.Format(time.StampMicro))
+		}
+	}
+	if len(s.exchanges) < 100 || len(s.kills) == 0 {
+		s.t.Errorf("%d requests and %d kills prove nothing", len(s.exchanges), len(s.kills))
+	}
+}
+
+// noticed is how long Envoy may take to see that a connection has ended.
+const noticed = time.Second
+
+// excused says whether the request was on a process while that was killed, and its client was told so at once: by the sidecar of a killed agent,
+// or by Envoy of a connection that ended. One that no agent began had got as far as the killed agent's sidecar, or the killed sidecar.
+func (s *storm) excused(x exchange, slots []int) bool {
+	said := strings.Contains(x.what, "did not answer") || strings.Contains(x.what, "upstream connect error or disconnect/reset")
+	for _, k := range s.kills {
+		overlaps := !x.done.Before(k.at) && !x.began.After(k.gone.Add(noticed))
+		if said && overlaps && (len(slots) == 0 || slots[0] == k.slot) {
+			return true
+		}
+	}
+	return false
+}
+
+// logs returns on which slots each request began.
+func (s *storm) logs() map[string][]int {
+	began := map[string][]int{}
+	for _, to := range s.slots {
+		log, err := os.Open(filepath.Join(s.dir, fmt.Sprintf("%d.log", to.number)))
+		if err != nil {
+			s.t.Fatal(err)
+		}
+		for scan := bufio.NewScanner(log); scan.Scan(); {
+			began[scan.Text()] = append(began[scan.Text()], to.number)
+		}
+		log.Close()
+	}
+	return began
+}
+
+// chaosAgent is the first argument with which this program is an agent.
+const chaosAgent = "play-chaos-agent"
+
+// playChaosAgent writes down what it begins before it works.
+func playChaosAgent(dir, number string) error {
+	log, err := os.OpenFile(filepath.Join(dir, number+".log"), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
+	if err != nil {
+		return err
+	}
+	if err := os.WriteFile(filepath.Join(dir, number+".pid"), []byte(strconv.Itoa(os.Getpid())), 0o600); err != nil {
+		return err
+	}
+	http.HandleFunc("/work", func(w http.ResponseWriter, r *http.Request) {
+		id, err := io.ReadAll(r.Body)
+		if err != nil {
+			panic(http.ErrAbortHandler)
+		}
+		if _, err := log.WriteString(string(id) + "\n"); err != nil {
+			panic(http.ErrAbortHandler)
+		}
+		work, _ := time.ParseDuration(r.FormValue("for"))
+		select {
+		case <-time.After(work):
+			_, _ = w.Write(id)
+		case <-r.Context().Done():
+		}
+	})
+	return http.ListenAndServe("127.0.0.1:"+os.Getenv("PORT"), nil) //nolint:gosec // a test
+}

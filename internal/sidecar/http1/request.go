@@ -131,25 +131,17 @@ func (x *exchange) send() {
 
 func (x *exchange) copyBody() error {
 	c, r := x.conn, x.request
-	var head sync.Mutex // over the writer, until the first part of the body is here
-	begun := false
-	hold := time.AfterFunc(headHold, func() {
-		head.Lock()
-		defer head.Unlock()
-		if !begun {
-			_ = c.w.Flush() // an error stays, and shows at the next write
-		}
-	})
+	c.holdHead()
 	buffer := copyBuffers.Get().(*[copySize]byte)
 	defer copyBuffers.Put(buffer)
 	left := r.ContentLength
 	for {
 		n, err := r.Body.Read(buffer[:])
-		hold.Stop()
-		head.Lock()
-		begun = true
+		c.hold.Stop()
+		c.head.Lock()
+		c.holding = false
 		failed := x.part(buffer[:n], err == io.EOF, &left)
-		head.Unlock()
+		c.head.Unlock()
 		switch {
 		case failed != nil:
 			return failed

@@ -51,7 +51,11 @@ type conn struct {
 	// budget is what may still be read; negative: anything.
 	budget int
 	since  time.Time // it waits for use
-	abort  func()    // closes it
+	// head is held over the writer while the head of a request waits for the beginning of its body: until hold fires, or holding ends.
+	head    sync.Mutex
+	holding bool
+	hold    *time.Timer
+	abort   func() // closes it
 	// raw looks for the server's end on the connection; nil if that cannot be seen.
 	raw   syscall.RawConn
 	quiet func(fd uintptr) bool
@@ -90,6 +94,25 @@ func newConn(nc net.Conn) *conn {
 		}
 	}
 	return c
+}
+
+// holdHead lets the head, which is in the buffer, go by itself after a while. A timer that comes late finds nothing held, or lets the next head
+// go early.
+func (c *conn) holdHead() {
+	c.head.Lock()
+	defer c.head.Unlock()
+	c.holding = true
+	if c.hold != nil {
+		c.hold.Reset(headHold)
+		return
+	}
+	c.hold = time.AfterFunc(headHold, func() {
+		c.head.Lock()
+		defer c.head.Unlock()
+		if c.holding {
+			_ = c.w.Flush() // an error stays, and shows at the next write
+		}
+	})
 }
 
 // usable says whether nothing has come on a connection that waited.

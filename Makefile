@@ -60,6 +60,12 @@ demo: build refunds $(ENVOY) ## Run the worked example; writes out/demo.json (SE
 demo-canary: build refunds $(ENVOY) ## The same with a canary in front, which stops by itself; writes out/demo-canary.json
 	bin/refunds/demo --canary --seed '$(SEED)' $(if $(LIMIT),--limit '$(LIMIT)')
 
+.PHONY: example
+example: demo ## Run the worked example and put its post-mortem into docs/examples/
+	rm -rf docs/examples/PM-1* docs/examples/conformance
+	cp -r out/postmortem/. docs/examples/
+	python3 docs/examples/recompute.py docs/examples/PM-1
+
 .PHONY: bench
 bench: build $(ENVOY) $(if $(filter-out hop,$(BENCH)),,$(TOOLS)/caddy) ## Run the benchmarks, write out/bench/*.json (BENCH=flip runs one)
 	go run ./bench $(BENCH)

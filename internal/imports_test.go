@@ -39,7 +39,7 @@ var arrows = []struct {
 	{"internal/control", []string{
 		"internal/discovery", "internal/fleet", "internal/archive", "internal/store",
 		"internal/routing", "internal/postmortem", "internal/versions", "internal/drain",
-		"internal/conformance", "internal/signing", "internal/rollout", "internal/rollout/evidence",
+		"internal/conformance", "internal/signing", "internal/specdiff", "internal/rollout", "internal/rollout/evidence",
 	}},
 	{"internal/discovery", []string{"internal/store", "internal/routing", "internal/routing/envoy", "internal/versions", "internal/drain"}},
 	{"internal/fleet", []string{"internal/store", "internal/routing", "internal/postmortem", "internal/versions", "internal/drain", "gen/sidecar"}},

@@ -2,10 +2,12 @@ package api
 
 import (
 	"context"
+	"encoding/json"
 	"net/http"
 	"time"
 
 	"connectrpc.com/connect"
+	"google.golang.org/protobuf/types/known/durationpb"
 
 	operatorv1 "github.com/specproxy/specproxy/gen/specproxy/operator/v1"
 	"github.com/specproxy/specproxy/gen/specproxy/operator/v1/operatorv1connect"
@@ -115,6 +117,17 @@ func (s *Server) Export(_ context.Context, req *connect.Request[operatorv1.Expor
 		return nil, err
 	}
 	out := &operatorv1.ExportResponse{Id: record.ID, Head: headOf(view.ChainHead())}
+	if kept := view.Personal(record.ID); len(kept) > 0 && !req.Msg.GetWithoutPersonal() {
+		keys := []map[string]any{}
+		for _, p := range kept {
+			keys = append(keys, map[string]any{"digest": p.Digest, "salt": p.Salt, "text": p.Text})
+		}
+		raw, err := json.MarshalIndent(keys, "", "  ")
+		if err != nil {
+			return nil, err
+		}
+		out.Files = append(out.Files, &operatorv1.File{Path: record.ID + ".personal.json", Content: append(raw, '\n')})
+	}
 	for _, f := range files {
 		out.Files = append(out.Files, &operatorv1.File{Path: f.Name, Content: f.Data})
 	}
@@ -123,4 +136,88 @@ func (s *Server) Export(_ context.Context, req *connect.Request[operatorv1.Expor
 
 func headOf(h postmortem.Head) *operatorv1.ChainHead {
 	return &operatorv1.ChainHead{Seq: h.Seq, Link: h.Link}
+}
+
+// Alert takes an alert.
+func (s *Server) Alert(ctx context.Context, req *connect.Request[operatorv1.AlertRequest]) (*connect.Response[operatorv1.AlertResponse], error) {
+	m := req.Msg
+	ids, err := s.Control.Alert(ctx, postmortem.Alert{Source: m.GetSource(), Name: m.GetName(), Summary: m.GetSummary(), Spec: m.GetSpec(), Version: m.GetVersion()})
+	if err != nil {
+		return nil, err
+	}
+	return connect.NewResponse(&operatorv1.AlertResponse{Postmortems: ids}), nil
+}
+
+// Erase erases personal data of a record.
+func (s *Server) Erase(ctx context.Context, req *connect.Request[operatorv1.EraseRequest]) (*connect.Response[operatorv1.EraseResponse], error) {
+	n, err := s.Control.Erase(ctx, actor(req.Header(), false), req.Msg.GetId(), req.Msg.GetDigests(), req.Msg.GetReason())
+	if err != nil {
+		return nil, err
+	}
+	return connect.NewResponse(&operatorv1.EraseResponse{Erased: uint32(n)}), nil //nolint:gosec // a count of records
+}
+
+// HandOver gives what is open of a spec to somebody.
+func (s *Server) HandOver(ctx context.Context, req *connect.Request[operatorv1.HandOverRequest]) (*connect.Response[operatorv1.HandOverResponse], error) {
+	m := req.Msg
+	h := control.HandOver{Spec: m.GetSpec(), To: m.GetTo(), Note: m.GetNote(), DryRun: m.GetDryRun()}
+	if m.GetDue() != nil {
+		h.Due = m.GetDue().AsTime()
+	}
+	over, err := s.Control.HandOver(ctx, actor(req.Header(), false), h)
+	if err != nil {
+		return nil, err
+	}
+	return connect.NewResponse(&operatorv1.HandOverResponse{Locked: over.Locked, Left: over.Left, Wake: over.Wake, Postmortems: over.PostMortems}), nil
+}
+
+// statsOver is how far back stats go unless told otherwise.
+const statsOver = 90 * 24 * time.Hour
+
+// GetStats says how well deploys have gone.
+func (s *Server) GetStats(_ context.Context, req *connect.Request[operatorv1.GetStatsRequest]) (*connect.Response[operatorv1.GetStatsResponse], error) {
+	view, now := s.Store.View(), time.Now()
+	over := statsOver
+	if req.Msg.GetSince() != nil {
+		over = req.Msg.GetSince().AsDuration()
+	}
+	specs := view.Specs()
+	if want := req.Msg.GetSpec(); want != "" {
+		if err := exists(view, want); err != nil {
+			return nil, err
+		}
+		specs = []string{want}
+	}
+	records := view.PostMortems()
+	all := postmortem.Stats{Since: now.Add(-over)}
+	out := &operatorv1.GetStatsResponse{}
+	for _, spec := range specs {
+		one := postmortem.Count(spec, view.History(spec), records, now.Add(-over))
+		if one.First.IsZero() {
+			continue // never deployed
+		}
+		all = all.Plus(one)
+		out.Specs = append(out.Specs, statsOf(one, now))
+	}
+	out.Overall = statsOf(all, now)
+	return connect.NewResponse(out), nil
+}
+
+func statsOf(s postmortem.Stats, now time.Time) *operatorv1.Stats {
+	n := func(i int) uint32 { return uint32(i) } //nolint:gosec // counts of records
+	out := &operatorv1.Stats{
+		Spec: s.Spec, Deploys: n(s.Deploys), Rollbacks: n(s.Rollbacks), FailedDeploys: n(s.Failed), Open: n(s.Open), Overrides: n(s.Overrides),
+		FalseAlarms: n(s.FalseAlarms), CanaryCatches: n(s.CanaryCatches), ProductionCatches: n(s.ProductionCatches), Warnings: s.Warnings(now), Causes: map[string]uint32{},
+	}
+	for cause, count := range s.Causes {
+		out.Causes[string(cause)] = n(count)
+	}
+	median := func(all []time.Duration) *durationpb.Duration {
+		if m, ok := postmortem.Median(all); ok {
+			return durationpb.New(m)
+		}
+		return nil
+	}
+	out.TimeToDetect, out.TimeToRestore, out.TimeToClose = median(s.Detect), median(s.Restore), median(s.Close)
+	return out
 }

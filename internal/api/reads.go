@@ -226,5 +226,5 @@ func (s *Server) GetPostMortem(_ context.Context, req *connect.Request[operatorv
 	if !ok {
 		return nil, &control.NotFound{Refused: control.Refused{Why: "post-mortem " + req.Msg.GetId() + " does not exist", Next: "specctl postmortem list"}}
 	}
-	return connect.NewResponse(&operatorv1.GetPostMortemResponse{Postmortem: postMortemOf(control.WithActs(view, s.Fleet, control.Counted(view, record)))}), nil
+	return connect.NewResponse(&operatorv1.GetPostMortemResponse{Postmortem: wholePostMortem(control.WithActs(view, s.Fleet, control.Counted(view, record)))}), nil
 }

@@ -99,7 +99,7 @@ changed last and when, and the command to type next.`,
 		a.keyCommand(), a.signCommand(), a.attachCommand(), a.policyCommand(),
 		a.deployCommand(), a.planCommand(), a.canaryCommand(), a.weightsCommand(), a.rollbackCommand(), a.unfreezeCommand(),
 		a.getCommand(), a.versionsCommand(), a.executionsCommand(), a.executionCommand(), a.drainCommand(), a.effectsCommand(), a.proxiesCommand(),
-		a.postmortemCommand(), a.versionCommand(),
+		a.postmortemCommand(), a.handoverCommand(), a.statsCommand(), a.versionCommand(),
 	)
 	return root
 }

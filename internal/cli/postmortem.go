@@ -25,7 +25,8 @@ func (a *app) postmortemCommand() *cobra.Command {
 		},
 	}
 	cmd.AddCommand(a.postmortemListCommand(), a.postmortemShowCommand(), a.postmortemAnswerCommand(), a.postmortemAssignCommand(),
-		a.postmortemApproveCommand(), a.postmortemCloseCommand(), a.postmortemReopenCommand(), a.postmortemExportCommand(), a.postmortemVerifyCommand())
+		a.postmortemApproveCommand(), a.postmortemCloseCommand(), a.postmortemReopenCommand(), a.postmortemExportCommand(), a.postmortemVerifyCommand(),
+		a.postmortemAlertCommand(), a.postmortemEraseCommand())
 	return cmd
 }
 

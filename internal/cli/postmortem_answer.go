@@ -212,13 +212,14 @@ of the chain, which is worth keeping elsewhere: see verify.`,
 		Example: `  specctl postmortem export PM-1 --out postmortems`,
 		Args:    exactly(1, "one post-mortem"),
 	}
+	bare := cmd.Flags().Bool("without-personal", false, "leave PM-1.personal.json out, which holds the keys that the record names by digest")
 	dir := cmd.Flags().String("out", ".", "folder to write to; made if it is not there")
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		c, err := a.connect()
 		if err != nil {
 			return err
 		}
-		got, err := ask(cmd.Context(), c, client.Export, &operatorv1.ExportRequest{Id: args[0]}, 0)
+		got, err := ask(cmd.Context(), c, client.Export, &operatorv1.ExportRequest{Id: args[0], WithoutPersonal: *bare}, 0)
 		if err != nil {
 			return err
 		}

@@ -23,6 +23,9 @@ const (
 // maxNamed bounds the failed tests that a Report names.
 const maxNamed = 20
 
+// maxCases bounds Report.Cases.
+const maxCases = 500
+
 // maxDepth bounds how deep suites may be nested.
 const maxDepth = 32
 
@@ -35,6 +38,8 @@ type Report struct {
 	// Failures counts failures and errors.
 	Failures int
 	Skipped  int
+	// Cases names the first tests, whatever they came to.
+	Cases []string
 	// Failed names the first tests that failed.
 	Failed []string
 }
@@ -73,6 +78,14 @@ func Parse(data []byte, suite string) (Report, error) {
 	return r, nil
 }
 
+// ran counts a test and remembers its name.
+func (r *Report) ran(name string) {
+	r.Tests++
+	if len(r.Cases) < maxCases {
+		r.Cases = append(r.Cases, name)
+	}
+}
+
 func (r *Report) failed(name string) {
 	r.Failures++
 	if len(r.Failed) < maxNamed {
@@ -91,7 +104,7 @@ func parseJSON(data []byte) (Report, error) {
 	}
 	r := Report{Suite: in.Suite, MediaType: MediaTypeJSON}
 	for i, t := range in.Tests {
-		r.Tests++
+		r.ran(t.Name)
 		switch t.Outcome {
 		case "passed":
 		case "failed":
@@ -181,7 +194,7 @@ func (j *junit) open(e xml.StartElement) error {
 		}
 		j.inside, j.bad, j.skip = true, false, false
 		j.test = strings.Trim(attribute(e, "classname")+"."+attribute(e, "name"), ".")
-		j.report.Tests++
+		j.report.ran(j.test)
 	case j.inside && (name == "failure" || name == "error"):
 		j.bad = true
 	case j.inside && name == "skipped":

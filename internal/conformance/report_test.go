@@ -49,6 +49,10 @@ func TestReports(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
+			if len(got.Cases) != min(got.Tests, 500) {
+				t.Errorf("%d cases of %d tests", len(got.Cases), got.Tests)
+			}
+			got.Cases = nil // counted above
 			if d := cmp.Diff(x.want, got); d != "" {
 				t.Errorf("-want +got:\n%s", d)
 			}

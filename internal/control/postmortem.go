@@ -21,6 +21,12 @@ func (c *Controller) ClosePostMortem(ctx context.Context, actor Actor, id string
 	if actor.Automation {
 		return postmortem.Record{}, refuse("ask a person to run: specctl postmortem close "+id, "only a person closes %s", id)
 	}
+	known := map[string]learned{}
+	if record, ok := c.store.View().PostMortem(id); ok {
+		for _, spec := range record.Specs {
+			known[spec] = c.learn(ctx, id, spec)
+		}
+	}
 	var closed postmortem.Record
 	_, err := c.store.Update(ctx, func(tx *store.Tx) error {
 		record, err := knownRecord(tx, id)
@@ -41,6 +47,12 @@ func (c *Controller) ClosePostMortem(ctx context.Context, actor Actor, id string
 		if err := closable(record, cause); err != nil {
 			return err
 		}
+		for _, r := range record.Rollbacks {
+			if r.Evidence == nil || !r.Evidence.Final {
+				c.appendEvidence(tx, record, r, known[r.Spec], true)
+			}
+		}
+		record, _ = tx.PostMortem(id)
 		closed = tx.AppendPostMortem(id, now, actor.Name, postmortem.Closed{Cause: cause, Note: text, Final: final(WithActs(tx, c.fleet, Counted(tx, record)))})
 		for _, r := range closed.Rollbacks {
 			for _, a := range r.Abandoned {

@@ -12,6 +12,9 @@ import (
 	"github.com/specproxy/specproxy/internal/versions"
 )
 
+// alertsBefore is how old an alert may be to be part of a record that is opened now.
+const alertsBefore = time.Hour
+
 // timelineSteps is how many generations a post-mortem quotes.
 const timelineSteps = 50
 
@@ -47,6 +50,7 @@ func (c *Controller) write(tx *store.Tx, drafts []*draft, actor Actor, how How, 
 			}
 		}
 		tx.PutRoute(d.Route)
+		c.count(tx, d)
 		canary, err := c.followRoute(tx, d, how, actor, now)
 		if err != nil {
 			return err
@@ -60,6 +64,7 @@ func (c *Controller) write(tx *store.Tx, drafts []*draft, actor Actor, how How, 
 			rollback := c.evidence(d)
 			rollback.Canary = canary
 			opened.Rollbacks = append(opened.Rollbacks, rollback)
+			opened.Alerts = append(opened.Alerts, tx.Alerts(d.Route.Spec, now.Add(-alertsBefore))...)
 		}
 	}
 	if id != "" {
@@ -139,8 +144,7 @@ func (c *Controller) evidence(d *draft) postmortem.Rollback {
 	seen := append(store.Weighted(d.Before, r.Splits), c.fleet.Seen(view, r.Spec)...)
 	versions.Sort(seen)
 	for _, version := range slices.Compact(seen) {
-		p := c.fleet.Pool(view, r.Spec, version)
-		out.Outcomes = append(out.Outcomes, postmortem.Outcome{Version: version, Succeeded: p.Succeeded, Failed: p.Failed, Unknown: p.Unknown, InFlight: p.InFlight})
+		out.Outcomes = append(out.Outcomes, outcomeOf(version, c.fleet.Pool(view, r.Spec, version)))
 	}
 	history := view.LastGenerations(r.Spec, timelineSteps-1)
 	slices.Reverse(history)
@@ -151,6 +155,18 @@ func (c *Controller) evidence(d *draft) postmortem.Rollback {
 		out.Plans = append(out.Plans, postmortem.Plan{Version: p.Version, Rule: p.Rule, Disposition: p.Disposition, Within: p.Within, Then: p.Then, Executions: p.Executions})
 	}
 	return out
+}
+
+// count keeps what the versions had counted when the generation began, so that what each step saw can be told later.
+func (c *Controller) count(tx *store.Tx, d *draft) {
+	view := c.store.View()
+	out := store.Exposure{Spec: d.Route.Spec, Generation: d.Route.Generation, At: d.Route.At}
+	seen := append(store.Weighted(d.Before, d.Route.Splits), c.fleet.Seen(view, d.Route.Spec)...)
+	versions.Sort(seen)
+	for _, version := range slices.Compact(seen) {
+		out.Outcomes = append(out.Outcomes, outcomeOf(version, c.fleet.Pool(view, d.Route.Spec, version)))
+	}
+	tx.PutExposure(out)
 }
 
 // undone marks the record whose rollback this draft takes back.

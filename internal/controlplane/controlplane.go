@@ -142,6 +142,7 @@ func Run(ctx context.Context, o Options) (err error) {
 	disc.Register(gs)
 	sidecarv1.RegisterSidecarServiceServer(gs, fl)
 
+	reg.MustRegister(control.NewRecordMetrics(st))
 	operator := &api.Server{Store: st, Control: ctl, Fleet: fl, Discovery: disc}
 	hs := &http.Server{Handler: pages(o, operator, reg, admin, scraper), ReadHeaderTimeout: 10 * time.Second, TLSConfig: tlsConfig, Protocols: new(http.Protocols)}
 	hs.Protocols.SetHTTP1(true)

@@ -1,6 +1,8 @@
 package e2e
 
 import (
+	"io"
+	"net/http"
 	"os"
 	"path/filepath"
 	"strings"
@@ -97,6 +99,31 @@ func TestOldOpenRecordKeepsNewVersionsOut(t *testing.T) {
 	w.ctl(0, []string{"PM-2"}, "rollback", "shop")                       // a way back is never gated
 }
 
+// metrics reads what the control plane shows to whoever scrapes it.
+func (w *world) metrics() string {
+	w.t.Helper()
+	req, err := http.NewRequestWithContext(w.t.Context(), http.MethodGet, "http://"+w.api+"/metrics", http.NoBody)
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	res, err := http.DefaultClient.Do(req)
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	defer res.Body.Close()
+	raw, err := io.ReadAll(res.Body)
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	var own []string
+	for line := range strings.SplitSeq(string(raw), "\n") {
+		if strings.HasPrefix(line, "specproxy_postmortem") {
+			own = append(own, line)
+		}
+	}
+	return strings.Join(own, "\n")
+}
+
 func TestRecordsAreExportedAndVerified(t *testing.T) {
 	w := startPlane(t, nil)
 	w.staged("shop", "2.0.0", "2.1.0")
@@ -123,7 +150,41 @@ func TestRecordsAreExportedAndVerified(t *testing.T) {
 	head := strings.TrimSpace(out[strings.LastIndex(out, "head: ")+len("head: "):])
 	w.ctl(0, []string{"2 records are whole"}, "postmortem", "verify", "--head", head)
 	w.ctl(2, []string{"is not SEQ:LINK"}, "postmortem", "verify", "--head", "7")
-	seq, _, _ := strings.Cut(head, ":")
+	seq, link, _ := strings.Cut(head, ":")
+	if text := w.metrics(); !strings.Contains(text, `specproxy_postmortem_records_open{spec="shop"} 1`) ||
+		!strings.Contains(text, `specproxy_postmortem_chain_events{link="`+link+`"} `+seq) {
+		t.Errorf("the head %s or the open record is not among the metrics:\n%s", head, text)
+	}
 	w.ctl(1, []string{"the chain was rewritten: at event " + seq}, "postmortem", "verify", "--head", seq+":"+strings.Repeat("a", 64))
 	w.ctl(1, []string{"the chain was cut"}, "postmortem", "verify", "--head", "999:"+strings.Repeat("a", 64))
+}
+
+func TestHandoverSaysWhatIsLeft(t *testing.T) {
+	w := startPlane(t, nil)
+	w.staged("shop", "2.0.0", "2.1.0")
+	w.ctl(0, []string{"no post-mortem is open"}, "handover", "shop", "--to", "day-team")
+	w.ctl(0, []string{"kept for a record"}, "postmortem", "alert", "shop", "--source", "pager", "--name", "QueueGrows", "--summary", "400 wait")
+	w.rollback("shop")
+	w.ctl(0, []string{"written into PM-1"}, "postmortem", "alert", "shop", "--source", "pager", "--name", "QueueShrinks")
+	w.ctl(2, []string{"--to NAME"}, "handover", "shop")
+	w.ctl(0, []string{"would change hands"}, "handover", "shop", "--dry-run")
+	if r := w.record("PM-1"); r.Owner != nil {
+		t.Errorf("a dry run made %+v the owner", r.Owner)
+	}
+	w.ctl(0, []string{"PM-1 for day-team", "shop:2.1.0 gets no new work until PM-1 is closed", "frozen for automation", "specctl unfreeze shop",
+		"Why did the canary not catch it?", "specctl rollback shop"}, "handover", "shop", "--to", "day-team", "--note", "all is drained")
+	r := w.record("PM-1")
+	if r.Owner == nil || r.Owner.Name != "day-team" || r.Owner.Note != "all is drained" || r.Owner.Due.IsZero() {
+		t.Errorf("owner %+v", r.Owner)
+	}
+	contains(t, w.ctl(0, nil, "postmortem", "show", "PM-1"), "day-team", "QueueGrows: 400 wait", "QueueShrinks")
+	w.ctl(1, []string{"spec nobody does not exist"}, "handover", "nobody", "--to", "x")
+
+	w.ctl(0, []string{"deploys: 2, 1 of them rolled back later (50 %)", "1 with all the traffic", "open: 1", "time to restore"}, "stats", "shop")
+	w.closePostMortem("PM-1", "false-alarm")
+	w.ctl(0, []string{"all specs", "false-alarm 1", "time to close"}, "stats")
+	w.ctl(2, []string{"more than 0"}, "stats", "--since", "-1h")
+	w.ctl(1, []string{"spec nobody does not exist"}, "stats", "nobody")
+	w.ctl(2, []string{"--reason is missing"}, "postmortem", "erase", "PM-1")
+	w.ctl(0, []string{"0 keys are erased"}, "postmortem", "erase", "PM-1", "--reason", "none is there")
 }

@@ -3,8 +3,13 @@ package e2e
 import (
 	"encoding/csv"
 	"encoding/json"
+	"errors"
 	"fmt"
+	"io/fs"
 	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -207,6 +212,46 @@ func TestRecordTellsTheWholeStory(t *testing.T) {
 		"| 2.1.0 | 1 | 3 |", "Why did the canary not catch it?", "Why did conformance pass?", "What fixes it",
 		"specctl executions shop --on 2.1.0 --failed -o csv", "**Effective:**")
 	w.checkFailed(failed)
+	w.checkExport(failed)
+}
+
+// checkExport closes the record, has its figures computed again from its events, and erases the keys that it names.
+func (w *world) checkExport(failed []string) {
+	w.t.Helper()
+	w.closePostMortem("PM-1", "spec-error")
+	export := func() (events, personal string) {
+		dir := w.t.TempDir()
+		w.ctl(0, nil, "postmortem", "export", "PM-1", "--out", dir)
+		if out, err := exec.CommandContext(w.t.Context(), "python3", "../../docs/examples/recompute.py", filepath.Join(dir, "PM-1")).CombinedOutput(); err != nil {
+			w.t.Errorf("recompute: %v: %s", err, out)
+		}
+		raw, err := os.ReadFile(filepath.Join(dir, "PM-1.events.jsonl"))
+		if err != nil {
+			w.t.Fatal(err)
+		}
+		keys, err := os.ReadFile(filepath.Join(dir, "PM-1.personal.json"))
+		if err != nil && !errors.Is(err, fs.ErrNotExist) {
+			w.t.Fatal(err)
+		}
+		return string(raw), string(keys)
+	}
+	events, personal := export()
+	if strings.Contains(events, "key-refused-0") || !strings.Contains(personal, "key-refused-0") {
+		w.t.Errorf("keys are in the chain, or not beside it:\n%s\n%s", events, personal)
+	}
+	for _, id := range failed[:3] { // the last one was cancelled and did not fail
+		if !strings.Contains(events, id) {
+			w.t.Errorf("%s is not in the evidence", id)
+		}
+	}
+	w.ctl(0, []string{"3 keys are erased"}, "postmortem", "erase", "PM-1", "--reason", "asked for")
+	if _, personal := export(); personal != "" {
+		w.t.Errorf("after the erasing there is %s", personal)
+	}
+	if csv := w.ctl(0, nil, "executions", "shop", "--on", "2.1.0", "--failed", "-o", "csv"); strings.Contains(csv, "key-refused") {
+		w.t.Errorf("the list to redo still has keys:\n%s", csv)
+	}
+	w.ctl(0, []string{"1 record is whole"}, "postmortem", "verify")
 }
 
 func TestSettledRecordCountsEveryCancelledExecution(t *testing.T) {

@@ -14,6 +14,7 @@ const recentSpan = 30 * time.Second
 type history struct {
 	gone   counts
 	recent window
+	trace  trace
 	// members are those of Fleet.members that belong to the pool, by instance id.
 	members map[string]*member
 }

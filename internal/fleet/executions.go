@@ -40,6 +40,7 @@ func (s *session) takeExecutions(ctx context.Context, batch *sidecarv1.Execution
 			f.wait(waiting{s.key, s.stored.ID, true}, []store.Failure{s.failure(x)})
 		}
 	}
+	f.pools[s.key].trace.moved = true
 	full, totals := f.actedCount >= actsWaiting, m.totals
 	f.broadcast(s.key.spec)
 	f.mu.Unlock()

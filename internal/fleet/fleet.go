@@ -134,6 +134,8 @@ type Pool struct {
 	// Ready, Instances and Silent count stored instances: ready for traffic; all; those without a live session here.
 	Ready, Instances, Silent int
 	InFlight                 uint64
+	// Started is every execution that began here.
+	Started uint64
 	// Succeeded and Failed include what still runs and has stated its outcome: a request that waits for a person who never comes has
 	// failed now, not when its client gives up. They are part of InFlight too.
 	Succeeded, Failed uint64
@@ -240,6 +242,7 @@ func (f *Fleet) Pool(view *store.View, spec, version string) Pool {
 		early.succeeded += m.told.succeeded
 		early.failed += m.told.failed
 	}
+	p.Started = sum.started
 	p.Succeeded, p.Failed, p.Unknown, p.PassedOn = sum.succeeded, sum.failed, sum.unknown, sum.passedOn
 	p.Succeeded += early.succeeded
 	p.Failed += early.failed

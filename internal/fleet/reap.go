@@ -4,6 +4,7 @@ import (
 	"context"
 	"net"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/specproxy/specproxy/internal/routing"
@@ -14,9 +15,12 @@ const (
 	probeTimeout = time.Second
 )
 
-// Run stores what the executions of this replica's sidecars did, until ctx ends.
+// Run stores what the executions of this replica's sidecars did, and samples what they have counted, until ctx ends.
 func (f *Fleet) Run(ctx context.Context) error {
-	f.keepActs(ctx)
+	var keeping sync.WaitGroup
+	keeping.Go(func() { f.keepActs(ctx) })
+	keeping.Go(func() { f.followTraces(ctx) })
+	keeping.Wait()
 	return ctx.Err()
 }
 

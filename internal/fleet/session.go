@@ -336,5 +336,6 @@ func (s *session) takeTotals(t *sidecarv1.Totals) {
 			up(t.GetSucceeded(), m.totals.GetSucceeded()), up(t.GetFailed(), m.totals.GetFailed()))
 	}
 	m.totals = t
+	f.pools[s.key].trace.moved = true
 	f.broadcast(s.key.spec)
 }

@@ -4,39 +4,99 @@ import (
 	"bytes"
 	"encoding/json"
 	"fmt"
+	"strings"
 )
 
-// File of an export.
-type File struct {
+// Exported is one file of an export. Its name is relative, with forward slashes.
+type Exported struct {
 	Name string
 	Data []byte
 }
 
-// Export is everything of one record, for reading and for checking: PM-1.md, PM-1.json, and PM-1.events.jsonl, which has one entry a line from
-// the record's first event to the end of the chain. Of other records' events only the hash is given, which is all that following takes.
-func Export(r Record, chain []Entry) ([]File, error) {
-	raw, err := json.MarshalIndent(r, "", "  ")
+// Document is PM-1.json: the record, and what follows from its evidence. Its schema is record.schema.json.
+type Document struct {
+	Schema  string  `json:"$schema"`
+	Record  Record  `json:"record"`
+	Derived []Found `json:"derived"`
+	// Head is the newest link of the chain when the record was exported.
+	Head Head `json:"head"`
+}
+
+// SchemaID of a Document.
+const SchemaID = "https://github.com/specproxy/specproxy/blob/main/internal/postmortem/record.schema.json"
+
+// Found is what follows from the evidence about one abandoned version, and the charts that show it.
+type Found struct {
+	Spec     string   `json:"spec"`
+	Analysis Analysis `json:"analysis"`
+	Charts   []Chart  `json:"charts"`
+}
+
+// Derive computes all that follows from a record's evidence.
+func Derive(r Record) []Found {
+	out := []Found{}
+	for _, rb := range r.Rollbacks {
+		for _, a := range Analyse(rb) {
+			out = append(out, Found{Spec: rb.Spec, Analysis: a, Charts: Charts(rb, a)})
+		}
+	}
+	return out
+}
+
+// Export is everything of one record, for reading and for checking: PM-1.md with its charts, PM-1.json, PM-1.events.jsonl, and under conformance/ the
+// failing executions as cases to complete. PM-1.events.jsonl has one entry of the chain a line, from the record's first event to the end; of
+// other records' events only the hash is given, which is all that following takes.
+func Export(r Record, chain []Entry) ([]Exported, error) {
+	lines, head, err := events(r.ID, chain)
+	if err != nil {
+		return nil, err
+	}
+	found := Derive(r)
+	raw, err := json.MarshalIndent(Document{Schema: SchemaID, Record: r, Derived: found, Head: head}, "", "  ")
 	if err != nil {
 		return nil, fmt.Errorf("%s cannot be written as JSON: %w", r.ID, err)
 	}
-	var lines bytes.Buffer
-	begun := false
-	before := Origin()
-	for _, e := range chain {
-		event, err := e.Decode()
+	out := []Exported{{r.ID + ".md", []byte(Markdown(r, r.ID))}, {r.ID + ".json", append(raw, '\n')}, {r.ID + ".events.jsonl", lines}}
+	for _, f := range found {
+		rb, _ := r.Rollback(f.Spec)
+		for _, c := range f.Charts {
+			picture, err := c.SVG()
+			if err != nil {
+				return nil, err
+			}
+			out = append(out, Exported{chartFile(r.ID, rb, f.Analysis, c), picture})
+		}
+	}
+	for _, rb := range r.Rollbacks {
+		cases, err := cases(r.ID, rb)
 		if err != nil {
 			return nil, err
 		}
-		own := event.Record == r.ID
+		out = append(out, cases...)
+	}
+	return out, nil
+}
+
+// events is the content of PM-1.events.jsonl, and the head that it ends at.
+func events(id string, chain []Entry) ([]byte, Head, error) {
+	var lines bytes.Buffer
+	begun := false
+	head := Origin()
+	for _, e := range chain {
+		event, err := e.Decode()
+		if err != nil {
+			return nil, head, err
+		}
+		own := event.Record == id
 		if own && !begun {
 			begun = true
 			if err := line(&lines, struct {
 				After Head `json:"after"`
-			}{before}); err != nil {
-				return nil, err
+			}{head}); err != nil {
+				return nil, head, err
 			}
 		}
-		before = Head{Seq: event.Seq, Link: e.Link}
+		head = Head{Seq: event.Seq, Link: e.Link}
 		if !begun {
 			continue
 		}
@@ -44,14 +104,52 @@ func Export(r Record, chain []Entry) ([]File, error) {
 			e.Event = nil
 		}
 		if err := line(&lines, e); err != nil {
-			return nil, err
+			return nil, head, err
 		}
 	}
-	return []File{
-		{r.ID + ".md", []byte(Markdown(r))},
-		{r.ID + ".json", append(raw, '\n')},
-		{r.ID + ".events.jsonl", lines.Bytes()},
-	}, nil
+	return lines.Bytes(), head, nil
+}
+
+// Case is a failing execution as a conformance case. What was asked and what should have been answered is the publisher's to fill in.
+type Case struct {
+	Name       string `json:"name"`
+	PostMortem string `json:"postMortem"`
+	Spec       string `json:"spec"`
+	FailedOn   string `json:"failedOn"`
+	Execution  string `json:"execution"`
+	Method     string `json:"method"`
+	Path       string `json:"path"`
+	Reason     string `json:"reason,omitempty"`
+	Status     int    `json:"status,omitempty"`
+	Skill      string `json:"skill,omitempty"`
+	// Request and Expect are null until somebody knows them.
+	Request any `json:"request"`
+	Expect  any `json:"expect"`
+}
+
+// cases are the first failing executions of a rollback, one for each reason.
+func cases(id string, rb Rollback) ([]Exported, error) {
+	if rb.Evidence == nil {
+		return nil, nil
+	}
+	var out []Exported
+	seen := map[string]bool{}
+	for _, s := range append(append([]Sample{}, rb.Evidence.First...), rb.Evidence.Last...) {
+		if seen[s.Reason] {
+			continue
+		}
+		seen[s.Reason] = true
+		c := Case{
+			Name: fmt.Sprintf("%s: %s", id, orNone(s.Reason, "an execution that failed")), PostMortem: id, Spec: rb.Spec, FailedOn: s.Version, Execution: s.ID,
+			Method: s.Method, Path: s.Path, Reason: s.Reason, Status: s.Status, Skill: s.Skill,
+		}
+		raw, err := json.MarshalIndent(c, "", "  ")
+		if err != nil {
+			return nil, fmt.Errorf("a case of %s cannot be written as JSON: %w", id, err)
+		}
+		out = append(out, Exported{fmt.Sprintf("conformance/%s.%s.%d.json", strings.ToLower(id), rb.Spec, len(out)+1), append(raw, '\n')})
+	}
+	return out, nil
 }
 
 func line(b *bytes.Buffer, v any) error {

@@ -20,6 +20,8 @@ type Opened struct {
 	Rollbacks []Rollback `json:"rollbacks"`
 	// Approval is set if the policy of one of the specs demands that a second person approves the answers.
 	Approval bool `json:"approval,omitempty"`
+	// Alerts about the specs that had come in shortly before.
+	Alerts []Alert `json:"alerts,omitempty"`
 }
 
 // Proven says how far the rollback of one spec has taken effect.
@@ -232,7 +234,7 @@ func (r *Record) abandoned(spec, version string) (*Abandoned, error) {
 }
 
 func (f Opened) apply(r *Record, e Event) error {
-	*r = Record{ID: e.Record, OpenedAt: e.At, Actor: e.Actor, Specs: f.Specs, Reason: f.Reason, Rollbacks: f.Rollbacks, Approval: f.Approval}
+	*r = Record{ID: e.Record, OpenedAt: e.At, Actor: e.Actor, Specs: f.Specs, Reason: f.Reason, Rollbacks: f.Rollbacks, Approval: f.Approval, Alerts: f.Alerts}
 	return nil
 }
 

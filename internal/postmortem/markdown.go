@@ -10,8 +10,9 @@ import (
 
 const clock = "2006-01-02 15:04:05.000Z"
 
-// Markdown writes the record for reading: what happened, to whom, how it was proven, what must be answered.
-func Markdown(r Record) string {
+// Markdown writes the record for reading: what happened, to whom, how it was proven, why it was not caught, what must be answered. pictures is
+// the prefix of the names of the charts' files beside it; empty: without charts.
+func Markdown(r Record, pictures string) string {
 	var b strings.Builder
 	p := func(format string, args ...any) { fmt.Fprintf(&b, format+"\n", args...) }
 	p("# %s: rollback of %s", r.ID, strings.Join(r.Specs, ", "))
@@ -39,8 +40,9 @@ func Markdown(r Record) string {
 		p("* **INTERVENTION** %s: %s, %s decided %s over %s of %s, effects %s%s: %s%s", i.ID, i.At.UTC().Format(clock), i.Actor, i.Disposition, i.Execution, i.Version,
 			i.Effects, despite(i), i.Reason, refused(i))
 	}
+	alerts(p, r)
 	for _, rb := range r.Rollbacks {
-		section(p, rb)
+		section(p, rb, pictures)
 	}
 	answers(p, r)
 	return b.String()
@@ -68,7 +70,7 @@ func said(note string) string {
 	return ": " + note
 }
 
-func section(p func(string, ...any), rb Rollback) {
+func section(p printf, rb Rollback, pictures string) {
 	names := make([]string, 0, len(rb.Abandoned))
 	for _, a := range rb.Abandoned {
 		names = append(names, a.Version)
@@ -101,6 +103,7 @@ func section(p func(string, ...any), rb Rollback) {
 	plans(p, rb)
 	settled(p, rb)
 	touched(p, rb)
+	evidenceOf(p, rb, pictures)
 	p("### Weights until then")
 	p("")
 	p("| generation | at | by | change | weights |")
@@ -112,7 +115,18 @@ func section(p func(string, ...any), rb Rollback) {
 	p("Failed executions with their keys: `specctl executions %s --on %s --failed -o csv`.", rb.Spec, names[0])
 }
 
-func effect(p func(string, ...any), rb Rollback) {
+// alerts writes what others had said about the specs.
+func alerts(p printf, r Record) {
+	for _, a := range r.Alerts {
+		version := ""
+		if a.Version != "" {
+			version = ":" + a.Version
+		}
+		p("* **Alert** %s from %s about %s%s: %s%s", a.At.UTC().Format(clock), a.Source, a.Spec, version, a.Name, said(a.Summary))
+	}
+}
+
+func effect(p printf, rb Rollback) {
 	e := rb.Effect
 	if e == nil {
 		p("* **Effect:** not proven yet")
@@ -135,7 +149,7 @@ func share(succeeded, failed uint64) string {
 	return fmt.Sprintf("%.1f %%", 100*float64(succeeded)/float64(succeeded+failed))
 }
 
-func plans(p func(string, ...any), rb Rollback) {
+func plans(p printf, rb Rollback) {
 	if len(rb.Plans) == 0 {
 		p("None were known to run on the abandoned pool.")
 		p("")
@@ -151,7 +165,7 @@ func plans(p func(string, ...any), rb Rollback) {
 	p("")
 }
 
-func settled(p func(string, ...any), rb Rollback) {
+func settled(p printf, rb Rollback) {
 	for _, a := range rb.Abandoned {
 		if a.Settled == nil {
 			p("%s still drains: `specctl get %s`.", a.Version, rb.Spec)
@@ -180,7 +194,7 @@ func refused(i Intervention) string {
 }
 
 // touched says what was done to the world, so that somebody undoes what can be undone.
-func touched(p func(string, ...any), rb Rollback) {
+func touched(p printf, rb Rollback) {
 	p("### What was done to the world")
 	p("")
 	for _, a := range rb.Abandoned {

@@ -7,7 +7,7 @@ import (
 )
 
 // answers writes the questions, what was said to them, what is to be done, and how to go on.
-func answers(p func(string, ...any), r Record) {
+func answers(p printf, r Record) {
 	p("")
 	p("## Questions")
 	p("")
@@ -55,7 +55,7 @@ func answers(p func(string, ...any), r Record) {
 	p("It is open. Close it once every question is answered: `specctl postmortem close %s --cause CAUSE --note \"…\"`%s.", r.ID, until)
 }
 
-func actions(p func(string, ...any), r Record) {
+func actions(p printf, r Record) {
 	if len(r.Actions) == 0 {
 		return
 	}

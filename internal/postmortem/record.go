@@ -127,7 +127,9 @@ type Step struct {
 
 // Outcome is what one version's pool had achieved since its sidecars started.
 type Outcome struct {
-	Version   string `json:"version"`
+	Version string `json:"version"`
+	// Started is every execution that began; 0 also where it was not counted.
+	Started   uint64 `json:"started"`
 	Succeeded uint64 `json:"succeeded"`
 	Failed    uint64 `json:"failed"`
 	Unknown   uint64 `json:"unknown"`

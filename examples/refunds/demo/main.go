@@ -30,6 +30,8 @@ type options struct {
 	// bin holds xds, specproxy and specctl; programs holds the example's own.
 	bin, programs, envoy string
 	specs, results       string
+	// conformance is the report of the tests that both versions had passed.
+	conformance string
 }
 
 func main() {
@@ -45,6 +47,7 @@ func main() {
 	flag.StringVar(&o.programs, "programs", "bin/refunds", "folder of agent, payments, traffic and check")
 	flag.StringVar(&o.envoy, "envoy", ".tools/bin/envoy", "Envoy's executable")
 	flag.StringVar(&o.specs, "specs", "examples/refunds/specs", "folder of the versions")
+	flag.StringVar(&o.conformance, "conformance", "examples/refunds/conformance/refunds.json", "report of the tests that the versions had passed")
 	flag.StringVar(&o.results, "out", "out", "folder for demo.json, demo.svg and the logs of the run")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"path/filepath"
 	"strings"
 	"time"
 
@@ -72,6 +73,9 @@ func (t *story) prologue() error {
 	}
 	for _, v := range []version{good, bad} {
 		if err := t.must(t.ctx, "publish", v.folder); err != nil {
+			return err
+		}
+		if err := t.must(t.ctx, "attach", v.ref(), "--conformance", t.conformance); err != nil {
 			return err
 		}
 	}
@@ -188,7 +192,7 @@ func (t *story) readRecord() error {
 	}
 	return t.must(t.ctx, "postmortem", "close", t.facts.PostMortem, "--cause", "spec-error",
 		"--note", fmt.Sprintf("the limit came without a path beyond it; %s has one", t.versions.fixed.version),
-		"--canary", "there was none: the version got all the traffic at once", "--conformance", "no case was attached to the version",
+		"--canary", "there was none: the version got all the traffic at once", "--conformance", "its cases stop at 99 dollars: none is above the limit that was lowered",
 		"--fixed-in", t.versions.fixed.version)
 }
 
@@ -202,7 +206,11 @@ func (t *story) putRight() error {
 		return err
 	}
 	t.mark("deploy " + fixed.version)
-	return t.must(t.ctx, "deploy", fixed.ref())
+	if err := t.must(t.ctx, "deploy", fixed.ref()); err != nil {
+		return err
+	}
+	t.say("the post-mortem, for the repository")
+	return t.must(t.ctx, "postmortem", "export", t.facts.PostMortem, "--without-personal", "--out", filepath.Join(t.results, "postmortem"))
 }
 
 // closeDown ends the traffic, waits for what is under way, and ends the processes, so that their logs are whole.

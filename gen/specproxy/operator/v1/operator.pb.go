@@ -4740,9 +4740,9 @@ type PostMortem struct {
 	ClosedBy string                 `protobuf:"bytes,8,opt,name=closed_by,json=closedBy,proto3" json:"closed_by,omitempty"`
 	Cause    string                 `protobuf:"bytes,9,opt,name=cause,proto3" json:"cause,omitempty"`
 	Note     string                 `protobuf:"bytes,10,opt,name=note,proto3" json:"note,omitempty"`
-	// The whole record as Markdown, for reading.
+	// The whole record as Markdown, for reading. Only GetPostMortem returns it.
 	Markdown string `protobuf:"bytes,11,opt,name=markdown,proto3" json:"markdown,omitempty"`
-	// The whole record as JSON, for programs.
+	// The whole record as JSON, for programs. Only GetPostMortem returns it.
 	Json          string   `protobuf:"bytes,12,opt,name=json,proto3" json:"json,omitempty"`
 	Overrides     []string `protobuf:"bytes,13,rep,name=overrides,proto3" json:"overrides,omitempty"`
 	unknownFields protoimpl.UnknownFields

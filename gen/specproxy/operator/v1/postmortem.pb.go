@@ -11,6 +11,7 @@ package operatorv1
 import (
 	protoreflect "google.golang.org/protobuf/reflect/protoreflect"
 	protoimpl "google.golang.org/protobuf/runtime/protoimpl"
+	durationpb "google.golang.org/protobuf/types/known/durationpb"
 	timestamppb "google.golang.org/protobuf/types/known/timestamppb"
 	reflect "reflect"
 	sync "sync"
@@ -787,11 +788,646 @@ func (x *VerifyResponse) GetRecords() uint32 {
 	return 0
 }
 
+type EraseRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Id    string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
+	// Digests to erase; empty: all of the record.
+	Digests       []string `protobuf:"bytes,2,rep,name=digests,proto3" json:"digests,omitempty"`
+	Reason        string   `protobuf:"bytes,3,opt,name=reason,proto3" json:"reason,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *EraseRequest) Reset() {
+	*x = EraseRequest{}
+	mi := &file_specproxy_operator_v1_postmortem_proto_msgTypes[14]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *EraseRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*EraseRequest) ProtoMessage() {}
+
+func (x *EraseRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_specproxy_operator_v1_postmortem_proto_msgTypes[14]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use EraseRequest.ProtoReflect.Descriptor instead.
+func (*EraseRequest) Descriptor() ([]byte, []int) {
+	return file_specproxy_operator_v1_postmortem_proto_rawDescGZIP(), []int{14}
+}
+
+func (x *EraseRequest) GetId() string {
+	if x != nil {
+		return x.Id
+	}
+	return ""
+}
+
+func (x *EraseRequest) GetDigests() []string {
+	if x != nil {
+		return x.Digests
+	}
+	return nil
+}
+
+func (x *EraseRequest) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
+type EraseResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Erased        uint32                 `protobuf:"varint,1,opt,name=erased,proto3" json:"erased,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *EraseResponse) Reset() {
+	*x = EraseResponse{}
+	mi := &file_specproxy_operator_v1_postmortem_proto_msgTypes[15]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *EraseResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*EraseResponse) ProtoMessage() {}
+
+func (x *EraseResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_specproxy_operator_v1_postmortem_proto_msgTypes[15]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use EraseResponse.ProtoReflect.Descriptor instead.
+func (*EraseResponse) Descriptor() ([]byte, []int) {
+	return file_specproxy_operator_v1_postmortem_proto_rawDescGZIP(), []int{15}
+}
+
+func (x *EraseResponse) GetErased() uint32 {
+	if x != nil {
+		return x.Erased
+	}
+	return 0
+}
+
+type AlertRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Source        string                 `protobuf:"bytes,1,opt,name=source,proto3" json:"source,omitempty"`
+	Name          string                 `protobuf:"bytes,2,opt,name=name,proto3" json:"name,omitempty"`
+	Summary       string                 `protobuf:"bytes,3,opt,name=summary,proto3" json:"summary,omitempty"`
+	Spec          string                 `protobuf:"bytes,4,opt,name=spec,proto3" json:"spec,omitempty"`
+	Version       string                 `protobuf:"bytes,5,opt,name=version,proto3" json:"version,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *AlertRequest) Reset() {
+	*x = AlertRequest{}
+	mi := &file_specproxy_operator_v1_postmortem_proto_msgTypes[16]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *AlertRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*AlertRequest) ProtoMessage() {}
+
+func (x *AlertRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_specproxy_operator_v1_postmortem_proto_msgTypes[16]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use AlertRequest.ProtoReflect.Descriptor instead.
+func (*AlertRequest) Descriptor() ([]byte, []int) {
+	return file_specproxy_operator_v1_postmortem_proto_rawDescGZIP(), []int{16}
+}
+
+func (x *AlertRequest) GetSource() string {
+	if x != nil {
+		return x.Source
+	}
+	return ""
+}
+
+func (x *AlertRequest) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *AlertRequest) GetSummary() string {
+	if x != nil {
+		return x.Summary
+	}
+	return ""
+}
+
+func (x *AlertRequest) GetSpec() string {
+	if x != nil {
+		return x.Spec
+	}
+	return ""
+}
+
+func (x *AlertRequest) GetVersion() string {
+	if x != nil {
+		return x.Version
+	}
+	return ""
+}
+
+type AlertResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Records it was written into; empty: it is kept for the next one.
+	Postmortems   []string `protobuf:"bytes,1,rep,name=postmortems,proto3" json:"postmortems,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *AlertResponse) Reset() {
+	*x = AlertResponse{}
+	mi := &file_specproxy_operator_v1_postmortem_proto_msgTypes[17]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *AlertResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*AlertResponse) ProtoMessage() {}
+
+func (x *AlertResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_specproxy_operator_v1_postmortem_proto_msgTypes[17]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use AlertResponse.ProtoReflect.Descriptor instead.
+func (*AlertResponse) Descriptor() ([]byte, []int) {
+	return file_specproxy_operator_v1_postmortem_proto_rawDescGZIP(), []int{17}
+}
+
+func (x *AlertResponse) GetPostmortems() []string {
+	if x != nil {
+		return x.Postmortems
+	}
+	return nil
+}
+
+type HandOverRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Spec  string                 `protobuf:"bytes,1,opt,name=spec,proto3" json:"spec,omitempty"`
+	To    string                 `protobuf:"bytes,2,opt,name=to,proto3" json:"to,omitempty"`
+	Note  string                 `protobuf:"bytes,3,opt,name=note,proto3" json:"note,omitempty"`
+	// When the records are due; unset: three days from now.
+	Due *timestamppb.Timestamp `protobuf:"bytes,4,opt,name=due,proto3" json:"due,omitempty"`
+	// Only say what would be handed over.
+	DryRun        bool `protobuf:"varint,5,opt,name=dry_run,json=dryRun,proto3" json:"dry_run,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *HandOverRequest) Reset() {
+	*x = HandOverRequest{}
+	mi := &file_specproxy_operator_v1_postmortem_proto_msgTypes[18]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *HandOverRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*HandOverRequest) ProtoMessage() {}
+
+func (x *HandOverRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_specproxy_operator_v1_postmortem_proto_msgTypes[18]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use HandOverRequest.ProtoReflect.Descriptor instead.
+func (*HandOverRequest) Descriptor() ([]byte, []int) {
+	return file_specproxy_operator_v1_postmortem_proto_rawDescGZIP(), []int{18}
+}
+
+func (x *HandOverRequest) GetSpec() string {
+	if x != nil {
+		return x.Spec
+	}
+	return ""
+}
+
+func (x *HandOverRequest) GetTo() string {
+	if x != nil {
+		return x.To
+	}
+	return ""
+}
+
+func (x *HandOverRequest) GetNote() string {
+	if x != nil {
+		return x.Note
+	}
+	return ""
+}
+
+func (x *HandOverRequest) GetDue() *timestamppb.Timestamp {
+	if x != nil {
+		return x.Due
+	}
+	return nil
+}
+
+func (x *HandOverRequest) GetDryRun() bool {
+	if x != nil {
+		return x.DryRun
+	}
+	return false
+}
+
+type HandOverResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// What is locked, one line each: quarantined versions, the freeze.
+	Locked []string `protobuf:"bytes,1,rep,name=locked,proto3" json:"locked,omitempty"`
+	// What is left to do, one line each, with the command to type.
+	Left []string `protobuf:"bytes,2,rep,name=left,proto3" json:"left,omitempty"`
+	// When to wake someone.
+	Wake          []string `protobuf:"bytes,3,rep,name=wake,proto3" json:"wake,omitempty"`
+	Postmortems   []string `protobuf:"bytes,4,rep,name=postmortems,proto3" json:"postmortems,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *HandOverResponse) Reset() {
+	*x = HandOverResponse{}
+	mi := &file_specproxy_operator_v1_postmortem_proto_msgTypes[19]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *HandOverResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*HandOverResponse) ProtoMessage() {}
+
+func (x *HandOverResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_specproxy_operator_v1_postmortem_proto_msgTypes[19]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use HandOverResponse.ProtoReflect.Descriptor instead.
+func (*HandOverResponse) Descriptor() ([]byte, []int) {
+	return file_specproxy_operator_v1_postmortem_proto_rawDescGZIP(), []int{19}
+}
+
+func (x *HandOverResponse) GetLocked() []string {
+	if x != nil {
+		return x.Locked
+	}
+	return nil
+}
+
+func (x *HandOverResponse) GetLeft() []string {
+	if x != nil {
+		return x.Left
+	}
+	return nil
+}
+
+func (x *HandOverResponse) GetWake() []string {
+	if x != nil {
+		return x.Wake
+	}
+	return nil
+}
+
+func (x *HandOverResponse) GetPostmortems() []string {
+	if x != nil {
+		return x.Postmortems
+	}
+	return nil
+}
+
+type GetStatsRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Empty: all.
+	Spec string `protobuf:"bytes,1,opt,name=spec,proto3" json:"spec,omitempty"`
+	// How far back; unset: 90 days.
+	Since         *durationpb.Duration `protobuf:"bytes,2,opt,name=since,proto3" json:"since,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GetStatsRequest) Reset() {
+	*x = GetStatsRequest{}
+	mi := &file_specproxy_operator_v1_postmortem_proto_msgTypes[20]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GetStatsRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GetStatsRequest) ProtoMessage() {}
+
+func (x *GetStatsRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_specproxy_operator_v1_postmortem_proto_msgTypes[20]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GetStatsRequest.ProtoReflect.Descriptor instead.
+func (*GetStatsRequest) Descriptor() ([]byte, []int) {
+	return file_specproxy_operator_v1_postmortem_proto_rawDescGZIP(), []int{20}
+}
+
+func (x *GetStatsRequest) GetSpec() string {
+	if x != nil {
+		return x.Spec
+	}
+	return ""
+}
+
+func (x *GetStatsRequest) GetSince() *durationpb.Duration {
+	if x != nil {
+		return x.Since
+	}
+	return nil
+}
+
+type Stats struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Empty: all specs together.
+	Spec      string `protobuf:"bytes,1,opt,name=spec,proto3" json:"spec,omitempty"`
+	Deploys   uint32 `protobuf:"varint,2,opt,name=deploys,proto3" json:"deploys,omitempty"`
+	Rollbacks uint32 `protobuf:"varint,3,opt,name=rollbacks,proto3" json:"rollbacks,omitempty"`
+	// Of deploys: those that were rolled back.
+	FailedDeploys uint32 `protobuf:"varint,4,opt,name=failed_deploys,json=failedDeploys,proto3" json:"failed_deploys,omitempty"`
+	// Medians; unset where there is none.
+	TimeToDetect  *durationpb.Duration `protobuf:"bytes,5,opt,name=time_to_detect,json=timeToDetect,proto3" json:"time_to_detect,omitempty"`
+	TimeToRestore *durationpb.Duration `protobuf:"bytes,6,opt,name=time_to_restore,json=timeToRestore,proto3" json:"time_to_restore,omitempty"`
+	TimeToClose   *durationpb.Duration `protobuf:"bytes,7,opt,name=time_to_close,json=timeToClose,proto3" json:"time_to_close,omitempty"`
+	Open          uint32               `protobuf:"varint,8,opt,name=open,proto3" json:"open,omitempty"`
+	Overrides     uint32               `protobuf:"varint,9,opt,name=overrides,proto3" json:"overrides,omitempty"`
+	FalseAlarms   uint32               `protobuf:"varint,10,opt,name=false_alarms,json=falseAlarms,proto3" json:"false_alarms,omitempty"`
+	// Rollbacks of a version before it held all the weight, and after.
+	CanaryCatches     uint32 `protobuf:"varint,11,opt,name=canary_catches,json=canaryCatches,proto3" json:"canary_catches,omitempty"`
+	ProductionCatches uint32 `protobuf:"varint,12,opt,name=production_catches,json=productionCatches,proto3" json:"production_catches,omitempty"`
+	// What the figures warn of, in words.
+	Warnings []string `protobuf:"bytes,13,rep,name=warnings,proto3" json:"warnings,omitempty"`
+	// Deploys that were wholly rolled back, by cause of the closed record.
+	Causes        map[string]uint32 `protobuf:"bytes,14,rep,name=causes,proto3" json:"causes,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"varint,2,opt,name=value"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Stats) Reset() {
+	*x = Stats{}
+	mi := &file_specproxy_operator_v1_postmortem_proto_msgTypes[21]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Stats) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Stats) ProtoMessage() {}
+
+func (x *Stats) ProtoReflect() protoreflect.Message {
+	mi := &file_specproxy_operator_v1_postmortem_proto_msgTypes[21]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Stats.ProtoReflect.Descriptor instead.
+func (*Stats) Descriptor() ([]byte, []int) {
+	return file_specproxy_operator_v1_postmortem_proto_rawDescGZIP(), []int{21}
+}
+
+func (x *Stats) GetSpec() string {
+	if x != nil {
+		return x.Spec
+	}
+	return ""
+}
+
+func (x *Stats) GetDeploys() uint32 {
+	if x != nil {
+		return x.Deploys
+	}
+	return 0
+}
+
+func (x *Stats) GetRollbacks() uint32 {
+	if x != nil {
+		return x.Rollbacks
+	}
+	return 0
+}
+
+func (x *Stats) GetFailedDeploys() uint32 {
+	if x != nil {
+		return x.FailedDeploys
+	}
+	return 0
+}
+
+func (x *Stats) GetTimeToDetect() *durationpb.Duration {
+	if x != nil {
+		return x.TimeToDetect
+	}
+	return nil
+}
+
+func (x *Stats) GetTimeToRestore() *durationpb.Duration {
+	if x != nil {
+		return x.TimeToRestore
+	}
+	return nil
+}
+
+func (x *Stats) GetTimeToClose() *durationpb.Duration {
+	if x != nil {
+		return x.TimeToClose
+	}
+	return nil
+}
+
+func (x *Stats) GetOpen() uint32 {
+	if x != nil {
+		return x.Open
+	}
+	return 0
+}
+
+func (x *Stats) GetOverrides() uint32 {
+	if x != nil {
+		return x.Overrides
+	}
+	return 0
+}
+
+func (x *Stats) GetFalseAlarms() uint32 {
+	if x != nil {
+		return x.FalseAlarms
+	}
+	return 0
+}
+
+func (x *Stats) GetCanaryCatches() uint32 {
+	if x != nil {
+		return x.CanaryCatches
+	}
+	return 0
+}
+
+func (x *Stats) GetProductionCatches() uint32 {
+	if x != nil {
+		return x.ProductionCatches
+	}
+	return 0
+}
+
+func (x *Stats) GetWarnings() []string {
+	if x != nil {
+		return x.Warnings
+	}
+	return nil
+}
+
+func (x *Stats) GetCauses() map[string]uint32 {
+	if x != nil {
+		return x.Causes
+	}
+	return nil
+}
+
+type GetStatsResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Overall       *Stats                 `protobuf:"bytes,1,opt,name=overall,proto3" json:"overall,omitempty"`
+	Specs         []*Stats               `protobuf:"bytes,2,rep,name=specs,proto3" json:"specs,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GetStatsResponse) Reset() {
+	*x = GetStatsResponse{}
+	mi := &file_specproxy_operator_v1_postmortem_proto_msgTypes[22]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GetStatsResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GetStatsResponse) ProtoMessage() {}
+
+func (x *GetStatsResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_specproxy_operator_v1_postmortem_proto_msgTypes[22]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GetStatsResponse.ProtoReflect.Descriptor instead.
+func (*GetStatsResponse) Descriptor() ([]byte, []int) {
+	return file_specproxy_operator_v1_postmortem_proto_rawDescGZIP(), []int{22}
+}
+
+func (x *GetStatsResponse) GetOverall() *Stats {
+	if x != nil {
+		return x.Overall
+	}
+	return nil
+}
+
+func (x *GetStatsResponse) GetSpecs() []*Stats {
+	if x != nil {
+		return x.Specs
+	}
+	return nil
+}
+
 var File_specproxy_operator_v1_postmortem_proto protoreflect.FileDescriptor
 
 const file_specproxy_operator_v1_postmortem_proto_rawDesc = "" +
 	"\n" +
-	"&specproxy/operator/v1/postmortem.proto\x12\x15specproxy.operator.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a$specproxy/operator/v1/operator.proto\"`\n" +
+	"&specproxy/operator/v1/postmortem.proto\x12\x15specproxy.operator.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a$specproxy/operator/v1/operator.proto\"`\n" +
 	"\rAnswerRequest\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12?\n" +
 	"\aanswers\x18\x02 \x03(\v2%.specproxy.operator.v1.QuestionAnswerR\aanswers\"@\n" +
@@ -846,14 +1482,68 @@ const file_specproxy_operator_v1_postmortem_proto_rawDesc = "" +
 	"\x0eVerifyResponse\x124\n" +
 	"\x04head\x18\x01 \x01(\v2 .specproxy.operator.v1.ChainHeadR\x04head\x12\x16\n" +
 	"\x06damage\x18\x02 \x01(\tR\x06damage\x12\x18\n" +
-	"\arecords\x18\x03 \x01(\rR\arecords2\xa0\x04\n" +
+	"\arecords\x18\x03 \x01(\rR\arecords\"P\n" +
+	"\fEraseRequest\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\tR\x02id\x12\x18\n" +
+	"\adigests\x18\x02 \x03(\tR\adigests\x12\x16\n" +
+	"\x06reason\x18\x03 \x01(\tR\x06reason\"'\n" +
+	"\rEraseResponse\x12\x16\n" +
+	"\x06erased\x18\x01 \x01(\rR\x06erased\"\x82\x01\n" +
+	"\fAlertRequest\x12\x16\n" +
+	"\x06source\x18\x01 \x01(\tR\x06source\x12\x12\n" +
+	"\x04name\x18\x02 \x01(\tR\x04name\x12\x18\n" +
+	"\asummary\x18\x03 \x01(\tR\asummary\x12\x12\n" +
+	"\x04spec\x18\x04 \x01(\tR\x04spec\x12\x18\n" +
+	"\aversion\x18\x05 \x01(\tR\aversion\"1\n" +
+	"\rAlertResponse\x12 \n" +
+	"\vpostmortems\x18\x01 \x03(\tR\vpostmortems\"\x90\x01\n" +
+	"\x0fHandOverRequest\x12\x12\n" +
+	"\x04spec\x18\x01 \x01(\tR\x04spec\x12\x0e\n" +
+	"\x02to\x18\x02 \x01(\tR\x02to\x12\x12\n" +
+	"\x04note\x18\x03 \x01(\tR\x04note\x12,\n" +
+	"\x03due\x18\x04 \x01(\v2\x1a.google.protobuf.TimestampR\x03due\x12\x17\n" +
+	"\adry_run\x18\x05 \x01(\bR\x06dryRun\"t\n" +
+	"\x10HandOverResponse\x12\x16\n" +
+	"\x06locked\x18\x01 \x03(\tR\x06locked\x12\x12\n" +
+	"\x04left\x18\x02 \x03(\tR\x04left\x12\x12\n" +
+	"\x04wake\x18\x03 \x03(\tR\x04wake\x12 \n" +
+	"\vpostmortems\x18\x04 \x03(\tR\vpostmortems\"V\n" +
+	"\x0fGetStatsRequest\x12\x12\n" +
+	"\x04spec\x18\x01 \x01(\tR\x04spec\x12/\n" +
+	"\x05since\x18\x02 \x01(\v2\x19.google.protobuf.DurationR\x05since\"\x81\x05\n" +
+	"\x05Stats\x12\x12\n" +
+	"\x04spec\x18\x01 \x01(\tR\x04spec\x12\x18\n" +
+	"\adeploys\x18\x02 \x01(\rR\adeploys\x12\x1c\n" +
+	"\trollbacks\x18\x03 \x01(\rR\trollbacks\x12%\n" +
+	"\x0efailed_deploys\x18\x04 \x01(\rR\rfailedDeploys\x12?\n" +
+	"\x0etime_to_detect\x18\x05 \x01(\v2\x19.google.protobuf.DurationR\ftimeToDetect\x12A\n" +
+	"\x0ftime_to_restore\x18\x06 \x01(\v2\x19.google.protobuf.DurationR\rtimeToRestore\x12=\n" +
+	"\rtime_to_close\x18\a \x01(\v2\x19.google.protobuf.DurationR\vtimeToClose\x12\x12\n" +
+	"\x04open\x18\b \x01(\rR\x04open\x12\x1c\n" +
+	"\toverrides\x18\t \x01(\rR\toverrides\x12!\n" +
+	"\ffalse_alarms\x18\n" +
+	" \x01(\rR\vfalseAlarms\x12%\n" +
+	"\x0ecanary_catches\x18\v \x01(\rR\rcanaryCatches\x12-\n" +
+	"\x12production_catches\x18\f \x01(\rR\x11productionCatches\x12\x1a\n" +
+	"\bwarnings\x18\r \x03(\tR\bwarnings\x12@\n" +
+	"\x06causes\x18\x0e \x03(\v2(.specproxy.operator.v1.Stats.CausesEntryR\x06causes\x1a9\n" +
+	"\vCausesEntry\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
+	"\x05value\x18\x02 \x01(\rR\x05value:\x028\x01\"~\n" +
+	"\x10GetStatsResponse\x126\n" +
+	"\aoverall\x18\x01 \x01(\v2\x1c.specproxy.operator.v1.StatsR\aoverall\x122\n" +
+	"\x05specs\x18\x02 \x03(\v2\x1c.specproxy.operator.v1.StatsR\x05specs2\x82\a\n" +
 	"\x11PostMortemService\x12U\n" +
 	"\x06Answer\x12$.specproxy.operator.v1.AnswerRequest\x1a%.specproxy.operator.v1.AnswerResponse\x12U\n" +
 	"\x06Assign\x12$.specproxy.operator.v1.AssignRequest\x1a%.specproxy.operator.v1.AssignResponse\x12X\n" +
 	"\aApprove\x12%.specproxy.operator.v1.ApproveRequest\x1a&.specproxy.operator.v1.ApproveResponse\x12U\n" +
 	"\x06Reopen\x12$.specproxy.operator.v1.ReopenRequest\x1a%.specproxy.operator.v1.ReopenResponse\x12U\n" +
 	"\x06Export\x12$.specproxy.operator.v1.ExportRequest\x1a%.specproxy.operator.v1.ExportResponse\x12U\n" +
-	"\x06Verify\x12$.specproxy.operator.v1.VerifyRequest\x1a%.specproxy.operator.v1.VerifyResponseB\xe7\x01\n" +
+	"\x06Verify\x12$.specproxy.operator.v1.VerifyRequest\x1a%.specproxy.operator.v1.VerifyResponse\x12R\n" +
+	"\x05Erase\x12#.specproxy.operator.v1.EraseRequest\x1a$.specproxy.operator.v1.EraseResponse\x12R\n" +
+	"\x05Alert\x12#.specproxy.operator.v1.AlertRequest\x1a$.specproxy.operator.v1.AlertResponse\x12[\n" +
+	"\bHandOver\x12&.specproxy.operator.v1.HandOverRequest\x1a'.specproxy.operator.v1.HandOverResponse\x12[\n" +
+	"\bGetStats\x12&.specproxy.operator.v1.GetStatsRequest\x1a'.specproxy.operator.v1.GetStatsResponseB\xe7\x01\n" +
 	"\x19com.specproxy.operator.v1B\x0fPostmortemProtoP\x01ZCgithub.com/specproxy/specproxy/gen/specproxy/operator/v1;operatorv1\xa2\x02\x03SOX\xaa\x02\x15Specproxy.Operator.V1\xca\x02\x15Specproxy\\Operator\\V1\xe2\x02!Specproxy\\Operator\\V1\\GPBMetadata\xea\x02\x17Specproxy::Operator::V1b\x06proto3"
 
 var (
@@ -868,7 +1558,7 @@ func file_specproxy_operator_v1_postmortem_proto_rawDescGZIP() []byte {
 	return file_specproxy_operator_v1_postmortem_proto_rawDescData
 }
 
-var file_specproxy_operator_v1_postmortem_proto_msgTypes = make([]protoimpl.MessageInfo, 14)
+var file_specproxy_operator_v1_postmortem_proto_msgTypes = make([]protoimpl.MessageInfo, 24)
 var file_specproxy_operator_v1_postmortem_proto_goTypes = []any{
 	(*AnswerRequest)(nil),         // 0: specproxy.operator.v1.AnswerRequest
 	(*QuestionAnswer)(nil),        // 1: specproxy.operator.v1.QuestionAnswer
@@ -884,38 +1574,65 @@ var file_specproxy_operator_v1_postmortem_proto_goTypes = []any{
 	(*ChainHead)(nil),             // 11: specproxy.operator.v1.ChainHead
 	(*VerifyRequest)(nil),         // 12: specproxy.operator.v1.VerifyRequest
 	(*VerifyResponse)(nil),        // 13: specproxy.operator.v1.VerifyResponse
-	(*PostMortem)(nil),            // 14: specproxy.operator.v1.PostMortem
-	(*timestamppb.Timestamp)(nil), // 15: google.protobuf.Timestamp
-	(*File)(nil),                  // 16: specproxy.operator.v1.File
+	(*EraseRequest)(nil),          // 14: specproxy.operator.v1.EraseRequest
+	(*EraseResponse)(nil),         // 15: specproxy.operator.v1.EraseResponse
+	(*AlertRequest)(nil),          // 16: specproxy.operator.v1.AlertRequest
+	(*AlertResponse)(nil),         // 17: specproxy.operator.v1.AlertResponse
+	(*HandOverRequest)(nil),       // 18: specproxy.operator.v1.HandOverRequest
+	(*HandOverResponse)(nil),      // 19: specproxy.operator.v1.HandOverResponse
+	(*GetStatsRequest)(nil),       // 20: specproxy.operator.v1.GetStatsRequest
+	(*Stats)(nil),                 // 21: specproxy.operator.v1.Stats
+	(*GetStatsResponse)(nil),      // 22: specproxy.operator.v1.GetStatsResponse
+	nil,                           // 23: specproxy.operator.v1.Stats.CausesEntry
+	(*PostMortem)(nil),            // 24: specproxy.operator.v1.PostMortem
+	(*timestamppb.Timestamp)(nil), // 25: google.protobuf.Timestamp
+	(*File)(nil),                  // 26: specproxy.operator.v1.File
+	(*durationpb.Duration)(nil),   // 27: google.protobuf.Duration
 }
 var file_specproxy_operator_v1_postmortem_proto_depIdxs = []int32{
 	1,  // 0: specproxy.operator.v1.AnswerRequest.answers:type_name -> specproxy.operator.v1.QuestionAnswer
-	14, // 1: specproxy.operator.v1.AnswerResponse.postmortem:type_name -> specproxy.operator.v1.PostMortem
-	15, // 2: specproxy.operator.v1.AssignRequest.due:type_name -> google.protobuf.Timestamp
-	14, // 3: specproxy.operator.v1.AssignResponse.postmortem:type_name -> specproxy.operator.v1.PostMortem
-	14, // 4: specproxy.operator.v1.ApproveResponse.postmortem:type_name -> specproxy.operator.v1.PostMortem
-	14, // 5: specproxy.operator.v1.ReopenResponse.postmortem:type_name -> specproxy.operator.v1.PostMortem
-	16, // 6: specproxy.operator.v1.ExportResponse.files:type_name -> specproxy.operator.v1.File
+	24, // 1: specproxy.operator.v1.AnswerResponse.postmortem:type_name -> specproxy.operator.v1.PostMortem
+	25, // 2: specproxy.operator.v1.AssignRequest.due:type_name -> google.protobuf.Timestamp
+	24, // 3: specproxy.operator.v1.AssignResponse.postmortem:type_name -> specproxy.operator.v1.PostMortem
+	24, // 4: specproxy.operator.v1.ApproveResponse.postmortem:type_name -> specproxy.operator.v1.PostMortem
+	24, // 5: specproxy.operator.v1.ReopenResponse.postmortem:type_name -> specproxy.operator.v1.PostMortem
+	26, // 6: specproxy.operator.v1.ExportResponse.files:type_name -> specproxy.operator.v1.File
 	11, // 7: specproxy.operator.v1.ExportResponse.head:type_name -> specproxy.operator.v1.ChainHead
 	11, // 8: specproxy.operator.v1.VerifyRequest.witness:type_name -> specproxy.operator.v1.ChainHead
 	11, // 9: specproxy.operator.v1.VerifyResponse.head:type_name -> specproxy.operator.v1.ChainHead
-	0,  // 10: specproxy.operator.v1.PostMortemService.Answer:input_type -> specproxy.operator.v1.AnswerRequest
-	3,  // 11: specproxy.operator.v1.PostMortemService.Assign:input_type -> specproxy.operator.v1.AssignRequest
-	5,  // 12: specproxy.operator.v1.PostMortemService.Approve:input_type -> specproxy.operator.v1.ApproveRequest
-	7,  // 13: specproxy.operator.v1.PostMortemService.Reopen:input_type -> specproxy.operator.v1.ReopenRequest
-	9,  // 14: specproxy.operator.v1.PostMortemService.Export:input_type -> specproxy.operator.v1.ExportRequest
-	12, // 15: specproxy.operator.v1.PostMortemService.Verify:input_type -> specproxy.operator.v1.VerifyRequest
-	2,  // 16: specproxy.operator.v1.PostMortemService.Answer:output_type -> specproxy.operator.v1.AnswerResponse
-	4,  // 17: specproxy.operator.v1.PostMortemService.Assign:output_type -> specproxy.operator.v1.AssignResponse
-	6,  // 18: specproxy.operator.v1.PostMortemService.Approve:output_type -> specproxy.operator.v1.ApproveResponse
-	8,  // 19: specproxy.operator.v1.PostMortemService.Reopen:output_type -> specproxy.operator.v1.ReopenResponse
-	10, // 20: specproxy.operator.v1.PostMortemService.Export:output_type -> specproxy.operator.v1.ExportResponse
-	13, // 21: specproxy.operator.v1.PostMortemService.Verify:output_type -> specproxy.operator.v1.VerifyResponse
-	16, // [16:22] is the sub-list for method output_type
-	10, // [10:16] is the sub-list for method input_type
-	10, // [10:10] is the sub-list for extension type_name
-	10, // [10:10] is the sub-list for extension extendee
-	0,  // [0:10] is the sub-list for field type_name
+	25, // 10: specproxy.operator.v1.HandOverRequest.due:type_name -> google.protobuf.Timestamp
+	27, // 11: specproxy.operator.v1.GetStatsRequest.since:type_name -> google.protobuf.Duration
+	27, // 12: specproxy.operator.v1.Stats.time_to_detect:type_name -> google.protobuf.Duration
+	27, // 13: specproxy.operator.v1.Stats.time_to_restore:type_name -> google.protobuf.Duration
+	27, // 14: specproxy.operator.v1.Stats.time_to_close:type_name -> google.protobuf.Duration
+	23, // 15: specproxy.operator.v1.Stats.causes:type_name -> specproxy.operator.v1.Stats.CausesEntry
+	21, // 16: specproxy.operator.v1.GetStatsResponse.overall:type_name -> specproxy.operator.v1.Stats
+	21, // 17: specproxy.operator.v1.GetStatsResponse.specs:type_name -> specproxy.operator.v1.Stats
+	0,  // 18: specproxy.operator.v1.PostMortemService.Answer:input_type -> specproxy.operator.v1.AnswerRequest
+	3,  // 19: specproxy.operator.v1.PostMortemService.Assign:input_type -> specproxy.operator.v1.AssignRequest
+	5,  // 20: specproxy.operator.v1.PostMortemService.Approve:input_type -> specproxy.operator.v1.ApproveRequest
+	7,  // 21: specproxy.operator.v1.PostMortemService.Reopen:input_type -> specproxy.operator.v1.ReopenRequest
+	9,  // 22: specproxy.operator.v1.PostMortemService.Export:input_type -> specproxy.operator.v1.ExportRequest
+	12, // 23: specproxy.operator.v1.PostMortemService.Verify:input_type -> specproxy.operator.v1.VerifyRequest
+	14, // 24: specproxy.operator.v1.PostMortemService.Erase:input_type -> specproxy.operator.v1.EraseRequest
+	16, // 25: specproxy.operator.v1.PostMortemService.Alert:input_type -> specproxy.operator.v1.AlertRequest
+	18, // 26: specproxy.operator.v1.PostMortemService.HandOver:input_type -> specproxy.operator.v1.HandOverRequest
+	20, // 27: specproxy.operator.v1.PostMortemService.GetStats:input_type -> specproxy.operator.v1.GetStatsRequest
+	2,  // 28: specproxy.operator.v1.PostMortemService.Answer:output_type -> specproxy.operator.v1.AnswerResponse
+	4,  // 29: specproxy.operator.v1.PostMortemService.Assign:output_type -> specproxy.operator.v1.AssignResponse
+	6,  // 30: specproxy.operator.v1.PostMortemService.Approve:output_type -> specproxy.operator.v1.ApproveResponse
+	8,  // 31: specproxy.operator.v1.PostMortemService.Reopen:output_type -> specproxy.operator.v1.ReopenResponse
+	10, // 32: specproxy.operator.v1.PostMortemService.Export:output_type -> specproxy.operator.v1.ExportResponse
+	13, // 33: specproxy.operator.v1.PostMortemService.Verify:output_type -> specproxy.operator.v1.VerifyResponse
+	15, // 34: specproxy.operator.v1.PostMortemService.Erase:output_type -> specproxy.operator.v1.EraseResponse
+	17, // 35: specproxy.operator.v1.PostMortemService.Alert:output_type -> specproxy.operator.v1.AlertResponse
+	19, // 36: specproxy.operator.v1.PostMortemService.HandOver:output_type -> specproxy.operator.v1.HandOverResponse
+	22, // 37: specproxy.operator.v1.PostMortemService.GetStats:output_type -> specproxy.operator.v1.GetStatsResponse
+	28, // [28:38] is the sub-list for method output_type
+	18, // [18:28] is the sub-list for method input_type
+	18, // [18:18] is the sub-list for extension type_name
+	18, // [18:18] is the sub-list for extension extendee
+	0,  // [0:18] is the sub-list for field type_name
 }
 
 func init() { file_specproxy_operator_v1_postmortem_proto_init() }
@@ -930,7 +1647,7 @@ func file_specproxy_operator_v1_postmortem_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_specproxy_operator_v1_postmortem_proto_rawDesc), len(file_specproxy_operator_v1_postmortem_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   14,
+			NumMessages:   24,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -21,12 +21,16 @@ import (
 const _ = grpc.SupportPackageIsVersion9
 
 const (
-	PostMortemService_Answer_FullMethodName  = "/specproxy.operator.v1.PostMortemService/Answer"
-	PostMortemService_Assign_FullMethodName  = "/specproxy.operator.v1.PostMortemService/Assign"
-	PostMortemService_Approve_FullMethodName = "/specproxy.operator.v1.PostMortemService/Approve"
-	PostMortemService_Reopen_FullMethodName  = "/specproxy.operator.v1.PostMortemService/Reopen"
-	PostMortemService_Export_FullMethodName  = "/specproxy.operator.v1.PostMortemService/Export"
-	PostMortemService_Verify_FullMethodName  = "/specproxy.operator.v1.PostMortemService/Verify"
+	PostMortemService_Answer_FullMethodName   = "/specproxy.operator.v1.PostMortemService/Answer"
+	PostMortemService_Assign_FullMethodName   = "/specproxy.operator.v1.PostMortemService/Assign"
+	PostMortemService_Approve_FullMethodName  = "/specproxy.operator.v1.PostMortemService/Approve"
+	PostMortemService_Reopen_FullMethodName   = "/specproxy.operator.v1.PostMortemService/Reopen"
+	PostMortemService_Export_FullMethodName   = "/specproxy.operator.v1.PostMortemService/Export"
+	PostMortemService_Verify_FullMethodName   = "/specproxy.operator.v1.PostMortemService/Verify"
+	PostMortemService_Erase_FullMethodName    = "/specproxy.operator.v1.PostMortemService/Erase"
+	PostMortemService_Alert_FullMethodName    = "/specproxy.operator.v1.PostMortemService/Alert"
+	PostMortemService_HandOver_FullMethodName = "/specproxy.operator.v1.PostMortemService/HandOver"
+	PostMortemService_GetStats_FullMethodName = "/specproxy.operator.v1.PostMortemService/GetStats"
 )
 
 // PostMortemServiceClient is the client API for PostMortemService service.
@@ -47,6 +51,14 @@ type PostMortemServiceClient interface {
 	Export(ctx context.Context, in *ExportRequest, opts ...grpc.CallOption) (*ExportResponse, error)
 	// Verify follows the whole chain of events and compares it with a head that was kept elsewhere.
 	Verify(ctx context.Context, in *VerifyRequest, opts ...grpc.CallOption) (*VerifyResponse, error)
+	// Erase erases personal data of a record; its digests stay.
+	Erase(ctx context.Context, in *EraseRequest, opts ...grpc.CallOption) (*EraseResponse, error)
+	// Alert takes an alert about a spec; it is written into the records it concerns.
+	Alert(ctx context.Context, in *AlertRequest, opts ...grpc.CallOption) (*AlertResponse, error)
+	// HandOver gives all that is open of a spec to somebody, and says what that is.
+	HandOver(ctx context.Context, in *HandOverRequest, opts ...grpc.CallOption) (*HandOverResponse, error)
+	// GetStats says how well deploys of a spec, or of all, have gone.
+	GetStats(ctx context.Context, in *GetStatsRequest, opts ...grpc.CallOption) (*GetStatsResponse, error)
 }
 
 type postMortemServiceClient struct {
@@ -117,6 +129,46 @@ func (c *postMortemServiceClient) Verify(ctx context.Context, in *VerifyRequest,
 	return out, nil
 }
 
+func (c *postMortemServiceClient) Erase(ctx context.Context, in *EraseRequest, opts ...grpc.CallOption) (*EraseResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(EraseResponse)
+	err := c.cc.Invoke(ctx, PostMortemService_Erase_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *postMortemServiceClient) Alert(ctx context.Context, in *AlertRequest, opts ...grpc.CallOption) (*AlertResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(AlertResponse)
+	err := c.cc.Invoke(ctx, PostMortemService_Alert_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *postMortemServiceClient) HandOver(ctx context.Context, in *HandOverRequest, opts ...grpc.CallOption) (*HandOverResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(HandOverResponse)
+	err := c.cc.Invoke(ctx, PostMortemService_HandOver_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *postMortemServiceClient) GetStats(ctx context.Context, in *GetStatsRequest, opts ...grpc.CallOption) (*GetStatsResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(GetStatsResponse)
+	err := c.cc.Invoke(ctx, PostMortemService_GetStats_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 // PostMortemServiceServer is the server API for PostMortemService service.
 // All implementations must embed UnimplementedPostMortemServiceServer
 // for forward compatibility.
@@ -135,6 +187,14 @@ type PostMortemServiceServer interface {
 	Export(context.Context, *ExportRequest) (*ExportResponse, error)
 	// Verify follows the whole chain of events and compares it with a head that was kept elsewhere.
 	Verify(context.Context, *VerifyRequest) (*VerifyResponse, error)
+	// Erase erases personal data of a record; its digests stay.
+	Erase(context.Context, *EraseRequest) (*EraseResponse, error)
+	// Alert takes an alert about a spec; it is written into the records it concerns.
+	Alert(context.Context, *AlertRequest) (*AlertResponse, error)
+	// HandOver gives all that is open of a spec to somebody, and says what that is.
+	HandOver(context.Context, *HandOverRequest) (*HandOverResponse, error)
+	// GetStats says how well deploys of a spec, or of all, have gone.
+	GetStats(context.Context, *GetStatsRequest) (*GetStatsResponse, error)
 	mustEmbedUnimplementedPostMortemServiceServer()
 }
 
@@ -162,6 +222,18 @@ func (UnimplementedPostMortemServiceServer) Export(context.Context, *ExportReque
 }
 func (UnimplementedPostMortemServiceServer) Verify(context.Context, *VerifyRequest) (*VerifyResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method Verify not implemented")
+}
+func (UnimplementedPostMortemServiceServer) Erase(context.Context, *EraseRequest) (*EraseResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method Erase not implemented")
+}
+func (UnimplementedPostMortemServiceServer) Alert(context.Context, *AlertRequest) (*AlertResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method Alert not implemented")
+}
+func (UnimplementedPostMortemServiceServer) HandOver(context.Context, *HandOverRequest) (*HandOverResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method HandOver not implemented")
+}
+func (UnimplementedPostMortemServiceServer) GetStats(context.Context, *GetStatsRequest) (*GetStatsResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method GetStats not implemented")
 }
 func (UnimplementedPostMortemServiceServer) mustEmbedUnimplementedPostMortemServiceServer() {}
 func (UnimplementedPostMortemServiceServer) testEmbeddedByValue()                           {}
@@ -292,6 +364,78 @@ func _PostMortemService_Verify_Handler(srv interface{}, ctx context.Context, dec
 	return interceptor(ctx, in, info, handler)
 }
 
+func _PostMortemService_Erase_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(EraseRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(PostMortemServiceServer).Erase(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: PostMortemService_Erase_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(PostMortemServiceServer).Erase(ctx, req.(*EraseRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _PostMortemService_Alert_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(AlertRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(PostMortemServiceServer).Alert(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: PostMortemService_Alert_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(PostMortemServiceServer).Alert(ctx, req.(*AlertRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _PostMortemService_HandOver_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(HandOverRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(PostMortemServiceServer).HandOver(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: PostMortemService_HandOver_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(PostMortemServiceServer).HandOver(ctx, req.(*HandOverRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _PostMortemService_GetStats_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(GetStatsRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(PostMortemServiceServer).GetStats(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: PostMortemService_GetStats_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(PostMortemServiceServer).GetStats(ctx, req.(*GetStatsRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 // PostMortemService_ServiceDesc is the grpc.ServiceDesc for PostMortemService service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
@@ -322,6 +466,22 @@ var PostMortemService_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "Verify",
 			Handler:    _PostMortemService_Verify_Handler,
+		},
+		{
+			MethodName: "Erase",
+			Handler:    _PostMortemService_Erase_Handler,
+		},
+		{
+			MethodName: "Alert",
+			Handler:    _PostMortemService_Alert_Handler,
+		},
+		{
+			MethodName: "HandOver",
+			Handler:    _PostMortemService_HandOver_Handler,
+		},
+		{
+			MethodName: "GetStats",
+			Handler:    _PostMortemService_GetStats_Handler,
 		},
 	},
 	Streams:  []grpc.StreamDesc{},

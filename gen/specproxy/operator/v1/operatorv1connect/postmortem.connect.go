@@ -53,6 +53,16 @@ const (
 	// PostMortemServiceVerifyProcedure is the fully-qualified name of the PostMortemService's Verify
 	// RPC.
 	PostMortemServiceVerifyProcedure = "/specproxy.operator.v1.PostMortemService/Verify"
+	// PostMortemServiceEraseProcedure is the fully-qualified name of the PostMortemService's Erase RPC.
+	PostMortemServiceEraseProcedure = "/specproxy.operator.v1.PostMortemService/Erase"
+	// PostMortemServiceAlertProcedure is the fully-qualified name of the PostMortemService's Alert RPC.
+	PostMortemServiceAlertProcedure = "/specproxy.operator.v1.PostMortemService/Alert"
+	// PostMortemServiceHandOverProcedure is the fully-qualified name of the PostMortemService's
+	// HandOver RPC.
+	PostMortemServiceHandOverProcedure = "/specproxy.operator.v1.PostMortemService/HandOver"
+	// PostMortemServiceGetStatsProcedure is the fully-qualified name of the PostMortemService's
+	// GetStats RPC.
+	PostMortemServiceGetStatsProcedure = "/specproxy.operator.v1.PostMortemService/GetStats"
 )
 
 // PostMortemServiceClient is a client for the specproxy.operator.v1.PostMortemService service.
@@ -69,6 +79,14 @@ type PostMortemServiceClient interface {
 	Export(context.Context, *connect.Request[v1.ExportRequest]) (*connect.Response[v1.ExportResponse], error)
 	// Verify follows the whole chain of events and compares it with a head that was kept elsewhere.
 	Verify(context.Context, *connect.Request[v1.VerifyRequest]) (*connect.Response[v1.VerifyResponse], error)
+	// Erase erases personal data of a record; its digests stay.
+	Erase(context.Context, *connect.Request[v1.EraseRequest]) (*connect.Response[v1.EraseResponse], error)
+	// Alert takes an alert about a spec; it is written into the records it concerns.
+	Alert(context.Context, *connect.Request[v1.AlertRequest]) (*connect.Response[v1.AlertResponse], error)
+	// HandOver gives all that is open of a spec to somebody, and says what that is.
+	HandOver(context.Context, *connect.Request[v1.HandOverRequest]) (*connect.Response[v1.HandOverResponse], error)
+	// GetStats says how well deploys of a spec, or of all, have gone.
+	GetStats(context.Context, *connect.Request[v1.GetStatsRequest]) (*connect.Response[v1.GetStatsResponse], error)
 }
 
 // NewPostMortemServiceClient constructs a client for the specproxy.operator.v1.PostMortemService
@@ -118,17 +136,45 @@ func NewPostMortemServiceClient(httpClient connect.HTTPClient, baseURL string, o
 			connect.WithSchema(postMortemServiceMethods.ByName("Verify")),
 			connect.WithClientOptions(opts...),
 		),
+		erase: connect.NewClient[v1.EraseRequest, v1.EraseResponse](
+			httpClient,
+			baseURL+PostMortemServiceEraseProcedure,
+			connect.WithSchema(postMortemServiceMethods.ByName("Erase")),
+			connect.WithClientOptions(opts...),
+		),
+		alert: connect.NewClient[v1.AlertRequest, v1.AlertResponse](
+			httpClient,
+			baseURL+PostMortemServiceAlertProcedure,
+			connect.WithSchema(postMortemServiceMethods.ByName("Alert")),
+			connect.WithClientOptions(opts...),
+		),
+		handOver: connect.NewClient[v1.HandOverRequest, v1.HandOverResponse](
+			httpClient,
+			baseURL+PostMortemServiceHandOverProcedure,
+			connect.WithSchema(postMortemServiceMethods.ByName("HandOver")),
+			connect.WithClientOptions(opts...),
+		),
+		getStats: connect.NewClient[v1.GetStatsRequest, v1.GetStatsResponse](
+			httpClient,
+			baseURL+PostMortemServiceGetStatsProcedure,
+			connect.WithSchema(postMortemServiceMethods.ByName("GetStats")),
+			connect.WithClientOptions(opts...),
+		),
 	}
 }
 
 // postMortemServiceClient implements PostMortemServiceClient.
 type postMortemServiceClient struct {
-	answer  *connect.Client[v1.AnswerRequest, v1.AnswerResponse]
-	assign  *connect.Client[v1.AssignRequest, v1.AssignResponse]
-	approve *connect.Client[v1.ApproveRequest, v1.ApproveResponse]
-	reopen  *connect.Client[v1.ReopenRequest, v1.ReopenResponse]
-	export  *connect.Client[v1.ExportRequest, v1.ExportResponse]
-	verify  *connect.Client[v1.VerifyRequest, v1.VerifyResponse]
+	answer   *connect.Client[v1.AnswerRequest, v1.AnswerResponse]
+	assign   *connect.Client[v1.AssignRequest, v1.AssignResponse]
+	approve  *connect.Client[v1.ApproveRequest, v1.ApproveResponse]
+	reopen   *connect.Client[v1.ReopenRequest, v1.ReopenResponse]
+	export   *connect.Client[v1.ExportRequest, v1.ExportResponse]
+	verify   *connect.Client[v1.VerifyRequest, v1.VerifyResponse]
+	erase    *connect.Client[v1.EraseRequest, v1.EraseResponse]
+	alert    *connect.Client[v1.AlertRequest, v1.AlertResponse]
+	handOver *connect.Client[v1.HandOverRequest, v1.HandOverResponse]
+	getStats *connect.Client[v1.GetStatsRequest, v1.GetStatsResponse]
 }
 
 // Answer calls specproxy.operator.v1.PostMortemService.Answer.
@@ -161,6 +207,26 @@ func (c *postMortemServiceClient) Verify(ctx context.Context, req *connect.Reque
 	return c.verify.CallUnary(ctx, req)
 }
 
+// Erase calls specproxy.operator.v1.PostMortemService.Erase.
+func (c *postMortemServiceClient) Erase(ctx context.Context, req *connect.Request[v1.EraseRequest]) (*connect.Response[v1.EraseResponse], error) {
+	return c.erase.CallUnary(ctx, req)
+}
+
+// Alert calls specproxy.operator.v1.PostMortemService.Alert.
+func (c *postMortemServiceClient) Alert(ctx context.Context, req *connect.Request[v1.AlertRequest]) (*connect.Response[v1.AlertResponse], error) {
+	return c.alert.CallUnary(ctx, req)
+}
+
+// HandOver calls specproxy.operator.v1.PostMortemService.HandOver.
+func (c *postMortemServiceClient) HandOver(ctx context.Context, req *connect.Request[v1.HandOverRequest]) (*connect.Response[v1.HandOverResponse], error) {
+	return c.handOver.CallUnary(ctx, req)
+}
+
+// GetStats calls specproxy.operator.v1.PostMortemService.GetStats.
+func (c *postMortemServiceClient) GetStats(ctx context.Context, req *connect.Request[v1.GetStatsRequest]) (*connect.Response[v1.GetStatsResponse], error) {
+	return c.getStats.CallUnary(ctx, req)
+}
+
 // PostMortemServiceHandler is an implementation of the specproxy.operator.v1.PostMortemService
 // service.
 type PostMortemServiceHandler interface {
@@ -176,6 +242,14 @@ type PostMortemServiceHandler interface {
 	Export(context.Context, *connect.Request[v1.ExportRequest]) (*connect.Response[v1.ExportResponse], error)
 	// Verify follows the whole chain of events and compares it with a head that was kept elsewhere.
 	Verify(context.Context, *connect.Request[v1.VerifyRequest]) (*connect.Response[v1.VerifyResponse], error)
+	// Erase erases personal data of a record; its digests stay.
+	Erase(context.Context, *connect.Request[v1.EraseRequest]) (*connect.Response[v1.EraseResponse], error)
+	// Alert takes an alert about a spec; it is written into the records it concerns.
+	Alert(context.Context, *connect.Request[v1.AlertRequest]) (*connect.Response[v1.AlertResponse], error)
+	// HandOver gives all that is open of a spec to somebody, and says what that is.
+	HandOver(context.Context, *connect.Request[v1.HandOverRequest]) (*connect.Response[v1.HandOverResponse], error)
+	// GetStats says how well deploys of a spec, or of all, have gone.
+	GetStats(context.Context, *connect.Request[v1.GetStatsRequest]) (*connect.Response[v1.GetStatsResponse], error)
 }
 
 // NewPostMortemServiceHandler builds an HTTP handler from the service implementation. It returns
@@ -221,6 +295,30 @@ func NewPostMortemServiceHandler(svc PostMortemServiceHandler, opts ...connect.H
 		connect.WithSchema(postMortemServiceMethods.ByName("Verify")),
 		connect.WithHandlerOptions(opts...),
 	)
+	postMortemServiceEraseHandler := connect.NewUnaryHandler(
+		PostMortemServiceEraseProcedure,
+		svc.Erase,
+		connect.WithSchema(postMortemServiceMethods.ByName("Erase")),
+		connect.WithHandlerOptions(opts...),
+	)
+	postMortemServiceAlertHandler := connect.NewUnaryHandler(
+		PostMortemServiceAlertProcedure,
+		svc.Alert,
+		connect.WithSchema(postMortemServiceMethods.ByName("Alert")),
+		connect.WithHandlerOptions(opts...),
+	)
+	postMortemServiceHandOverHandler := connect.NewUnaryHandler(
+		PostMortemServiceHandOverProcedure,
+		svc.HandOver,
+		connect.WithSchema(postMortemServiceMethods.ByName("HandOver")),
+		connect.WithHandlerOptions(opts...),
+	)
+	postMortemServiceGetStatsHandler := connect.NewUnaryHandler(
+		PostMortemServiceGetStatsProcedure,
+		svc.GetStats,
+		connect.WithSchema(postMortemServiceMethods.ByName("GetStats")),
+		connect.WithHandlerOptions(opts...),
+	)
 	return "/specproxy.operator.v1.PostMortemService/", http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		switch r.URL.Path {
 		case PostMortemServiceAnswerProcedure:
@@ -235,6 +333,14 @@ func NewPostMortemServiceHandler(svc PostMortemServiceHandler, opts ...connect.H
 			postMortemServiceExportHandler.ServeHTTP(w, r)
 		case PostMortemServiceVerifyProcedure:
 			postMortemServiceVerifyHandler.ServeHTTP(w, r)
+		case PostMortemServiceEraseProcedure:
+			postMortemServiceEraseHandler.ServeHTTP(w, r)
+		case PostMortemServiceAlertProcedure:
+			postMortemServiceAlertHandler.ServeHTTP(w, r)
+		case PostMortemServiceHandOverProcedure:
+			postMortemServiceHandOverHandler.ServeHTTP(w, r)
+		case PostMortemServiceGetStatsProcedure:
+			postMortemServiceGetStatsHandler.ServeHTTP(w, r)
 		default:
 			http.NotFound(w, r)
 		}
@@ -266,4 +372,20 @@ func (UnimplementedPostMortemServiceHandler) Export(context.Context, *connect.Re
 
 func (UnimplementedPostMortemServiceHandler) Verify(context.Context, *connect.Request[v1.VerifyRequest]) (*connect.Response[v1.VerifyResponse], error) {
 	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("specproxy.operator.v1.PostMortemService.Verify is not implemented"))
+}
+
+func (UnimplementedPostMortemServiceHandler) Erase(context.Context, *connect.Request[v1.EraseRequest]) (*connect.Response[v1.EraseResponse], error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("specproxy.operator.v1.PostMortemService.Erase is not implemented"))
+}
+
+func (UnimplementedPostMortemServiceHandler) Alert(context.Context, *connect.Request[v1.AlertRequest]) (*connect.Response[v1.AlertResponse], error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("specproxy.operator.v1.PostMortemService.Alert is not implemented"))
+}
+
+func (UnimplementedPostMortemServiceHandler) HandOver(context.Context, *connect.Request[v1.HandOverRequest]) (*connect.Response[v1.HandOverResponse], error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("specproxy.operator.v1.PostMortemService.HandOver is not implemented"))
+}
+
+func (UnimplementedPostMortemServiceHandler) GetStats(context.Context, *connect.Request[v1.GetStatsRequest]) (*connect.Response[v1.GetStatsResponse], error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("specproxy.operator.v1.PostMortemService.GetStats is not implemented"))
 }

@@ -1,0 +1,502 @@
+#!/usr/bin/env python3
+"""Recompute every figure of an exported post-mortem from its events alone.
+
+    docs/examples/recompute.py docs/examples/PM-1
+
+reads PM-1.events.jsonl, follows its chain of hashes, computes again what PM-1.json derives, every point of every chart, and checks
+that each chart in PM-1.*.svg shows these points and that each number in PM-1.md is one of them. It shares no code with specproxy and needs
+nothing but Python. It ends with 0 if all is as computed, else it says what is not.
+"""
+
+import hashlib
+import json
+import math
+import os
+import re
+import sys
+from datetime import datetime, timezone
+
+FULL = 10_000
+ALPHA = 0.05
+BUDGET = 10
+MOST = 100_000
+RUNS = 2_000
+UNIT = 1 << 32
+PLANNED = [100, 200, 500, 1000, 2000, 5000]
+MASK = (1 << 64) - 1
+# TOOK is Go's way to write a time: 1m30s, 2.8s, 12.7ms.
+TOOK = r"\b(?:\d+(?:\.\d+)?(?:h|ms|µs|m|s))+\b"
+
+
+class Wrong(Exception):
+    """What was computed is not what is written."""
+
+
+def nanos(text):
+    """Nanoseconds since 1970 of an RFC 3339 time; None if there is none."""
+    if not text or text.startswith("0001-01-01"):
+        return None
+    m = re.fullmatch(r"(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d)(?:\.(\d+))?Z", text)
+    if not m:
+        raise Wrong(f"not a time in UTC: {text}")
+    whole = datetime.strptime(m[1], "%Y-%m-%dT%H:%M:%S").replace(tzinfo=timezone.utc)
+    return int(whole.timestamp()) * 10**9 + int((m[2] or "0").ljust(9, "0"))
+
+
+# --- the chain -------------------------------------------------------------------------------------------------------------------------------
+
+def sha(text):
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def read_chain(name):
+    """The record's events, and the head that the chain ends at. Each hash is over the event's bytes as they stand in its line."""
+    events = []
+    with open(name, encoding="utf-8") as lines:
+        start = json.loads(next(lines))["after"]
+        seq, link = start["seq"], start["link"]
+        for text in lines:
+            text = text.rstrip("\n")
+            entry = json.loads(text)
+            seq += 1
+            if text.startswith('{"event":'):
+                raw = text[len('{"event":'):text.rindex(',"hash":"')]
+                if sha(raw) != entry["hash"]:
+                    raise Wrong(f"event {seq} was altered: it does not have its hash")
+                if entry["event"]["seq"] != seq:
+                    raise Wrong(f"event {entry['event']['seq']} stands where event {seq} belongs")
+                events.append(entry["event"])
+            link = sha(link + entry["hash"])
+            if link != entry["link"]:
+                raise Wrong(f"event {seq} does not follow what is before it")
+    return events, {"seq": seq, "link": link}
+
+
+# --- the tests -------------------------------------------------------------------------------------------------------------------------------
+
+def mix(z):
+    z = (z + 0x9E3779B97F4A7C15) & MASK
+    z = ((z ^ (z >> 30)) * 0xBF58476D1CE4E5B9) & MASK
+    z = ((z ^ (z >> 27)) * 0x94D049BB133111EB) & MASK
+    return z ^ (z >> 31)
+
+
+class Ratio:
+    """A bet on each of 40 ratios from 1 to 50 that the canary fails so many times as often, in whole 2^-32 nats."""
+
+    stakes = {}
+
+    def __init__(self):
+        self.wealth = [0] * 40
+
+    @classmethod
+    def at(cls, weight):
+        if weight not in cls.stakes:
+            w = weight / FULL
+            canary, stable = [], []
+            for i in range(40):
+                r = math.pow(50, i / 39)
+                canary.append(math.floor(math.log(r / (w * r + 1 - w)) * UNIT))
+                stable.append(math.floor(-math.log(w * r + 1 - w) * UNIT))
+            cls.stakes[weight] = (stable, canary)
+        return cls.stakes[weight]
+
+    def fail(self, canary, weight):
+        if 0 < weight < FULL:
+            self.wealth = [a + b for a, b in zip(self.wealth, self.at(weight)[1 if canary else 0])]
+
+    def log(self):
+        most = max(self.wealth)
+        total = sum(math.exp((x - most) / UNIT) for x in self.wealth if x - most > -40 * UNIT)
+        return most / UNIT + math.log(total / len(self.wealth))
+
+    def reached(self, threshold):
+        return max(self.wealth) / UNIT >= threshold and self.log() >= threshold
+
+
+def run(base, ratio, exposures, state):
+    bad = min(1.0, base * ratio)
+    threshold = -math.log(ALPHA)
+    test, executions, canary, failed = Ratio(), 0, 0.0, 0
+    stopped = False
+    for weight, count in exposures:
+        w = weight / FULL
+        on_canary, on_stable = w * bad, (1 - w) * base
+        rate, at = on_canary + on_stable, 0
+        while rate > 0 and not stopped:
+            state = (state + 1) & MASK
+            u = ((mix(state) >> 11) + 0.5) / (1 << 53)
+            gap = int(math.log(u) / math.log1p(-min(rate, 1 - 1e-12))) + 1
+            if gap > count - at:
+                canary += w * (count - at)
+                executions += count - at
+                break
+            at += gap
+            canary += w * gap
+            executions += gap
+            state = (state + 1) & MASK
+            u = ((mix(state) >> 11) + 0.5) / (1 << 53)
+            hit = u < on_canary / rate
+            failed += hit
+            test.fail(hit, weight)
+            stopped = test.reached(threshold)
+        if stopped:
+            break
+    return stopped, executions, round_half_away(canary), max(0.0, failed - base * canary)
+
+
+def round_half_away(x):
+    return math.floor(x + 0.5)
+
+
+def foresee(base, ratio, exposures):
+    stops = [run(base, ratio, exposures, mix(i + 1)) for i in range(RUNS)]
+    return sorted(stops, key=lambda s: (not s[0], s[1]))
+
+
+def log_above(every, failed, ceiling):
+    if every == 0 or ceiling <= 0 or ceiling >= 0.99:
+        return 0.0
+
+    def likelihood(q):
+        return (every - min(every, failed)) * math.log1p(-q) + (failed * math.log(q) if failed else 0)
+
+    most = min(50, 0.99 / ceiling)
+    logs = [likelihood(ceiling * math.pow(most, i / 39)) - likelihood(ceiling) for i in range(40)]
+    top = max(logs)
+    return top + math.log(sum(math.exp(x - top) for x in logs) / 40)
+
+
+# --- what follows from the evidence -----------------------------------------------------------------------------------------------------------
+
+def find(outcomes, version):
+    for o in outcomes or []:
+        if o["version"] == version:
+            return o
+    return {"started": 0, "succeeded": 0, "failed": 0, "unknown": 0, "inFlight": 0}
+
+
+def rate_of(totals, version):
+    o = find(totals, version)
+    failed, ended = o["failed"], o["failed"] + o["succeeded"]
+    return {"failed": failed, "ended": ended, "rate": failed / ended if failed else (failed + 0.5) / (ended + 1)}
+
+
+def weight_of(step, version):
+    return sum(s["basisPoints"] for s in step["splits"] if s["version"] == version)
+
+
+def seen(step, version):
+    known = bool(step["end"]) and bool(step["begin"])
+    executions = every = failed = 0
+    for end in step["end"]:
+        begin = find(step["begin"], end["version"])
+        if end["started"] < begin["started"] or end["failed"] < begin["failed"]:
+            known = False
+            continue
+        every += end["started"] - begin["started"]
+        if end["version"] == version:
+            executions, failed = end["started"] - begin["started"], end["failed"] - begin["failed"]
+    if not known:
+        executions = every = failed = 0
+    return {"generation": step["generation"], "weight": weight_of(step, version), "from": step["at"], "until": step["until"], "known": known,
+            "executions": executions, "all": every, "failed": failed}
+
+
+def when(f):
+    return f.get("ended") or f["started"]
+
+
+def analyse(rollback, evidence, version):
+    target, totals = rollback["target"], evidence["totals"]
+    bad, base = rate_of(totals, version), rate_of(totals, target)
+    a = {"version": version, "target": target, "bad": bad, "base": base, "harmed": max(0, bad["failed"] - base["rate"] * bad["ended"]),
+         "ceiling": min(2 * base["rate"], 0.5), "threshold": -math.log(ALPHA), "steps": [], "plans": [], "curve": [], "alone": [], "rates": [],
+         "running": [], "segments": []}
+    canary = {"steps": 0, "seconds": 0.0, "executions": 0, "all": 0, "failed": 0, "chance": 0.0}
+    exposures, every, seconds, own = [], 0, 0.0, None
+    for step in evidence["steps"]:
+        if weight_of(step, version) == 0:
+            continue
+        s = seen(step, version)
+        a["steps"].append(s)
+        took = (nanos(s["until"]) - nanos(s["from"])) / 1e9
+        every += s["all"]
+        seconds += took
+        if s["weight"] < FULL:
+            own = own or s["weight"]
+            exposures.append((s["weight"], s["all"]))
+            canary["steps"] += 1
+            canary["seconds"] += took
+            for key in ("executions", "all", "failed"):
+                canary[key] += s[key]
+    ratio = bad["rate"] / base["rate"]
+    if exposures:
+        canary["chance"] = sum(s[0] for s in foresee(base["rate"], ratio, exposures)) / RUNS
+    a["canary"] = canary
+    speed = every / seconds if seconds > 0 else 0
+
+    def plan(weight):
+        none = {"weight": weight, "caught": False, "executions": 0, "canary": 0, "seconds": 0, "harmed": 0, "within": 0}
+        if bad["rate"] <= base["rate"]:
+            return none
+        stops = foresee(base["rate"], ratio, [(weight, MOST)])
+        stop = stops[math.ceil(0.8 * RUNS) - 1]
+        if not stop[0]:
+            return none
+        return {"weight": weight, "caught": True, "executions": stop[1], "canary": stop[2], "seconds": stop[1] / speed if speed else 0,
+                "harmed": sum(s[3] for s in stops) / RUNS, "within": 1 - sum(s[3] >= BUDGET for s in stops) / RUNS}
+
+    plans = {w: plan(w) for w in PLANNED}
+    a["plans"] = [plans[w] for w in PLANNED]
+    a["same"] = plans.get(own or 500) or plan(own)
+    good = [p for p in a["plans"] if p["caught"] and p["within"] >= 0.8]
+    if good:
+        a["best"] = min(good, key=lambda p: p["executions"])
+    test, spoke = Ratio(), []
+    for f in evidence["failing"]:
+        step = next((s for s in evidence["steps"] if s["generation"] == f.get("generation", 0)), None)
+        if step is None or f["version"] not in (version, target) or not 0 < weight_of(step, version) < FULL:
+            continue
+        test.fail(f["version"] == version, weight_of(step, version))
+        a["curve"].append({"at": when(f), "log": test.log()})
+    for s in evidence["series"]:
+        before = None
+        for p in s["points"] or []:
+            if s["version"] == version:
+                a["alone"].append({"at": p["at"], "log": log_above(p["succeeded"] + p["failed"], p["failed"], a["ceiling"])})
+                a["running"].append({"at": p["at"], "inFlight": p["inFlight"]})
+            if before and s["version"] in (version, target):
+                good, wrong = p["succeeded"] - before["succeeded"], p["failed"] - before["failed"]
+                if good >= 0 and wrong >= 0 and good + wrong > 0:
+                    a["rates"].append({"at": p["at"], "version": s["version"], "ended": good + wrong, "rate": good / (good + wrong)})
+            before = p
+    spoke = [p["at"] for p in a["curve"] + a["alone"] if p["log"] >= a["threshold"]]
+    if spoke:
+        a["spoke"] = min(spoke, key=nanos)
+    mine = [f for f in evidence["failing"] if f["version"] == version]
+    a["keyless"] = sum(1 for f in mine if not f.get("key"))
+    a["keys"] = len({f["key"] for f in mine if f.get("key")})
+    places = {}
+    for f in mine:
+        p = places.setdefault((f.get("method", ""), f.get("path", "")), [0, 0])
+        p[0] += 1
+        p[1] += any(s["generation"] == f.get("generation", 0) and s["weight"] < FULL for s in a["steps"])
+    a["segments"] = [{"method": m, "path": q, "failed": n, "canary": c} for (m, q), (n, c) in sorted(places.items(), key=lambda x: (-x[1][0], x[0]))]
+    return a
+
+
+def charts(rollback, evidence, a):
+    commit = nanos(rollback["committedAt"])
+
+    def since(text):
+        return (nanos(text) - commit) / 1e9
+
+    both = [a["target"], a["version"]]
+    rates = {"name": "rates", "lines": [{"label": v, "xy": [[since(p["at"]), 100 * p["rate"]] for p in a["rates"] if p["version"] == v]} for v in both]}
+    weights = {"name": "weights", "lines": []}
+    for v in both:
+        xy = [[since(s["at"]), weight_of(s, v) * 100 / FULL] for s in evidence["steps"]]
+        if evidence["steps"]:
+            xy.append([since(evidence["steps"][-1]["until"]), weight_of(evidence["steps"][-1], v) * 100 / FULL])
+        weights["lines"].append({"label": v, "step": True, "xy": xy})
+    curve = {"name": "evidence", "lines": [
+        {"label": "beside " + a["target"], "step": True, "xy": [[since(p["at"]), p["log"]] for p in a["curve"]]},
+        {"label": "alone", "step": True, "xy": [[since(p["at"]), p["log"]] for p in a["alone"]]}]}
+    first, last = span(curve)
+    if last > first:
+        curve["lines"].append({"label": "threshold", "xy": [[first, a["threshold"]], [last, a["threshold"]]]})
+    drain = {"name": "drain", "lines": [{"label": a["version"], "xy": [[since(p["at"]), p["inFlight"]] for p in a["running"]]}]}
+    return [c for c in (rates, weights, curve, drain) if span(c)[1] > span(c)[0]]
+
+
+def span(chart):
+    xs = [x for line in chart["lines"] for x, _ in line["xy"]] or [0]
+    return min(xs), max(xs)
+
+
+# --- comparing -------------------------------------------------------------------------------------------------------------------------------
+
+def same(want, got, where):
+    """Every figure in want is in got; got may have more (words)."""
+    if isinstance(want, dict):
+        for key, value in want.items():
+            if key not in got and value not in (0, 0.0, [], False, None):
+                raise Wrong(f"{where}.{key} is missing")
+            same(value, got.get(key, [] if isinstance(value, list) else 0), f"{where}.{key}")
+    elif isinstance(want, list):
+        if len(want) != len(got or []):
+            raise Wrong(f"{where} has {len(got or [])} entries, computed: {len(want)}")
+        for i, value in enumerate(want):
+            same(value, got[i], f"{where}[{i}]")
+    elif isinstance(want, float) or isinstance(got, float):
+        if not math.isclose(want, got, rel_tol=1e-7, abs_tol=1e-7):
+            raise Wrong(f"{where} is {got}, computed: {want}")
+    elif isinstance(want, str) and isinstance(got, str) and want != got and re.match(r"\d{4}-", want):
+        if nanos(want) != nanos(got):
+            raise Wrong(f"{where} is {got}, computed: {want}")
+    elif want != got:
+        raise Wrong(f"{where} is {got!r}, computed: {want!r}")
+
+
+def drawn(svg):
+    """The corners of every line that is drawn in an SVG file."""
+    out = []
+    for path in re.findall(r'<path d="([^"]*)"', svg):
+        corners = [(float(x), float(y)) for x, y in re.findall(r"[ML]\s*(-?[\d.]+)[ ,](-?[\d.]+)", path)]
+        if len(corners) > 1:
+            out.append(corners)
+    return out
+
+
+def shows(chart, svg, where):
+    """Each line of the chart is drawn: some path has its corners, under one scale for the whole chart."""
+    paths, scale = drawn(svg), None
+    lines = [stairs(line) for line in chart["lines"] if len(line["xy"]) > 1]
+    for line in sorted(lines, key=lambda xy: -len({tuple(p) for p in xy})):
+        for path in paths:
+            fitted = fit(line, path, scale)
+            if fitted:
+                scale = scale or fitted
+                break
+        else:
+            raise Wrong(f"{where} does not show a line of {len(line)} points")
+
+
+def stairs(line):
+    if not line.get("step"):
+        return line["xy"]
+    out = [line["xy"][0]]
+    for x, y in line["xy"][1:]:
+        out += [[x, out[-1][1]], [x, y]]
+    return out
+
+
+def fit(line, path, scale):
+    """The scale (ax, bx, ay, by) under which the path's corners are the line's points, to a hundredth of a point; None if there is none."""
+    if len(line) != len(path):
+        return None
+    if scale is None:
+        xs, ys = [p[0] for p in line], [p[1] for p in line]
+        if max(xs) == min(xs) or max(ys) == min(ys):
+            return None
+        i, j = xs.index(min(xs)), xs.index(max(xs))
+        k, m = ys.index(min(ys)), ys.index(max(ys))
+        ax = (path[j][0] - path[i][0]) / (xs[j] - xs[i])
+        ay = (path[m][1] - path[k][1]) / (ys[m] - ys[k])
+        scale = (ax, path[i][0] - ax * xs[i], ay, path[k][1] - ay * ys[k])
+    ax, bx, ay, by = scale
+    near = all(abs(ax * x + bx - px) < 0.02 and abs(ay * y + by - py) < 0.02 for (x, y), (px, py) in zip(line, path))
+    return scale if near else None
+
+
+def numbers(value, out):
+    """All figures and all figures within texts of a value, as they may be written."""
+    if isinstance(value, dict):
+        if value.get("succeeded", 0) + value.get("failed", 0) > 0 and "succeeded" in value:
+            out.add(f"{100 * value['succeeded'] / (value['succeeded'] + value['failed']):.1f}")
+        for v in value.values():
+            numbers(v, out)
+    elif isinstance(value, list):
+        out.add(str(len(value)))
+        for v in value:
+            numbers(v, out)
+    elif isinstance(value, bool) or value is None:
+        return
+    elif isinstance(value, (int, float)):
+        for x in (value, 100 * value, value / 100):
+            out.update({f"{x:.0f}", f"{x:.1f}", f"{x:.2f}", f"{x:g}"})
+    else:
+        out.update(re.findall(r"\d+(?:\.\d+)?", value))
+
+
+def durations(text):
+    """Go's way to write a time, in seconds."""
+    units = {"h": 3600, "m": 60, "s": 1, "ms": 1e-3, "µs": 1e-6}
+    return sum(float(n) * units[u] for n, u in re.findall(r"([\d.]+)(ms|µs|h|m|s)", text))
+
+
+def check_text(name, known, times):
+    with open(name, encoding="utf-8") as f:
+        text = f.read()
+    text = re.sub(r"(`{3,})diff\n.*?\n\1", "", text, flags=re.S)      # the versions' own text
+    text = re.sub(r"!\[[^\]]*\]\([^)]*\)", "", text)                   # the charts
+    text = re.sub(r"`[^`\n]*`", "", text)                              # commands, ids, digests
+    text = re.sub(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d\.\d{3}Z", lambda m: check_time(m[0], times), text)
+    for took in re.findall(TOOK, text):
+        if not any(abs(durations(took) - t) <= 0.0501 * max(1, t / 10) for t in known["seconds"]):
+            raise Wrong(f"{name} says {took}, which is no time that was computed")
+    text = re.sub(TOOK, "", text)
+    for number in re.findall(r"(?<![\w.])\d+(?:\.\d+)?(?![\w])", text):
+        if number not in known["numbers"]:
+            raise Wrong(f"{name} says {number}, which is no figure that was computed or recorded")
+
+
+def check_time(text, times):
+    if text[:23] not in times:
+        raise Wrong(f"the text says {text}, which is no time of the record")
+    return ""
+
+
+def collect_times(value, out):
+    if isinstance(value, dict):
+        for v in value.values():
+            collect_times(v, out)
+    elif isinstance(value, list):
+        for v in value:
+            collect_times(v, out)
+    elif isinstance(value, str) and re.match(r"\d{4}-\d\d-\d\dT", value):
+        n = nanos(value)
+        if n is not None:
+            out[n] = None
+
+
+def main(prefix):
+    folder, record_id = os.path.split(prefix)
+    events, head = read_chain(prefix + ".events.jsonl")
+    with open(prefix + ".json", encoding="utf-8") as f:
+        document = json.load(f)
+    same(head, document["head"], "head")
+    opened = events[0]["fact"]
+    evidence = {e["fact"]["spec"]: e["fact"]["evidence"] for e in events if e["kind"] == "gathered"}
+    figures, seconds, points = set(), [], 0
+    found = []
+    for rollback in opened["rollbacks"]:
+        gathered = evidence.get(rollback["spec"])
+        if not gathered:
+            continue
+        for abandoned in rollback["abandoned"]:
+            a = analyse(rollback, gathered, abandoned["version"])
+            pictures = charts(rollback, gathered, a)
+            found.append({"spec": rollback["spec"], "analysis": a, "charts": pictures})
+            for c in pictures:
+                name = f"{record_id}.{rollback['spec']}-{abandoned['version']}.{c['name']}.svg"
+                with open(os.path.join(folder, name), encoding="utf-8") as f:
+                    shows(c, f.read(), name)
+                points += sum(len(line["xy"]) for line in c["lines"])
+            seconds += [a["canary"]["seconds"]] + [p["seconds"] for p in a["plans"] + [a["same"]]]
+            seconds += [(nanos(s["until"]) - nanos(s["from"])) / 1e9 for s in a["steps"]]
+    same(found, document["derived"], "derived")
+    times = {}
+    for value in (events, document["record"], found):
+        collect_times(value, times)
+    for rollback in opened["rollbacks"]:
+        seconds += [(t - nanos(rollback["committedAt"])) / 1e9 for t in times]
+    seconds += [p.get("within", 0) / 1e9 for r in opened["rollbacks"] for p in r["plans"] or []]
+    seconds += [durations(took) for took in re.findall(TOOK, json.dumps(events))]
+    written = {datetime.fromtimestamp(n // 10**9, timezone.utc).strftime("%Y-%m-%d %H:%M:%S") + f".{n % 10**9 // 10**6:03d}" for n in times}
+    for value in (events, found, [80, 100 * ALPHA, BUDGET, MOST, 0]):
+        numbers(value, figures)
+    figures.update(day for n in times for day in datetime.fromtimestamp(n // 10**9, timezone.utc).strftime("%Y %m %d").split())
+    check_text(prefix + ".md", {"numbers": figures, "seconds": seconds}, written)
+    print(f"{record_id}: {len(events)} events are whole up to {head['seq']}:{head['link'][:12]}…, "
+          f"{len(figures)} figures and {points} points of charts are as computed")
+
+
+if __name__ == "__main__":
+    if len(sys.argv) != 2:
+        sys.exit("say which record: recompute.py FOLDER/PM-1")
+    try:
+        main(sys.argv[1])
+    except Wrong as wrong:
+        sys.exit(f"{sys.argv[1]}: {wrong}")

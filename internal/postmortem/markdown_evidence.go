@@ -1,0 +1,270 @@
+package postmortem
+
+import (
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/specproxy/specproxy/internal/routing"
+)
+
+// shownSegments bounds the list of methods and paths.
+const shownSegments = 8
+
+type printf = func(string, ...any)
+
+// evidenceOf writes what was gathered of one rollback, and what follows from it. pictures is the prefix of the charts' files; empty: none.
+func evidenceOf(p printf, rb Rollback, pictures string) {
+	if rb.Evidence == nil {
+		p("### Evidence")
+		p("")
+		p("None has been gathered yet: that begins a few seconds after the rollback.")
+		p("")
+		return
+	}
+	for _, a := range Analyse(rb) {
+		if pictures != "" {
+			for _, c := range Charts(rb, a) {
+				p("![%s, in %s](%s)", c.Title, orNone(c.Unit, "numbers"), chartFile(pictures, rb, a, c))
+			}
+			p("")
+		}
+		harmed(p, rb, a)
+		whyCanary(p, a)
+		evidenceCurve(p, a)
+	}
+	whyConformance(p, rb)
+	changes(p, rb)
+	acks(p, rb)
+	sources(p, rb)
+}
+
+// chartFile is the name of a chart's file.
+func chartFile(prefix string, rb Rollback, a Analysis, c Chart) string {
+	return fmt.Sprintf("%s.%s-%s.%s.svg", prefix, rb.Spec, a.Version, c.Name)
+}
+
+func percent(x float64) string { return fmt.Sprintf("%.1f %%", 100*x) }
+
+func points(bp uint32) string {
+	return strings.TrimSuffix(strings.TrimRight(fmt.Sprintf("%.2f", float64(bp)*100/routing.Full), "0"), ".") + " %"
+}
+
+func seconds(s float64) string {
+	return time.Duration(s * float64(time.Second)).Round(100 * time.Millisecond).String()
+}
+
+func harmed(p printf, rb Rollback, a Analysis) {
+	p("### To whom")
+	p("")
+	p("%d of the %d executions under %s that stated an outcome failed: %s. Under %s it was %d of %d: %s. So about %.0f executions failed that %s would have carried out.",
+		a.Bad.Failed, a.Bad.Ended, a.Version, percent(a.Bad.Rate), a.Target, a.Base.Failed, a.Base.Ended, percent(a.Base.Rate), a.Harmed, a.Target)
+	p("")
+	who := fmt.Sprintf("Clients gave the failing ones %d different keys", a.Keys)
+	if a.Keyless > 0 {
+		who += fmt.Sprintf("; %d had none", a.Keyless)
+	}
+	p("%s. The keys are kept beside the record, so that they can be erased.", who)
+	p("")
+	if len(a.Segments) > 0 {
+		p("| failing executions | method and path | of them assigned by a canary step |")
+		p("|---:|---|---:|")
+		for i, s := range a.Segments {
+			if i == shownSegments {
+				p("| | and %d more paths | |", len(a.Segments)-shownSegments)
+				break
+			}
+			p("| %d | `%s %s` | %d |", s.Failed, s.Method, cell(s.Path), s.Canary)
+		}
+		p("")
+	}
+	if reasons := rb.Evidence.Reasons; len(reasons) > 0 {
+		p("| version | what the agents said | times |")
+		p("|---|---|---:|")
+		for _, r := range reasons {
+			p("| %s | %s | %d |", r.Version, cell(orNone(r.Reason, "no reason")), r.Count)
+		}
+		p("")
+	}
+	samples(p, "First", rb.Evidence.First)
+	samples(p, "Last", rb.Evidence.Last)
+}
+
+func samples(p printf, which string, all []Sample) {
+	if len(all) == 0 {
+		return
+	}
+	p("%s failing executions:", which)
+	p("")
+	p("| id | version | began | ended | reason | status | effects |")
+	p("|---|---|---|---|---|---:|---|")
+	for _, s := range all {
+		ended := "still ran"
+		if !s.Ended.IsZero() {
+			ended = s.Ended.UTC().Format(clock)
+		}
+		p("| `%s` | %s | %s | %s | %s | %d | %s |", s.ID, s.Version, s.Started.UTC().Format(clock), ended, cell(orNone(s.Reason, "none was given")), s.Status, orNone(s.Effects, "unknown"))
+	}
+	p("")
+}
+
+func whyCanary(p printf, a Analysis) {
+	p("### Why the canary did not catch it")
+	p("")
+	p("| generation | weight of %s | for | executions on it | on all | of its own failed |", a.Version)
+	p("|---:|---:|---:|---:|---:|---:|")
+	for _, s := range a.Steps {
+		if !s.Known {
+			p("| %d | %s | %s | not counted | | |", s.Generation, points(s.Weight), seconds(s.Until.Sub(s.From).Seconds()))
+			continue
+		}
+		p("| %d | %s | %s | %d | %d | %d |", s.Generation, points(s.Weight), seconds(s.Until.Sub(s.From).Seconds()), s.Executions, s.All, s.Failed)
+	}
+	p("")
+	switch {
+	case a.Bad.Rate <= a.Base.Rate:
+		p("By its outcomes %s was not worse than %s: no canary that looks at outcomes would have stopped it.", a.Version, a.Target)
+		p("")
+		return
+	case a.Canary.Steps == 0:
+		p("**There was no canary**: %s got all the traffic at once, so nothing was compared.", a.Version)
+	default:
+		p("In %s the canary saw %d executions of %s and %d in all. At the true failure rates that had a **%s chance** of stopping it (a false alarm in %.0f %% of harmless deploys allowed).",
+			seconds(a.Canary.Seconds), a.Canary.Executions, a.Version, a.Canary.All, percent(a.Canary.Chance), 100*Alpha)
+	}
+	if a.Same.Caught {
+		p("At %s, %d executions in all (%d of them on the canary) would have given 80 %%%s.", points(uint32(a.Same.Weight)), a.Same.Executions, a.Same.Canary, within(a.Same))
+	}
+	p("")
+	p("| canary weight | executions in all for 80 %% | on the canary | time | harmed, in the mean | harmed fewer than %d |", HarmBudget)
+	p("|---:|---:|---:|---:|---:|---:|")
+	for _, plan := range a.Plans {
+		if !plan.Caught {
+			p("| %s | more than %d | | | | |", points(uint32(plan.Weight)), mostExecutions)
+			continue
+		}
+		p("| %s | %d | %d | %s | %.1f | %s |", points(uint32(plan.Weight)), plan.Executions, plan.Canary, orNone(strings.TrimPrefix(within(plan), ", or "), "unknown"), plan.Harmed, percent(plan.Within))
+	}
+	p("")
+	if a.Best != nil {
+		p("**What would have caught it:** one step at %s until the evidence decides: with a chance of 80 %% within %d executions%s, harming %.1f in the mean and fewer than %d in %s of all runs.",
+			points(uint32(a.Best.Weight)), a.Best.Executions, within(*a.Best), a.Best.Harmed, HarmBudget, percent(a.Best.Within))
+	} else {
+		p("No single step of these weights catches it while harming fewer than %d executions in 80 %% of all runs.", HarmBudget)
+	}
+	p("")
+}
+
+func within(plan Plan80) string {
+	if plan.Seconds == 0 {
+		return ""
+	}
+	return ", or " + seconds(plan.Seconds) + " of that traffic"
+}
+
+func evidenceCurve(p printf, a Analysis) {
+	last := func(c []Evidently) string {
+		if len(c) == 0 {
+			return "has no point: no execution was assigned while both versions had traffic"
+		}
+		return fmt.Sprintf("ended at %.2f after %d points", c[len(c)-1].Log, len(c))
+	}
+	p("### The evidence that decided, or would have")
+	p("")
+	p("A test that may be looked at after each execution speaks at %.2f nats. Beside %s the evidence %s; against \"fails at most %s\" (twice the rate of %s) it %s.",
+		a.Threshold, a.Target, last(a.Curve), percent(a.Ceiling), a.Target, last(a.Alone))
+	p("")
+	if a.Spoke.IsZero() {
+		p("Neither test would have spoken on what was seen.")
+	} else {
+		p("**One of them would have spoken at %s.**", a.Spoke.UTC().Format(clock))
+	}
+	p("")
+}
+
+func whyConformance(p printf, rb Rollback) {
+	p("### Why conformance passed")
+	p("")
+	touching := 0
+	if len(rb.Evidence.Reports) > 0 {
+		p("| version | suite | at | tests | failed | skipped | cases that touch what changed |")
+		p("|---|---|---|---:|---:|---:|---|")
+		for _, r := range rb.Evidence.Reports {
+			touching += len(r.Touching)
+			p("| %s | %s | %s | %d | %d | %d | %s |", r.Version, cell(r.Suite), r.At.UTC().Format(clock), r.Tests, r.Failed, r.Skipped, cell(orNone(strings.Join(r.Touching[:min(len(r.Touching), 5)], ", "), "none")))
+		}
+		p("")
+	}
+	for _, a := range rb.Abandoned {
+		tested := false
+		for _, r := range rb.Evidence.Reports {
+			tested = tested || r.Version == a.Version
+		}
+		if !tested {
+			p("**No report is attached to %s**: nothing that is known of was tested before it got traffic.", a.Version)
+			p("")
+		}
+	}
+	if len(rb.Evidence.Reports) > 0 && touching == 0 {
+		p("No case has a word in its name that is among what changed (words that most cases have aside): the change was not tested.")
+		p("")
+	}
+	p("The failing executions above are offered as cases: `specctl postmortem export` writes them to `conformance/`, one file each, for the publisher to complete and add.")
+	p("")
+}
+
+func changes(p printf, rb Rollback) {
+	for _, c := range rb.Evidence.Changes {
+		p("### What changed from %s to %s", rb.Target, c.Version)
+		p("")
+		for _, w := range c.Words {
+			p("* %s", w)
+		}
+		p("")
+		for _, f := range c.Files {
+			p("`%s` (%s, %d lines added, %d removed):", f.Path, f.Status, f.Added, f.Removed)
+			p("")
+			if f.Unified != "" {
+				fence := "```"
+				for strings.Contains(f.Unified, fence) {
+					fence += "`"
+				}
+				p("%sdiff", fence)
+				p("%s", strings.TrimRight(f.Unified, "\n"))
+				p("%s", fence)
+				p("")
+			}
+		}
+	}
+}
+
+func acks(p printf, rb Rollback) {
+	if len(rb.Evidence.Proxies) == 0 {
+		return
+	}
+	p("### Proxies")
+	p("")
+	p("| proxy | acknowledged | after the commit |")
+	p("|---|---|---:|")
+	for _, x := range rb.Evidence.Proxies {
+		if x.At.IsZero() {
+			p("| %s | not yet: it is at generation %d | |", cell(x.Node), x.Generation)
+			continue
+		}
+		p("| %s | %s | %s |", cell(x.Node), x.At.UTC().Format(clock), x.At.Sub(rb.CommittedAt).Round(100*time.Microsecond))
+	}
+	p("")
+}
+
+func sources(p printf, rb Rollback) {
+	p("### Where this comes from, and what is missing")
+	p("")
+	p("Gathered %s%s.", rb.Evidence.At.UTC().Format(clock), map[bool]string{true: ", for the last time", false: "; it will be gathered again"}[rb.Evidence.Final])
+	p("")
+	p("| item | from | missing |")
+	p("|---|---|---|")
+	for _, s := range rb.Evidence.Sources {
+		p("| %s | %s | %s |", s.Item, s.From, cell(orNone(s.Missing, "nothing that is known of")))
+	}
+	p("")
+}

@@ -16,14 +16,14 @@ type records struct {
 // nobody who alters the records can reach it.
 func NewRecordMetrics(s *store.Store) prometheus.Collector {
 	desc := func(name, help string, labels ...string) *prometheus.Desc {
-		return prometheus.NewDesc("specproxy_postmortem_"+name, help, labels, nil)
+		return prometheus.NewDesc(name, help, labels, nil)
 	}
 	return &records{
 		store:      s,
-		head:       desc("chain_events", "Events in the chain of all post-mortems, with the link of the newest.", "link"),
-		opened:     desc("records_total", "Post-mortems that rollbacks of a spec have opened.", "spec"),
-		open:       desc("records_open", "Post-mortems of a spec that nobody has closed.", "spec"),
-		overridden: desc("overrides_total", "Deploys of a spec in spite of an open post-mortem.", "spec"),
+		head:       desc("specproxy_postmortem_chain_events", "Events in the chain of all post-mortems, with the link of the newest.", "link"),
+		opened:     desc("specproxy_postmortem_records_total", "Post-mortems that rollbacks of a spec have opened.", "spec"),
+		open:       desc("specproxy_postmortem_records_open", "Post-mortems of a spec that nobody has closed.", "spec"),
+		overridden: desc("specproxy_postmortem_overrides_total", "Deploys of a spec in spite of an open post-mortem.", "spec"),
 	}
 }
 

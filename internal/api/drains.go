@@ -55,8 +55,11 @@ func (s *Server) ListDrains(_ context.Context, req *connect.Request[operatorv1.L
 
 func (s *Server) progressOf(view *store.View, p control.Progress) *operatorv1.Drain {
 	out := drainOf(p)
-	out.Acked, out.Instances, out.Laggards = uint32(p.Acked.Acked), uint32(p.Acked.Total), p.Acked.Laggards //nolint:gosec // instances of a pool
-	if p.Oldest != nil {
+	out.Acked, out.Instances = uint32(p.Acked.Acked), uint32(p.Acked.Total) //nolint:gosec // instances of a pool
+	if p.Unfinished() {
+		out.Laggards = p.Acked.Laggards
+	}
+	if p.Unfinished() && p.Oldest != nil {
 		out.Oldest = runningOf(p.Version, *p.Oldest)
 	}
 	out.EtaUnknown = p.Unknown

@@ -162,7 +162,11 @@ func (a *app) printDrain(d *operatorv1.Drain) {
 	}
 	switch {
 	case d.GetEta() != nil:
-		a.out.field("ends", "in about %s (executions here take %s, 99 %% at most %s)", span(d.GetEta().AsDuration()), span(d.GetP50().AsDuration()), span(d.GetP99().AsDuration()))
+		line := "in about " + span(d.GetEta().AsDuration())
+		if d.GetP50() != nil {
+			line += fmt.Sprintf(" (executions here take %s, 99 %% at most %s)", span(d.GetP50().AsDuration()), span(d.GetP99().AsDuration()))
+		}
+		a.out.field("ends", "%s", line)
 	case d.GetEtaUnknown() != "":
 		a.out.field("ends", "not known: %s", d.GetEtaUnknown())
 	}

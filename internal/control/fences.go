@@ -112,7 +112,7 @@ func (d *draft) gains() []string {
 }
 
 // readmit ends the drains and the quarantine of versions that are wanted again: by an undo, or over an open post-mortem by a named override.
-func readmit(tx *store.Tx, d *draft, actor Actor, how How, now time.Time) error {
+func (c *Controller) readmit(tx *store.Tx, d *draft, actor Actor, how How, now time.Time) error {
 	event, state, why := versions.EventOverridden, drain.Superseded, "overridden by "+actor.Name
 	if d.Route.Kind == routing.KindUndo {
 		event, state, why = versions.EventCleared, drain.Cancelled, "its rollback was undone by "+actor.Name
@@ -141,11 +141,18 @@ func readmit(tx *store.Tx, d *draft, actor Actor, how How, now time.Time) error 
 			tx.PutVersion(*record)
 		}
 		if order, ok := tx.Drain(d.Route.Spec, version); ok && order.Active() {
-			order.State, order.EndedAt, order.Lowered = state, now, time.Time{}
-			tx.PutDrain(order)
+			tx.PutDrain(c.ended(order, state, now))
 		}
 	}
 	return nil
+}
+
+// ended is the drain as it ends before everything has, with what it has done by now.
+func (c *Controller) ended(order drain.Drain, state drain.State, now time.Time) drain.Drain {
+	p := Measure(c.store.View(), c.fleet, order)
+	order.Counts, order.Arrived = p.Counts, p.Arrived
+	order.State, order.EndedAt, order.Lowered = state, now, time.Time{}
+	return order
 }
 
 // override checks that the command names the open post-mortem of a quarantined version, and writes into it that it was overridden.

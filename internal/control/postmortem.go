@@ -56,7 +56,7 @@ func (c *Controller) ClosePostMortem(ctx context.Context, actor Actor, id string
 		closed = tx.AppendPostMortem(id, now, actor.Name, postmortem.Closed{Cause: cause, Note: text, Final: final(WithActs(tx, c.fleet, Counted(tx, record)))})
 		for _, r := range closed.Rollbacks {
 			for _, a := range r.Abandoned {
-				if err := settleStanding(tx, r.Spec, a.Version, closed, now); err != nil {
+				if err := c.settleStanding(tx, r.Spec, a.Version, closed, now); err != nil {
 					return err
 				}
 			}
@@ -112,7 +112,7 @@ func final(record postmortem.Record) []postmortem.Final {
 }
 
 // settleStanding moves a quarantined version on. One that an override or an undo has brought back keeps its standing.
-func settleStanding(tx *store.Tx, spec, version string, record postmortem.Record, now time.Time) error {
+func (c *Controller) settleStanding(tx *store.Tx, spec, version string, record postmortem.Record, now time.Time) error {
 	v, err := known(tx, spec, version)
 	if err != nil {
 		return err
@@ -133,8 +133,7 @@ func settleStanding(tx *store.Tx, spec, version string, record postmortem.Record
 		return nil
 	}
 	if order, ok := tx.Drain(spec, version); ok && order.Active() {
-		order.State, order.EndedAt = drain.Superseded, now
-		tx.PutDrain(order)
+		tx.PutDrain(c.ended(order, drain.Superseded, now))
 	}
 	return nil
 }

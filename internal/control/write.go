@@ -41,7 +41,7 @@ func (c *Controller) write(tx *store.Tx, drafts []*draft, actor Actor, how How, 
 				return err
 			}
 		}
-		if err := readmit(tx, d, actor, how, now); err != nil {
+		if err := c.readmit(tx, d, actor, how, now); err != nil {
 			return err
 		}
 		for _, v := range d.after() {

@@ -221,7 +221,7 @@ func (p *plan) cap(d *Decision, x View, o *Order, now time.Time) {
 	}
 	d.Why += "; a conversation, for " + p.MaxTotal.String() + " in all"
 	if d.Deadline.IsZero() || d.End.Before(d.Deadline) {
-		d.Deadline, d.Then = d.End, Cancel
+		d.Deadline, d.Within, d.Then = d.End, time.Duration(p.MaxTotal), Cancel
 		if d.Effects == EffectsIrreversible {
 			d.Then = Hold
 		}

@@ -8,13 +8,13 @@ func Explain(c Contract) []string {
 		lines = append(lines, "declared: "+d.words(c.reporting()))
 	}
 	for i, r := range c.Rules {
-		line := RuleLabel(c, i) + ": " + r.words()
+		line := RuleLabel(c, i) + ": " + r.words(onRollback)
 		if r.When.Effects.Has(EffectsIrreversible) && !c.namesUnknown() {
 			line += "; also where effects are unknown"
 		}
 		lines = append(lines, line)
 	}
-	lines = append(lines, "default: "+c.Default.words())
+	lines = append(lines, "default: "+c.Default.words(onRollback))
 	if c.CompatibleWith != "" {
 		lines = append(lines, "hand-over: only to a version in "+c.CompatibleWith)
 	}
@@ -31,10 +31,10 @@ func (c Contract) explainLimits() (lines []string) {
 		lines = append(lines, "conversations: at most "+c.MaxTotal.String()+" after a rollback, then end with a signal to retry, held or not")
 	}
 	if !c.OnPromote.IsZero() {
-		lines = append(lines, "on a promotion: "+c.OnPromote.words())
+		lines = append(lines, "on a promotion: "+c.OnPromote.action().words(onPromotion))
 	}
 	if !c.OnShutdown.IsZero() {
-		lines = append(lines, "on the shutdown of an instance: "+c.OnShutdown.words())
+		lines = append(lines, "on the shutdown of an instance: "+c.OnShutdown.action().words(onShutdown))
 	}
 	return lines
 }
@@ -67,41 +67,48 @@ func reportingWords(r Reporting) string {
 	return "this way of reporting is not known"
 }
 
-// words differ from a rule's in that no default deadline applies.
-func (s Section) words() string {
-	if a := s.action(); a.canComplete() && a.Within == 0 && a.OnRollback == Complete {
-		return "go on under the old version until it ends or its request's own deadline"
-	}
-	return s.action().words()
-}
+// occasion is what an order is given for, in the words that differ: where work goes on, where it begins again, and for how long it goes on where
+// the contract gives no time.
+type occasion struct{ here, elsewhere, open string }
 
-func (a Action) words() string {
+var (
+	onRollback = occasion{
+		"go on under the old version", "begin again under the new version, unseen by the client",
+		"until it ends, or for up to the pool's default deadline, then hold: never cut, shown to a person",
+	}
+	onPromotion = occasion{onRollback.here, onRollback.elsewhere, "until it ends or its request's own deadline"}
+	onShutdown  = occasion{
+		"go on", "begin again on another instance of the same version, unseen by the client",
+		"until it ends, for as long as the sidecar's --drain-timeout lets it",
+	}
+)
+
+func (a Action) words(at occasion) string {
 	switch a.OnRollback {
 	case Complete:
-		return a.completeWords()
+		return a.completeWords(at)
 	case Cancel:
 		return "end with " + a.retryWords()
 	case Handover:
 		instead := "end with " + a.retryWords()
 		if a.Else == Complete {
-			instead = a.completeWords()
+			instead = a.completeWords(at)
 		}
-		return "begin again under the new version, unseen by the client; where that is impossible, " + instead
+		return at.elsewhere + "; where that is impossible, " + instead
 	case Hold:
 		return "hold for a person"
 	}
 	return "nothing is said"
 }
 
-func (a Action) completeWords() string {
-	const under = "go on under the old version"
+func (a Action) completeWords(at occasion) string {
 	switch {
 	case a.Within == 0:
-		return under + " until it ends, or for up to the pool's default deadline, then hold: never cut, shown to a person"
+		return at.here + " " + at.open
 	case a.Then == Hold:
-		return under + " for up to " + a.Within.String() + ", then hold: never cut, shown to a person"
+		return at.here + " for up to " + a.Within.String() + ", then hold: never cut, shown to a person"
 	}
-	return under + " for up to " + a.Within.String() + ", then end with " + a.retryWords()
+	return at.here + " for up to " + a.Within.String() + ", then end with " + a.retryWords()
 }
 
 func (a Action) retryWords() string {

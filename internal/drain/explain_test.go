@@ -44,11 +44,15 @@ rules:
   onRollback: complete
 - when: {effects: unknown}
   onRollback: cancel
+onPromote: {disposition: handover, else: complete}
+onShutdown: {disposition: handover, else: complete}
 `, []string{
 			"effects are unreported: the agent does not tell, so they are unknown unless declared",
 			"rule 1: effects=irreversible: go on under the old version until it ends, or for up to the pool's default deadline, then hold: never cut, shown to a person",
 			"rule 2: effects=unknown: end with a signal to retry, spread as the rollback says",
 			"default: go on under the old version until it ends, or for up to the pool's default deadline, then hold: never cut, shown to a person",
+			"on a promotion: begin again under the new version, unseen by the client; where that is impossible, go on under the old version until it ends or its request's own deadline",
+			"on the shutdown of an instance: begin again on another instance of the same version, unseen by the client; where that is impossible, go on until it ends, for as long as the sidecar's --drain-timeout lets it",
 			"always: an execution with a known irreversible effect is never cut: it completes, and past its deadline it is held for a person",
 		}},
 	} {

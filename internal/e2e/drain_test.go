@@ -489,11 +489,15 @@ func TestRollForwardDuringADrainSupersedesIt(t *testing.T) {
 	g := startGuarded(t)
 	plain, call := g.begin("plain", "x")
 	late, soon := g.begin("held", "x")
-	g.inFlight("shop", "2.1.0", 2)
+	_, gone := g.begin("cancelled", "x")
+	g.inFlight("shop", "2.1.0", 3)
 	g.rollback("shop")
-	g.drainOf("shop", "2.1.0", "holds one", func(d *operatorv1.Drain) bool { return d.GetHeld() == 1 })
+	gone.answer(http.StatusServiceUnavailable)
+	g.drainOf("shop", "2.1.0", "holds one and has cut one", func(d *operatorv1.Drain) bool { return d.GetHeld() == 1 && d.GetCancelled() == 1 })
 	g.ctl(0, []string{"2.1.0"}, "rollback", "--undo", "PM-1", "--reason", "false alarm")
-	g.drainOf("shop", "2.1.0", "is cancelled", inState("cancelled"))
+	if d := g.drainOf("shop", "2.1.0", "is cancelled", inState("cancelled")); d.GetCancelled() != 1 || len(d.GetLaggards()) != 0 || d.GetOldest() != nil {
+		t.Errorf("the drain that was taken back says %v", d)
+	}
 	// Its fence is down, what runs stays, and nothing is held any more.
 	request(t, g.envoy, "shop.agents", "fresh", "x").answer(http.StatusOK, "2.1.0 answers fresh")
 	eventually(t, "executions without an order", func() error {

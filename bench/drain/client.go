@@ -12,7 +12,7 @@ import (
 	"golang.org/x/net/http2/hpack"
 )
 
-// streamsPerConnection is below what a sidecar lets one connection carry.
+// streamsPerConnection is what one connection carries; the sidecars are told to let it.
 const streamsPerConnection = 9000
 
 // plainExchanges opens n requests, each over a connection of its own.

@@ -81,7 +81,7 @@ func (f *fleet) sidecar(o Options, dir, version, name string) (*rig.Process, err
 		return nil, err
 	}
 	p, err := rig.Start(dir, name, o.Specproxy, "--control", f.control.GRPC, "--spec", spec+":"+version, "--listen", address,
-		"--cache-dir", filepath.Join(dir, "cache-"+name), "--log-level", "error", "--drain-timeout", "1s", "--", o.Self, "child", "agent")
+		"--cache-dir", filepath.Join(dir, "cache-"+name), "--log-level", "error", "--drain-timeout", "1s", "--max-streams", strconv.Itoa(2*streamsPerConnection), "--", o.Self, "child", "agent")
 	if err != nil {
 		return nil, err
 	}

@@ -1,6 +1,9 @@
 package sidecar_test
 
 import (
+	"fmt"
+	"os"
+	"path/filepath"
 	"strings"
 	"syscall"
 	"testing"
@@ -24,6 +27,7 @@ func TestAWedgedAgentLeavesThePoolAndComesBack(t *testing.T) {
 				t.Fatal(err)
 			}
 			t.Cleanup(func() { _ = syscall.Kill(pid, syscall.SIGCONT) })
+			stopped(t, pid)
 			waiting := later(t, addr, "/about")
 			v := r.control.Wait("unreadiness", func(v fakecontrol.View) bool { return !v.Status.GetReady() && v.Status.GetReason() != "" })
 			if !strings.Contains(v.Status.GetReason(), "the agent does not answer") {
@@ -38,6 +42,26 @@ func TestAWedgedAgentLeavesThePoolAndComesBack(t *testing.T) {
 			}
 		})
 	}
+}
+
+// stopped waits until every thread of a process has come to a halt: the signal alone has not done it yet.
+func stopped(t *testing.T, pid int) {
+	t.Helper()
+	for deadline := time.Now().Add(patience); time.Now().Before(deadline); {
+		tasks, err := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/stat", pid))
+		if err != nil || len(tasks) == 0 {
+			t.Fatalf("no threads of process %d: %v", pid, err)
+		}
+		running := false
+		for _, task := range tasks {
+			stat, err := os.ReadFile(task)
+			running = running || err == nil && !strings.Contains(string(stat), ") T ")
+		}
+		if !running {
+			return
+		}
+	}
+	t.Fatalf("process %d does not stop", pid)
 }
 
 func TestPortZeroIsTheSamePortAgain(t *testing.T) {

@@ -19,7 +19,8 @@ import (
 
 // Health says how an agent is looked at. Interval is required.
 type Health struct {
-	// Interval between two looks; until the agent answers for the first time, 20 ms if that is less.
+	// Interval between two looks. Until the agent answers for the first time they come sooner: every 20 ms, and every 200 ms once its silence
+	// was told.
 	Interval time.Duration
 	// Timeout of one look; default Interval.
 	Timeout time.Duration
@@ -60,7 +61,7 @@ func (e Endpoint) Watch(ctx context.Context, h Health, tell func(answers bool, e
 	if h.SignTimeout == 0 {
 		h.SignTimeout = signTimeout
 	}
-	answers, told, failures, begun := false, false, 0, time.Now()
+	answers, began, told, failures, begun := false, false, false, 0, time.Now()
 	timer := time.NewTimer(0)
 	defer timer.Stop()
 	for {
@@ -79,7 +80,7 @@ func (e Endpoint) Watch(ctx context.Context, h Health, tell func(answers bool, e
 		case err == nil:
 			failures = 0
 			if !answers {
-				answers, told = true, true
+				answers, began = true, true
 				tell(true, nil)
 			}
 		case answers:
@@ -88,11 +89,14 @@ func (e Endpoint) Watch(ctx context.Context, h Health, tell func(answers bool, e
 				answers = false
 				tell(false, err)
 			}
-		case !told && time.Since(begun) >= h.Interval:
-			told = true
-			tell(false, err)
-		case !told:
-			pause = min(h.Interval, firstPause)
+		case !began:
+			// It is starting: it is to get work as soon as it can.
+			if pause = min(h.Interval, secondPause); !told && time.Since(begun) >= h.Interval {
+				told = true
+				tell(false, err)
+			} else if !told {
+				pause = min(h.Interval, firstPause)
+			}
 		}
 		timer.Reset(pause)
 	}

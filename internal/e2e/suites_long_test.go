@@ -100,8 +100,8 @@ func h2spec(t *testing.T, address string, sections ...string) []h2specCase {
 	return cases
 }
 
-// failing are the keys of the cases that failed.
-func failing(cases []h2specCase) (keys []string) {
+// failedCases are the keys of the cases that failed.
+func failedCases(cases []h2specCase) (keys []string) {
 	for _, c := range cases {
 		if c.why != "" {
 			keys = append(keys, c.key())
@@ -139,13 +139,13 @@ func TestH2SpecIsNoWorseThanPlainNetHTTP(t *testing.T) {
 		case c.why == "":
 			passed++
 			t.Logf("passed: %s", c.key())
-		case slices.Contains(failing(theirs), c.key()):
+		case slices.Contains(failedCases(theirs), c.key()):
 			t.Logf("failed, as against net/http: %s", c.key())
 		default:
 			// Some cases race their own connection's end: it is worse only where it never passes.
 			again := false
 			for range 3 {
-				again = again || !slices.Contains(failing(h2spec(t, sidecar, c.section)), c.key())
+				again = again || !slices.Contains(failedCases(h2spec(t, sidecar, c.section)), c.key())
 			}
 			if !again {
 				t.Errorf("worse than net/http: %s: %s", c.key(), c.why)
@@ -155,7 +155,7 @@ func TestH2SpecIsNoWorseThanPlainNetHTTP(t *testing.T) {
 			}
 		}
 	}
-	t.Logf("h2spec: %d cases, %d passed; %d of net/http's failed", len(ours), passed, len(failing(theirs)))
+	t.Logf("h2spec: %d cases, %d passed; %d of net/http's failed", len(ours), passed, len(failedCases(theirs)))
 }
 
 // credentialed are the cases of grpc-go's interop client that need accounts and servers of a cloud; its interop server has nothing to them.

@@ -281,6 +281,9 @@ func (s *stream) Read(p []byte) (int, error) {
 			}
 			continue
 		}
+		if n > 0 && err == nil && len(s.held) == 0 && !s.framing.torn() && s.framing.whole(p[:n]) == n {
+			return n, nil // as nearly always: events or messages come whole, and nothing of them is kept
+		}
 		s.release(p[:n])
 		if err != nil {
 			s.conclude(err)

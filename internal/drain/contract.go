@@ -5,7 +5,8 @@
 //   - an execution is decided over at most once while a fence stands, and a cut (hand-over or cancel) is final: decision and grant share one
 //     lock, so nothing is granted after a cut;
 //   - silence about effects is Unknown, never None, unless the agent asks before it acts (Guarded);
-//   - only a declared or reported irreversible effect overrides the contract: such an execution is never cut;
+//   - only a declared or reported irreversible effect overrides the contract: such an execution is never cut, but by an operator who means it or
+//     by the end of its process (Evict);
 //   - an execution that has ended is counted exactly once;
 //   - the contract of the version that is abandoned governs, never the target's: it was declared for these executions, before they began.
 //

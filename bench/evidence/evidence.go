@@ -210,6 +210,7 @@ func (c *Costs) fill(rule evidence.Metric) error {
 					return err
 				}
 				s.End(metric, arm, 100_000_000, 1_000_000)
+				s.Metrics[metric].Counts.Failed[arm] = 1_000_000
 			}
 		}
 	}

@@ -109,9 +109,11 @@ func recount(ro store.Rollout) error {
 			if !ok {
 				continue
 			}
-			if err := ro.Evidence.Assign(cursor.Arm, weight, c.Started); err != nil {
+			// What a client's key assigns together says little about the shares, however many executions it is.
+			if err := ro.Evidence.Assign(cursor.Arm, weight, c.Started-c.Keyed); err != nil {
 				return err
 			}
+			ro.Evidence.Metrics[0].Counts.Failed[cursor.Arm] += c.Failed
 			known, unknown := c.Succeeded+c.Failed, c.Unknown
 			if ro.Plan.ByStatus() {
 				known, unknown = known+c.Plain, unknown-c.Plain
@@ -143,6 +145,7 @@ func forget(ro store.Rollout, arm judge.Arm, here map[string][]drain.Routed) {
 			}
 			s := &sum.Routed[i]
 			s.Started, s.Succeeded, s.Failed, s.Unknown, s.Plain = s.Started+r.Started, s.Succeeded+r.Succeeded, s.Failed+r.Failed, s.Unknown+r.Unknown, s.Plain+r.Plain
+			s.Keyed += r.Keyed
 		}
 		delete(ro.Cursors, id)
 	}

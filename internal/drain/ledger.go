@@ -177,6 +177,9 @@ func (l *Ledger) begin(s *shard, b Begin) (*Execution, *Order) {
 	s.totals.Started++
 	if r := s.routed(b.RouteGeneration); r != nil {
 		r.Started++
+		if b.Key != "" {
+			r.Keyed++
+		}
 	}
 	if b.HandedOverFrom != "" {
 		s.totals.Arrived++

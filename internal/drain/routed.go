@@ -12,6 +12,8 @@ type Routed struct {
 	// Generation is never 0: what was pinned, handed over or came past the proxy is in no Routed.
 	Generation uint64
 	Started    uint64
+	// Keyed is the part of Started that came with a key of the client's own: such executions are assigned together, not one by one.
+	Keyed uint64
 	// Succeeded and Failed by statement, by protocol or (failures) by status.
 	Succeeded, Failed uint64
 	// Unknown ended without any of these. Plain is the part of it that ended with an HTTP status below 400.
@@ -73,6 +75,7 @@ func (l *Ledger) Routed() []Routed {
 			}
 			o := &out[at]
 			o.Started += r.Started
+			o.Keyed += r.Keyed
 			o.Succeeded += r.Succeeded
 			o.Failed += r.Failed
 			o.Unknown += r.Unknown

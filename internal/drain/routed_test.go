@@ -36,6 +36,11 @@ func TestRoutedCountsByTheGenerationThatAssigned(t *testing.T) {
 		}
 	}
 	check(Routed{Generation: 3, Started: 2, Succeeded: 1, Unknown: 1, Plain: 1}, Routed{Generation: 4, Started: 3, Failed: 2, Unknown: 1})
+	keyed := NewLedger(Contract{Default: Action{OnRollback: Complete}})
+	keyed.Admit(Begin{ID: "k", Key: "the client's", Method: "POST", Path: "/", RouteGeneration: 3, Started: now})
+	if got := keyed.Routed(); len(got) != 1 || got[0].Started != 1 || got[0].Keyed != 1 {
+		t.Errorf("keyed: %+v", got)
+	}
 
 	// Outcomes that come late count under the generation that assigned the execution, and reach those who follow the ledger.
 	_, seq := l.Changed(0)

@@ -50,6 +50,8 @@ type Event struct {
 type Counts struct {
 	// Ended ones whose outcome is known, failures included.
 	Ended [2]uint64 `json:"ended"`
+	// Failed executions, where they are counted apart from the units that failed: one unit may fail often.
+	Failed [2]uint64 `json:"failed"`
 	// Unknown: ended without any statement.
 	Unknown [2]uint64 `json:"unknown,omitempty"`
 }

@@ -100,6 +100,17 @@ func TestUnknownOutcomesCountAsFailures(t *testing.T) {
 	}
 }
 
+// A session that fails forty times moves the bet once, but does not make the canary look forty times as good as it is.
+func TestRepeatedFailuresOfAUnitStandAgainstPromotion(t *testing.T) {
+	s, r := fresh(t, 1), rules()
+	feed(t, s, r.Metrics[0], Canary, 500, 100, 1)
+	feed(t, s, r.Metrics[0], Stable, 500, 1900, 20)
+	s.Metrics[0].Counts.Failed[Canary] = 40
+	if v := s.Judge(r, 0); v.Result != Insufficient || v.Metrics[0].Bound < 0.4 {
+		t.Errorf("%s: %s, proven below %v", v.Result, v.Reason, v.Metrics[0].Bound)
+	}
+}
+
 func TestOneUnitCountsOnce(t *testing.T) {
 	s, r := fresh(t, 2), Rules{Alpha: 0.05, Metrics: []Metric{{Name: "failure"}, {Name: "slow"}}}.Split()
 	for range 40 {

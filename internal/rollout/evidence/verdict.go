@@ -143,7 +143,7 @@ func (s *State) harmed(metric int) float64 {
 func (s *State) judgeMetric(i int, rule Metric, demand float64) MetricVerdict {
 	t := &s.Metrics[i]
 	failed := [2]uint64{t.failed(Stable), t.failed(Canary)}
-	bad, ended := failed[Canary]+t.Counts.Unknown[Canary], t.Counts.Ended[Canary]+t.Counts.Unknown[Canary]
+	bad, ended := max(failed[Canary], t.Counts.Failed[Canary])+t.Counts.Unknown[Canary], t.Counts.Ended[Canary]+t.Counts.Unknown[Canary]
 	ended = max(ended, bad)
 	v := MetricVerdict{Name: rule.Name, Stake: math.Exp(min(t.Log, 700)), Bound: UpperBound(ended, bad, rule.Alpha), Counts: t.Counts, Failed: failed}
 	for arm := range v.Counts.Ended { // an execution can have failed, and be counted as ended a moment later

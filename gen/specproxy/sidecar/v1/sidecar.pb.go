@@ -1155,7 +1155,9 @@ type Routed struct {
 	Unknown uint64 `protobuf:"varint,5,opt,name=unknown,proto3" json:"unknown,omitempty"`
 	Plain   uint64 `protobuf:"varint,6,opt,name=plain,proto3" json:"plain,omitempty"`
 	// Handed over or cancelled.
-	Cut           uint64 `protobuf:"varint,7,opt,name=cut,proto3" json:"cut,omitempty"`
+	Cut uint64 `protobuf:"varint,7,opt,name=cut,proto3" json:"cut,omitempty"`
+	// The part of started that came with a key of the client's own: these are assigned together, not one by one.
+	Keyed         uint64 `protobuf:"varint,8,opt,name=keyed,proto3" json:"keyed,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1235,6 +1237,13 @@ func (x *Routed) GetPlain() uint64 {
 func (x *Routed) GetCut() uint64 {
 	if x != nil {
 		return x.Cut
+	}
+	return 0
+}
+
+func (x *Routed) GetKeyed() uint64 {
+	if x != nil {
+		return x.Keyed
 	}
 	return 0
 }
@@ -1846,7 +1855,7 @@ const file_specproxy_sidecar_v1_sidecar_proto_rawDesc = "" +
 	"\farrived_from\x18\x0f \x03(\v2-.specproxy.sidecar.v1.Totals.ArrivedFromEntryR\varrivedFrom\x1a>\n" +
 	"\x10ArrivedFromEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\x04R\x05value:\x028\x01\"\xba\x01\n" +
+	"\x05value\x18\x02 \x01(\x04R\x05value:\x028\x01\"\xd0\x01\n" +
 	"\x06Routed\x12\x1e\n" +
 	"\n" +
 	"generation\x18\x01 \x01(\x04R\n" +
@@ -1856,7 +1865,8 @@ const file_specproxy_sidecar_v1_sidecar_proto_rawDesc = "" +
 	"\x06failed\x18\x04 \x01(\x04R\x06failed\x12\x18\n" +
 	"\aunknown\x18\x05 \x01(\x04R\aunknown\x12\x14\n" +
 	"\x05plain\x18\x06 \x01(\x04R\x05plain\x12\x10\n" +
-	"\x03cut\x18\a \x01(\x04R\x03cut\"\xdc\x02\n" +
+	"\x03cut\x18\a \x01(\x04R\x03cut\x12\x14\n" +
+	"\x05keyed\x18\b \x01(\x04R\x05keyed\"\xdc\x02\n" +
 	"\x05State\x12\x1e\n" +
 	"\n" +
 	"generation\x18\x01 \x01(\x04R\n" +

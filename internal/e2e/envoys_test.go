@@ -384,7 +384,7 @@ func TestExampleFiltersCountAHandOverOnce(t *testing.T) {
 		t.Errorf("%v; authorization was asked %d times, the rate limit %d", a, g.asked["/first-of-all"], g.limited.Load())
 	}
 	e.deployed()
-	before, beforeLocal := g.limited.Load(), e.stat(envoy, "agents.http_local_rate_limit.ok")
+	before, beforeLocal, beforeAll := g.limited.Load(), e.stat(envoy, "agents.http_local_rate_limit.ok"), e.stat(envoy, "http.agents.downstream_rq_completed")
 	const n = 8
 	e.handedOver(n)
 	for i := range n {
@@ -397,6 +397,13 @@ func TestExampleFiltersCountAHandOverOnce(t *testing.T) {
 	}
 	if got := e.stat(envoy, "agents.http_local_rate_limit.ok") - beforeLocal; got != n {
 		t.Errorf("the local rate limit counted %d of %d", got, n)
+	}
+	// Envoy's own counters: of clients, and at the abandoned version.
+	if got := e.stat(envoy, "http.agents.downstream_rq_completed") - beforeAll; got != n {
+		t.Errorf("Envoy counts %d answers to clients, want %d", got, n)
+	}
+	if got := e.stat(envoy, "cluster.shop@"+newer+".upstream_internal_redirect_succeeded_total"); got != n {
+		t.Errorf("Envoy counts %d redirects that it followed, want %d", got, n)
 	}
 	// No client gets past them by naming a hop.
 	for _, hop := range []string{"", "1", "4"} {

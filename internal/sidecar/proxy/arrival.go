@@ -78,7 +78,9 @@ func read(r *http.Request, now time.Time) arrival {
 	if s := r.Header.Get(headerHop); s != "" {
 		if n, err := strconv.Atoi(s); err == nil && n > 0 {
 			a.hop = n
-			a.origin = r.Header.Get(headerOrigin)
+			if origin := r.Header.Get(headerOrigin); len(origin) <= maxHeader {
+				a.origin = origin
+			}
 		}
 	}
 	if s := r.Header.Get(headerDeadline); s != "" {

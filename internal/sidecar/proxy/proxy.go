@@ -130,7 +130,8 @@ func (p *Proxy) ServeHTTP(rw http.ResponseWriter, r *http.Request) {
 	defer p.exit()
 	w := &response{ResponseWriter: rw, old: !r.ProtoAtLeast(1, 1)}
 	if r.ContentLength != 0 {
-		w.request = &watchedBody{ReadCloser: r.Body, http2: r.ProtoMajor == 2}
+		strip(r.Trailer) // the names; values come with the end
+		w.request = &watchedBody{ReadCloser: r.Body, http2: r.ProtoMajor == 2, trailer: r.Trailer}
 		if !w.request.http2 {
 			// A proxy must not wait for the end of the request before it passes the response on, nor read what the agent is to get.
 			w.request.control = http.NewResponseController(w)
@@ -231,7 +232,7 @@ func (p *Proxy) origin(id string) string {
 	return version
 }
 
-// maxHeader bounds the part of a header's value that rules see, in bytes.
+// maxHeader bounds the part of a header's value that rules see, or that is kept as a key, in bytes.
 const maxHeader = 256
 
 // ruled keeps those headers that rules look at.
@@ -266,6 +267,9 @@ func (p *Proxy) identify(r *http.Request, secret []byte) (id, key string) {
 	}
 	var random [execid.RandomSize]byte
 	_, _ = crand.Read(random[:]) // never fails
+	if len(key) > maxHeader {
+		key = strings.Clone(key[:maxHeader])
+	}
 	return p.minterFor(secret).Mint(random), key
 }
 

@@ -38,7 +38,9 @@ type response struct {
 type watchedBody struct {
 	io.ReadCloser
 	http2 bool
-	ended atomic.Bool
+	// trailer is the request's; its values are there once the body has ended.
+	trailer http.Header
+	ended   atomic.Bool
 	// cut: its exchange is over, nobody wants to read on.
 	cut atomic.Bool
 	// heard is when the last bytes came, in nanoseconds of Unix time.
@@ -143,6 +145,7 @@ func (b *watchedBody) Read(p []byte) (int, error) {
 	b.heard.Store(time.Now().UnixNano())
 	switch {
 	case err == io.EOF:
+		strip(b.trailer)
 		b.ended.Store(true)
 		if b.pause > 0 {
 			_ = b.control.SetReadDeadline(time.Time{})

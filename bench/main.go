@@ -17,6 +17,7 @@ import (
 
 	"github.com/specproxy/specproxy/bench/archive"
 	"github.com/specproxy/specproxy/bench/drain"
+	"github.com/specproxy/specproxy/bench/edge"
 	"github.com/specproxy/specproxy/bench/evidence"
 	"github.com/specproxy/specproxy/bench/flip"
 	"github.com/specproxy/specproxy/bench/hop"
@@ -31,6 +32,8 @@ type benchmark struct {
 	name      string
 	run       func(ctx context.Context, dir string, progress io.Writer) (samples any, err error)
 	summarise report.Summarise
+	// fair, if set, refuses a comparison with something that is not what it should be; the report is there all the same.
+	fair func([]report.Row) error
 }
 
 func all() []benchmark {
@@ -40,6 +43,13 @@ func all() []benchmark {
 			return flip.Run(ctx, flip.Options{Xds: program("xds"), Specproxy: program("specproxy"), Dir: dir, Progress: progress})
 		},
 		summarise: flip.Summarise,
+		fair:      flip.Fair,
+	}, {
+		name: "edge",
+		run: func(ctx context.Context, dir string, progress io.Writer) (any, error) {
+			return edge.Run(ctx, edge.Options{Xds: program("xds"), Dir: dir, Progress: progress})
+		},
+		summarise: edge.Summarise,
 	}, {
 		name: "archive",
 		run: func(ctx context.Context, dir string, progress io.Writer) (any, error) {
@@ -181,7 +191,10 @@ func (b benchmark) measure(ctx context.Context, m machine, progress io.Writer) e
 		return err
 	}
 	fmt.Fprintf(progress, "%s: wrote %s\n", b.name, path)
-	return os.RemoveAll(dir)
+	if err := os.RemoveAll(dir); err != nil || b.fair == nil {
+		return err
+	}
+	return b.fair(rows)
 }
 
 // program is the absolute path of one that make has built.

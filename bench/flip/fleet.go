@@ -10,7 +10,6 @@ import (
 	"time"
 
 	"connectrpc.com/connect"
-	"golang.org/x/sync/errgroup"
 	"google.golang.org/protobuf/types/known/durationpb"
 
 	"github.com/specproxy/specproxy/bench/rig"
@@ -23,9 +22,7 @@ const (
 	// full and almost share the weight: a version that keeps a trace of it is not abandoned, so no flip is a rollback.
 	full, almost = 10_000, 9_999
 
-	startTimeout = 30 * time.Second
-	// registering is how many publications are under way at once, deploying how many specs one transaction deploys.
-	registering, deploying = 4, 100
+	startTimeout = 60 * time.Second
 )
 
 // versionsOfSpec are the two versions, in the order they first get weight.
@@ -33,21 +30,20 @@ var versionsOfSpec = [2]string{"1.0.0", "2.0.0"}
 
 // fleet is one control plane with its Envoy, two pools of one agent each, and specs that only weigh on it.
 type fleet struct {
-	specs   int
-	stack   rig.Stack
+	subject
 	control *rig.Control
-	wire    *rig.Relay
-	probe   *probe
-	// at indexes the version that has almost all weight.
-	at int
 }
 
 // start brings a fleet up. The fleet is returned with an error too, for what of it runs.
 func start(ctx context.Context, o Options, specs int) (f *fleet, err error) {
-	f = &fleet{specs: specs}
+	f = &fleet{subject: subject{layout: scoped, specs: specs}}
+	f.shift = f.setWeights
 	dir := filepath.Join(o.Dir, fmt.Sprintf("fleet-%d", specs))
 	if err := os.Mkdir(dir, 0o700); err != nil {
 		return f, fmt.Errorf("working directory: %w", err)
+	}
+	if err := rig.Seed(ctx, filepath.Join(dir, "xds.data"), specs-1, 0, ""); err != nil {
+		return f, err
 	}
 	starting, cancel := context.WithTimeoutCause(ctx, startTimeout, fmt.Errorf("not up after %s", startTimeout))
 	defer cancel()
@@ -55,11 +51,9 @@ func start(ctx context.Context, o Options, specs int) (f *fleet, err error) {
 		return f, err
 	}
 	f.stack.Push(f.control.Stop)
-	if err := f.register(ctx); err != nil {
+	if err := f.register(starting); err != nil {
 		return f, err
 	}
-	starting, cancel = context.WithTimeoutCause(ctx, startTimeout, fmt.Errorf("not up after %s", startTimeout))
-	defer cancel()
 	if err := f.startPools(starting, o, dir); err != nil {
 		return f, err
 	}
@@ -67,32 +61,12 @@ func start(ctx context.Context, o Options, specs int) (f *fleet, err error) {
 	return f, err
 }
 
-// register publishes the measured spec's versions, and publishes and deploys all the others, which nothing runs.
+// register publishes the measured spec's versions.
 func (f *fleet) register(ctx context.Context) error {
 	for _, v := range versionsOfSpec {
 		if err := f.publish(ctx, spec, v); err != nil {
 			return err
 		}
-	}
-	var refs []*operatorv1.Ref
-	g, publishing := errgroup.WithContext(ctx)
-	g.SetLimit(registering)
-	for i := 1; i < f.specs; i++ {
-		name := fmt.Sprintf("other-%d", i)
-		refs = append(refs, &operatorv1.Ref{Spec: name, Version: versionsOfSpec[0]})
-		g.Go(func() error { return f.publish(publishing, name, versionsOfSpec[0]) })
-	}
-	if err := g.Wait(); err != nil {
-		return err
-	}
-	for len(refs) > 0 {
-		n := min(deploying, len(refs))
-		// Now: nothing runs them, and nothing has to.
-		_, err := f.control.API.Deploy(ctx, connect.NewRequest(&operatorv1.DeployRequest{Refs: refs[:n], Now: true, Reason: "benchmark"}))
-		if err != nil {
-			return fmt.Errorf("deploy %d specs: %w", n, err)
-		}
-		refs = refs[n:]
 	}
 	return nil
 }
@@ -112,7 +86,7 @@ func (f *fleet) publish(ctx context.Context, name, version string) error {
 // startPools starts an agent and its sidecar for each version and waits until both are ready.
 func (f *fleet) startPools(ctx context.Context, o Options, dir string) error {
 	for _, v := range versionsOfSpec {
-		upstream, stop, err := startAgent(ctx)
+		upstream, stop, err := startAgent(ctx, v)
 		if err != nil {
 			return err
 		}
@@ -127,13 +101,14 @@ func (f *fleet) startPools(ctx context.Context, o Options, dir string) error {
 	return f.awaitReady(ctx, dir)
 }
 
-// startAgent serves the least that an agent can do.
-func startAgent(ctx context.Context) (address string, stop func(), err error) {
+// startAgent serves the least that an agent can do. It says itself which version it is; behind a sidecar that is not believed.
+func startAgent(ctx context.Context, version string) (address string, stop func(), err error) {
 	l, err := new(net.ListenConfig).Listen(ctx, "tcp", "127.0.0.1:0")
 	if err != nil {
 		return "", nil, fmt.Errorf("agent: %w", err)
 	}
 	agent := &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		w.Header().Set("x-spec-version", spec+":"+version)
 		_, _ = w.Write([]byte("ok\n")) // Whoever asked sees what is missing.
 	})}
 	done := make(chan struct{})
@@ -177,7 +152,7 @@ func (f *fleet) startEnvoy(ctx context.Context, o Options, dir string) (err erro
 	if _, err := f.control.API.Deploy(ctx, connect.NewRequest(deploy)); err != nil {
 		return fmt.Errorf("deploy %s: %w", spec, err)
 	}
-	if err := f.shift(ctx, 0); err != nil {
+	if err := f.setWeights(ctx, 0); err != nil {
 		return err
 	}
 	if f.wire, err = rig.NewRelay(ctx, f.control.GRPC); err != nil {
@@ -198,8 +173,8 @@ func (f *fleet) startEnvoy(ctx context.Context, o Options, dir string) (err erro
 	return f.probe.settle(ctx, versionsOfSpec[f.at])
 }
 
-// shift gives almost all weight to one of the versions.
-func (f *fleet) shift(ctx context.Context, to int) error {
+// setWeights gives almost all weight to one of the versions.
+func (f *fleet) setWeights(ctx context.Context, to int) error {
 	req := &operatorv1.SetWeightsRequest{Spec: spec, Reason: "benchmark", Weights: []*operatorv1.Weight{
 		{Version: versionsOfSpec[to], BasisPoints: almost},
 		{Version: versionsOfSpec[1-to], BasisPoints: full - almost},
@@ -207,6 +182,5 @@ func (f *fleet) shift(ctx context.Context, to int) error {
 	if _, err := f.control.API.SetWeights(ctx, connect.NewRequest(req)); err != nil {
 		return fmt.Errorf("give %s:%s %d of %d: %w", spec, versionsOfSpec[to], almost, full, err)
 	}
-	f.at = to
 	return nil
 }

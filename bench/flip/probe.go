@@ -6,13 +6,15 @@ import (
 	"io"
 	"net/http"
 	"time"
+
+	"github.com/specproxy/specproxy/bench/rig"
 )
 
 const (
 	// certain is how many answers in a row tell that a version took over: one alone may be the trace of weight that the other one keeps.
 	certain = 3
 	// quiet is how long the control plane must say nothing before and after a flip.
-	quiet = 100 * time.Millisecond
+	quiet = 50 * time.Millisecond
 	// settlePoll is how often a request is tried that is not answered yet.
 	settlePoll = 20 * time.Millisecond
 )
@@ -91,8 +93,20 @@ func (p *probe) until(ctx context.Context, version string) (first time.Time, req
 	return first, requests, nil
 }
 
+// subject is an Envoy whose traffic can be moved, whatever the layout of its configuration.
+type subject struct {
+	layout string
+	specs  int
+	stack  rig.Stack
+	wire   *rig.Relay
+	probe  *probe
+	// at indexes the version that has almost all weight, shift moves that to another.
+	at    int
+	shift func(ctx context.Context, to int) error
+}
+
 // flip moves almost all weight to the other version and measures it.
-func (f *fleet) flip(ctx context.Context) (Sample, error) {
+func (f *subject) flip(ctx context.Context) (Sample, error) {
 	to := 1 - f.at
 	if _, _, err := f.probe.until(ctx, versionsOfSpec[f.at]); err != nil {
 		return Sample{}, err
@@ -128,9 +142,10 @@ func (f *fleet) flip(ctx context.Context) (Sample, error) {
 	if err != nil {
 		return Sample{}, err
 	}
+	f.at = to
 	effect := first.Sub(issued)
 	return Sample{
-		Specs: f.specs, To: versionsOfSpec[to],
+		Layout: f.layout, Specs: f.specs, To: versionsOfSpec[to],
 		EffectMs: milliseconds(effect), CommandMs: milliseconds(command.took), ProbeMs: milliseconds(effect) / float64(requests),
 		PushedBytes: after - before,
 	}, nil

@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"math"
 	"os"
 	"path/filepath"
 	"slices"
@@ -67,6 +68,19 @@ func (r Row) AtLeastTimes(times float64) Row {
 // AtMostTimes sets the aim that Value is not more than so many times Peer.
 func (r Row) AtMostTimes(times float64) Row {
 	r.Aim, r.OK = "<= "+strconv.FormatFloat(times, 'g', -1, 64)+" x peer", r.Peer != nil && r.Value <= times**r.Peer
+	return r
+}
+
+// AtLeast sets the aim that Value must reach.
+func (r Row) AtLeast(limit float64) Row {
+	r.Aim, r.OK = ">= "+strconv.FormatFloat(limit, 'g', -1, 64), r.Value >= limit
+	return r
+}
+
+// Within sets the aim that Ratio must be off 1 by no more than share.
+func (r Row) Within(share float64) Row {
+	r.Aim = "ratio 1 +- " + strconv.FormatFloat(share, 'g', -1, 64)
+	r.OK = r.Ratio != nil && math.Abs(*r.Ratio-1) <= share
 	return r
 }
 

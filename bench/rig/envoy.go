@@ -21,15 +21,51 @@ const adminPoll = 10 * time.Millisecond
 // Envoy is a stock Envoy that started from the bootstrap of bin/xds.
 type Envoy struct {
 	*Process
-	admin string
+	adminFile string
+	admin     string
 }
 
 // StartEnvoy runs an Envoy whose control plane is at the address, and returns once it serves. It is found on PATH, where make puts it.
 func StartEnvoy(ctx context.Context, dir, name, xds, control string) (*Envoy, error) {
-	bootstrap, err := exec.CommandContext(ctx, xds, "bootstrap", "--node", name, "--listen", "127.0.0.1:0", "--control", control).Output()
+	bootstrap, err := Bootstrap(ctx, xds, name, "127.0.0.1:0", control)
+	if err != nil {
+		return nil, err
+	}
+	return StartEnvoyFrom(ctx, dir, name, bootstrap)
+}
+
+// Bootstrap is what bin/xds prints for an Envoy that listens on host:port.
+func Bootstrap(ctx context.Context, xds, name, listen, control string) ([]byte, error) {
+	bootstrap, err := exec.CommandContext(ctx, xds, "bootstrap", "--node", name, "--listen", listen, "--control", control).Output()
 	if err != nil {
 		return nil, fmt.Errorf("bootstrap of Envoy: %w", err)
 	}
+	return bootstrap, nil
+}
+
+// StartEnvoyFrom runs an Envoy with a configuration, and returns once it serves. Its admin page must be on a port that the system chooses.
+func StartEnvoyFrom(ctx context.Context, dir, name string, bootstrap []byte) (*Envoy, error) {
+	e, err := launch(dir, name, bootstrap)
+	if err != nil {
+		return nil, err
+	}
+	if err := e.await(ctx); err != nil {
+		e.Stop()
+		return nil, err
+	}
+	return e, nil
+}
+
+// LaunchEnvoy runs an Envoy and waits for nothing. Listener must not be called.
+func LaunchEnvoy(dir, name string, bootstrap []byte) (*Process, error) {
+	e, err := launch(dir, name, bootstrap)
+	if err != nil {
+		return nil, err
+	}
+	return e.Process, nil
+}
+
+func launch(dir, name string, bootstrap []byte) (*Envoy, error) {
 	config, admin := filepath.Join(dir, name+".yaml"), filepath.Join(dir, name+".admin")
 	if err := os.WriteFile(config, bootstrap, 0o600); err != nil {
 		return nil, fmt.Errorf("bootstrap of Envoy: %w", err)
@@ -38,16 +74,11 @@ func StartEnvoy(ctx context.Context, dir, name, xds, control string) (*Envoy, er
 	if err != nil {
 		return nil, err
 	}
-	e := &Envoy{Process: p}
-	if err := e.await(ctx, admin); err != nil {
-		p.Stop()
-		return nil, err
-	}
-	return e, nil
+	return &Envoy{Process: p, adminFile: admin}, nil
 }
 
 // await asks until the admin page says that Envoy is live.
-func (e *Envoy) await(ctx context.Context, path string) error {
+func (e *Envoy) await(ctx context.Context) error {
 	tick := time.NewTicker(adminPoll)
 	defer tick.Stop()
 	for {
@@ -58,7 +89,7 @@ func (e *Envoy) await(ctx context.Context, path string) error {
 			return fmt.Errorf("%s is not ready: %w; see %s", e.name, context.Cause(ctx), e.log)
 		case <-tick.C:
 		}
-		address, err := os.ReadFile(path)
+		address, err := os.ReadFile(e.adminFile)
 		if err != nil {
 			continue // Not written yet.
 		}

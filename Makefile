@@ -8,6 +8,7 @@ SHELL       := bash
 VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
 TOOLS   := .tools/bin
 ENVOY   := .tools/bin/envoy
+ENVOY_OLDEST := .tools/envoy-oldest/envoy
 PYTHON  := .tools/python/installed.txt
 export PATH := $(CURDIR)/$(TOOLS):$(PATH)
 
@@ -45,8 +46,13 @@ test: $(ENVOY) $(PYTHON) oci-tools ## Every test with -race, real Envoy included
 	go test -race -timeout 10m $(if $(RUN),-run '$(RUN)') $(PKG)
 
 .PHONY: test-long
-test-long: $(ENVOY) $(PYTHON) oci-tools $(TOOLS)/cosign conformance-tools ## The long matrices, kill tests and soaks (build tag "long")
+test-long: $(ENVOY) $(PYTHON) oci-tools $(TOOLS)/cosign conformance-tools ## The long matrices, kill tests and soaks (build tag "long"), then test-oldest
 	go test -race -tags long -timeout 60m $(if $(RUN),-run '$(RUN)') $(PKG)
+	$(if $(RUN)$(filter-out ./...,$(PKG)),,$(MAKE) test-oldest)
+
+.PHONY: test-oldest
+test-oldest: $(ENVOY_OLDEST) $(PYTHON) oci-tools ## What needs an Envoy, with the oldest one that is supported
+	ENVOY='$(CURDIR)/$(ENVOY_OLDEST)' go test -race -timeout 30m $(if $(RUN),-run '$(RUN)') ./internal/discovery ./internal/e2e
 
 .PHONY: chaos
 chaos: $(ENVOY) ## 10,000 flips under load with random kills (SEED=7 FLIPS=500)
@@ -117,6 +123,10 @@ $(ENVOY): scripts/install-envoy.sh
 	@# An Envoy that was found on PATH instead is linked, so that everything finds it in one place.
 	@[ -x $@ ] || ln -sf "$$(command -v envoy)" $@
 	@[ -L $@ ] || touch $@
+
+$(ENVOY_OLDEST): scripts/install-envoy.sh
+	scripts/install-envoy.sh oldest
+	@touch $@
 
 # A registry to test against, and other tools that must be able to read what we write.
 .PHONY: oci-tools

@@ -8,6 +8,7 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"math"
 	"net"
 	"net/http"
 	"path/filepath"
@@ -20,14 +21,15 @@ const (
 	// used is how many specs have traffic; few and many how many are registered.
 	used, few, many = 10, 10, 10_000
 	// rounds of Envoys: one for each control plane.
-	rounds = 11
+	rounds = 9
 	// limit bounds the measurement, after both control planes run; startTimeout one start.
 	limit        = 4 * time.Minute
 	startTimeout = time.Minute
 	// poll is how often a starting Envoy is asked, and so how exact ReadyMs is.
 	poll = time.Millisecond
-	// quiet is how long the control plane must say nothing before the memory is read.
-	quiet = 100 * time.Millisecond
+	// quiet is how long the control plane must say nothing before the memory is looked at, settle how often that happens then.
+	quiet  = 100 * time.Millisecond
+	settle = 1500 * time.Millisecond
 )
 
 // Options says what to measure.
@@ -48,7 +50,7 @@ type Sample struct {
 	Round int `json:"round"`
 	// ReadyMs is the time from the start of the process to the first answer of an agent.
 	ReadyMs float64 `json:"readyMs"`
-	// ResidentBytes is its memory once all used specs have been asked for and nothing more comes.
+	// ResidentBytes is its memory once all used specs have been asked for, nothing more comes, and it has given back what it needed for a moment.
 	ResidentBytes int64 `json:"residentBytes"`
 	// PushedBytes is what the control plane has sent by then, TCP payload.
 	PushedBytes int64 `json:"pushedBytes"`
@@ -170,8 +172,27 @@ func (p *plane) measure(ctx context.Context, o Options, round int) (Sample, erro
 		return s, err
 	}
 	s.PushedBytes = after - before
-	s.ResidentBytes, _, err = envoy.Usage()
+	s.ResidentBytes, err = resident(ctx, envoy)
 	return s, err
+}
+
+// resident is the memory of the process once it does not shrink any more.
+func resident(ctx context.Context, envoy *rig.Process) (int64, error) {
+	tick := time.NewTicker(settle)
+	defer tick.Stop()
+	last := int64(math.MaxInt64)
+	for {
+		now, _, err := envoy.Usage()
+		if err != nil || now >= last {
+			return min(now, last), err
+		}
+		last = now
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			return 0, fmt.Errorf("its memory does not settle: %w", context.Cause(ctx))
+		}
+	}
 }
 
 // free is an address that nobody listens on; Envoy's would have to be asked for otherwise, which takes time.

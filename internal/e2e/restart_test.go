@@ -117,7 +117,7 @@ func TestSidecarsThatComeBackLateKeepTheirEndpoints(t *testing.T) {
 
 // handshakeBytes is what a restart may cost on the way to a proxy: HTTP/2 settings, headers and a few pings. The test shows that it costs more
 // if a single resource comes with it, even the smallest.
-const handshakeBytes = 400
+const handshakeBytes = 600
 
 // TestAnUnchangedResourceIsNotPushedAgain counts the bytes from the control plane to a proxy.
 func TestAnUnchangedResourceIsNotPushedAgain(t *testing.T) {

@@ -35,6 +35,9 @@ const MetadataTrustedHops = "trusted_hops"
 // ControlCluster is the static cluster of the control plane in the bootstrap.
 const ControlCluster = "xds"
 
+// releaseBytes is how much unused memory Envoy gives back each second: little enough to cost nothing while it is busy.
+const releaseBytes = 8 << 20
+
 // BootstrapOptions are what differs from Envoy to Envoy.
 type BootstrapOptions struct {
 	// Node names this Envoy; every Envoy has its own.
@@ -99,6 +102,8 @@ func Bootstrap(o BootstrapOptions) ([]byte, error) {
 	}
 	b.DynamicResources.LdsConfig = overADS()
 	b.StatsConfig = &metricsv3.StatsConfig{StatsMatcher: statsMatcher()}
+	// Envoy never gives back by itself what it needed once to take in a large update, such as all the hosts at its start.
+	b.MemoryAllocatorManager = &bootstrapv3.MemoryAllocatorManager{BytesToRelease: releaseBytes, MemoryReleaseInterval: durationpb.New(time.Second)}
 	if o.Admin != "" {
 		address, err := adminAddress(o.Admin)
 		if err != nil {

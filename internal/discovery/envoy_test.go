@@ -314,20 +314,23 @@ func TestHandOverReachesTheTargetWithTheBody(t *testing.T) {
 	}
 }
 
-func TestAnAgentsOwnRedirectReachesTheClient(t *testing.T) {
+// A sidecar hides its agent's redirect from Envoy's router, and Envoy shows it to the client.
+func TestAHiddenRedirectReachesTheClient(t *testing.T) {
 	spec, older, _ := twoVersions(t)
 	other := specOf("billing", 1, []split{{"1.0.0", 10000}}, map[string][]string{"1.0.0": {newAgent(t, "billing").Address}})
 	cp := serve(t, newSource(spec, other), "")
 	e := envoytest.Start(t, envoytest.Config{Servers: []string{cp.Address}})
 	wantReply(t, ask(t, e, "GET", "billing.agents", "/", ""), 200, "billing ")
-	for _, location := range []string{"http://billing.agents/x", "https://example.com/x", "/x"} {
+	for _, location := range []string{"http://" + shopHost + "/x", "http://billing.agents/x", "https://example.com/x", "/x"} {
 		older.answer(func(w http.ResponseWriter, _ *http.Request) {
-			w.Header().Set("Location", location)
+			w.Header().Set("x-spec-location", location)
 			w.WriteHeader(307)
 		})
-		got := ask(t, e, "GET", shopHost, "/", "")
-		if got.status != 307 || got.header.Get("Location") != location {
-			t.Errorf("redirect to %s: client got %d %q", location, got.status, got.header.Get("Location"))
+		for _, pinned := range []string{"", pin(shop, "2.0.3")} {
+			got := ask(t, e, "GET", shopHost, "/", "", "x-spec-pin", pinned)
+			if got.status != 307 || got.header.Get("Location") != location || got.header.Get("x-spec-location") != "" {
+				t.Errorf("redirect to %s: client got %d %v", location, got.status, got.header)
+			}
 		}
 	}
 }

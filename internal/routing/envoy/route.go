@@ -6,7 +6,6 @@ import (
 
 	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
 	routev3 "github.com/envoyproxy/go-control-plane/envoy/config/route/v3"
-	allowlistedv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/internal_redirect/allow_listed_routes/v3"
 	previoushostsv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/retry/host/previous_hosts/v3"
 	matcherv3 "github.com/envoyproxy/go-control-plane/envoy/type/matcher/v3"
 	"google.golang.org/protobuf/types/known/anypb"
@@ -34,14 +33,13 @@ const (
 // flip, so what is in it is short.
 const extensionName = "x"
 
-// route makes the RouteConfiguration: an exact match of each live version's pin, then the weighted route. All of a spec's routes have one name.
+// route makes the RouteConfiguration: an exact match of each live version's pin, then the weighted route, which alone has a name.
 func route(s Spec, pools []Pool) (*Resource, error) {
 	buffer := s.BodyBuffer
 	if buffer == 0 {
 		buffer = versions.DefaultBodyBuffer
 	}
 	name := RouteName(s.Name)
-	redirect := internalRedirects(name)
 
 	vh := &routev3.VirtualHost{
 		Name:    s.Name,
@@ -61,10 +59,10 @@ func route(s Spec, pools []Pool) (*Resource, error) {
 	for _, p := range pools {
 		cluster, weight := routing.Cluster(s.Name, p.Version), s.Route.Weight(p.Version)
 		targets = append(targets, Target{Cluster: cluster, Weight: weight})
-		vh.Routes = append(vh.Routes, pinRoute(name, cluster, p.Pin, redirect))
+		vh.Routes = append(vh.Routes, pinRoute(cluster, p.Pin))
 		weighted.Clusters = append(weighted.Clusters, &routev3.WeightedCluster_ClusterWeight{Name: cluster, Weight: wrapperspb.UInt32(weight)})
 	}
-	action := routeAction(redirect)
+	action := routeAction()
 	action.ClusterSpecifier = &routev3.RouteAction_WeightedClusters{WeightedClusters: weighted}
 	// Without the header there is no hash, and Envoy draws at random.
 	action.HashPolicy = []*routev3.RouteAction_HashPolicy{{PolicySpecifier: &routev3.RouteAction_HashPolicy_Header_{
@@ -102,7 +100,7 @@ func GenerationOf(version string) uint64 {
 }
 
 // pinRoute sends who holds a version's pin to that version, whatever the weights.
-func pinRoute(name, cluster, pin string, redirect *routev3.InternalRedirectPolicy) *routev3.Route {
+func pinRoute(cluster, pin string) *routev3.Route {
 	match := everyPath()
 	match.Headers = []*routev3.HeaderMatcher{{
 		Name: HeaderPin,
@@ -110,10 +108,9 @@ func pinRoute(name, cluster, pin string, redirect *routev3.InternalRedirectPolic
 			MatchPattern: &matcherv3.StringMatcher_Exact{Exact: pin},
 		}},
 	}}
-	action := routeAction(redirect)
+	action := routeAction()
 	action.ClusterSpecifier = &routev3.RouteAction_Cluster{Cluster: cluster}
 	return &routev3.Route{
-		Name:   name,
 		Match:  match,
 		Action: &routev3.Route_Route{Route: action},
 		// A request that is handed over still carries what the weighted route put on it the first time.
@@ -126,11 +123,11 @@ func everyPath() *routev3.RouteMatch {
 }
 
 // routeAction holds what every route shares. Deadlines are the sidecar's business: Envoy's own (15 s, 5 min idle) would cut long streams.
-func routeAction(redirect *routev3.InternalRedirectPolicy) *routev3.RouteAction {
+func routeAction() *routev3.RouteAction {
 	return &routev3.RouteAction{
 		Timeout:                durationpb.New(0),
 		IdleTimeout:            durationpb.New(0),
-		InternalRedirectPolicy: redirect,
+		InternalRedirectPolicy: internalRedirects,
 	}
 }
 
@@ -154,19 +151,14 @@ func connectFailures() *routev3.RetryPolicy {
 	}
 }
 
-// internalRedirects lets Envoy follow a sidecar's 307, and only to this spec's own routes: an agent's redirect to anywhere else is the
-// client's to follow. Schemes may differ, since behind a TLS terminator Envoy sees http where the client said https.
-func internalRedirects(route string) *routev3.InternalRedirectPolicy {
-	return &routev3.InternalRedirectPolicy{
-		MaxInternalRedirects:     wrapperspb.UInt32(4),
-		RedirectResponseCodes:    []uint32{307},
-		AllowCrossSchemeRedirect: true,
-		ResponseHeadersToCopy:    []string{HeaderPin, HeaderInstance, HeaderDeadline, HeaderHop, HeaderOrigin},
-		Predicates: []*corev3.TypedExtensionConfig{{
-			Name:        extensionName,
-			TypedConfig: packed(&allowlistedv3.AllowListedRoutesConfig{AllowedRouteNames: []string{route}}),
-		}},
-	}
+// internalRedirects lets Envoy follow a sidecar's 307. It names no routes that may be reached so, which would be repeated in every route of every
+// push: a sidecar shows Envoy no redirect but its own, and hides those of its agent in HeaderLocation. Schemes may differ, since behind a TLS
+// terminator Envoy sees http where the client said https. Nobody changes it.
+var internalRedirects = &routev3.InternalRedirectPolicy{
+	MaxInternalRedirects:     wrapperspb.UInt32(4),
+	RedirectResponseCodes:    []uint32{307},
+	AllowCrossSchemeRedirect: true,
+	ResponseHeadersToCopy:    []string{HeaderPin, HeaderInstance, HeaderDeadline, HeaderHop, HeaderOrigin},
 }
 
 func overwrite(key, value string) *corev3.HeaderValueOption {

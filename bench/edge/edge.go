@@ -8,7 +8,6 @@ import (
 	"context"
 	"fmt"
 	"io"
-	"math"
 	"net"
 	"net/http"
 	"path/filepath"
@@ -27,9 +26,10 @@ const (
 	startTimeout = time.Minute
 	// poll is how often a starting Envoy is asked, and so how exact ReadyMs is.
 	poll = time.Millisecond
-	// quiet is how long the control plane must say nothing before the memory is looked at, settle how often that happens then.
+	// quiet is how long the control plane must say nothing before the next Envoy is started. settle is how long all Envoys are left alone before
+	// their memory is read: they give back slowly what they needed for a moment.
 	quiet  = 100 * time.Millisecond
-	settle = 1500 * time.Millisecond
+	settle = 15 * time.Second
 )
 
 // Options says what to measure.
@@ -50,7 +50,7 @@ type Sample struct {
 	Round int `json:"round"`
 	// ReadyMs is the time from the start of the process to the first answer of an agent.
 	ReadyMs float64 `json:"readyMs"`
-	// ResidentBytes is its memory once all used specs have been asked for, nothing more comes, and it has given back what it needed for a moment.
+	// ResidentBytes is its memory once all used specs have been asked for, nothing more comes, and it had time to give back what it needed for a moment.
 	ResidentBytes int64 `json:"residentBytes"`
 	// PushedBytes is what the control plane has sent by then, TCP payload.
 	PushedBytes int64 `json:"pushedBytes"`
@@ -84,14 +84,28 @@ func Run(ctx context.Context, o Options) (_ []Sample, err error) {
 	ctx, cancel := context.WithTimeoutCause(ctx, limit, fmt.Errorf("the measurement took longer than %s", limit))
 	defer cancel()
 	var samples []Sample
+	var envoys []*rig.Process
 	for round := range rounds {
 		for i := range planes {
 			p := planes[(i+round)%len(planes)]
-			s, err := p.measure(ctx, o, round)
+			s, envoy, err := p.measure(ctx, o, &stack, round)
 			if err != nil {
 				return nil, fmt.Errorf("Envoy %d with %d specs: %w", round, p.specs, err)
 			}
-			samples = append(samples, s)
+			samples, envoys = append(samples, s), append(envoys, envoy)
+		}
+	}
+	fmt.Fprintf(o.Progress, "edge: leaving them alone for %s\n", settle)
+	rest := time.NewTimer(settle)
+	defer rest.Stop()
+	select {
+	case <-rest.C:
+	case <-ctx.Done():
+		return nil, context.Cause(ctx)
+	}
+	for i, envoy := range envoys {
+		if samples[i].ResidentBytes, _, err = envoy.Usage(); err != nil {
+			return nil, err
 		}
 	}
 	return samples, nil
@@ -138,61 +152,38 @@ func start(ctx context.Context, o Options, stack *rig.Stack, specs int, agent st
 	return &plane{specs: specs, dir: o.Dir, wire: wire}, nil
 }
 
-// measure starts an Envoy, asks until the first spec answers, asks for the others, and reads its memory.
-func (p *plane) measure(ctx context.Context, o Options, round int) (Sample, error) {
+// measure starts an Envoy, asks until the first spec answers, and asks for the others.
+func (p *plane) measure(ctx context.Context, o Options, stack *rig.Stack, round int) (Sample, *rig.Process, error) {
 	s := Sample{Specs: p.specs, Round: round}
 	address, err := free(ctx)
 	if err != nil {
-		return s, err
+		return s, nil, err
 	}
 	name := fmt.Sprintf("envoy-%d-%d", p.specs, round)
 	bootstrap, err := rig.Bootstrap(ctx, o.Xds, name, address, p.wire.Address())
 	if err != nil {
-		return s, err
+		return s, nil, err
 	}
 	before := p.wire.Down()
 	began := time.Now()
 	envoy, err := rig.LaunchEnvoy(p.dir, name, bootstrap)
 	if err != nil {
-		return s, err
+		return s, nil, err
 	}
-	defer envoy.Stop()
+	stack.Push(envoy.Stop)
 	client := &http.Client{Transport: &http.Transport{DisableKeepAlives: true}}
 	if err := p.first(ctx, client, envoy, address); err != nil {
-		return s, err
+		return s, nil, err
 	}
 	s.ReadyMs = float64(time.Since(began).Microseconds()) / 1000
 	for i := range used {
 		if err := ask(ctx, client, address, i); err != nil {
-			return s, err
+			return s, nil, err
 		}
 	}
 	after, err := p.wire.Quiet(ctx, quiet)
-	if err != nil {
-		return s, err
-	}
 	s.PushedBytes = after - before
-	s.ResidentBytes, err = resident(ctx, envoy)
-	return s, err
-}
-
-// resident is the memory of the process once it does not shrink any more.
-func resident(ctx context.Context, envoy *rig.Process) (int64, error) {
-	tick := time.NewTicker(settle)
-	defer tick.Stop()
-	last := int64(math.MaxInt64)
-	for {
-		now, _, err := envoy.Usage()
-		if err != nil || now >= last {
-			return min(now, last), err
-		}
-		last = now
-		select {
-		case <-tick.C:
-		case <-ctx.Done():
-			return 0, fmt.Errorf("its memory does not settle: %w", context.Cause(ctx))
-		}
-	}
+	return s, envoy, err
 }
 
 // free is an address that nobody listens on; Envoy's would have to be asked for otherwise, which takes time.

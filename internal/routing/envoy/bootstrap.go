@@ -80,6 +80,9 @@ func Bootstrap(o BootstrapOptions) ([]byte, error) {
 	if err != nil {
 		return nil, fmt.Errorf("bootstrap: %w", err)
 	}
+	if o.ScopeHeader != "" && !o.Fragment {
+		return nil, errors.New("bootstrap: without --fragment the listener comes from the control plane: give --scope-header to xds instead")
+	}
 	control, err := controlCluster(o)
 	if err != nil {
 		return nil, fmt.Errorf("bootstrap: %w", err)

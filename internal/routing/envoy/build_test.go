@@ -103,6 +103,24 @@ func TestBootstrapGolden(t *testing.T) {
 	}
 }
 
+func TestScopeHeaders(t *testing.T) {
+	for name, refused := range map[string]bool{
+		"": false, "x-agent": false, "X-Agent": false, ":authority": false, "host": true, "x-spec-host": true, "x-envoy-host": true, "x agent": true, ":path": true,
+	} {
+		if err := envoy.CheckScopeHeader(name); (err != nil) != refused {
+			t.Errorf("%q: %v", name, err)
+		}
+	}
+	o := envoy.BootstrapOptions{Node: "edge-1", Listen: "127.0.0.1:10000", Servers: []string{"127.0.0.1:18000"}, ScopeHeader: "X-Agent"}
+	if _, err := envoy.Bootstrap(o); err == nil || !strings.Contains(err.Error(), "to xds instead") {
+		t.Errorf("a scope header without a listener to put it in: %v", err)
+	}
+	o.Fragment = true
+	if out, err := envoy.Bootstrap(o); err != nil || !bytes.Contains(out, []byte("name: x-agent")) {
+		t.Errorf("a fragment with a scope header: %v\n%s", err, out)
+	}
+}
+
 func golden(t *testing.T, name string, got []byte) {
 	t.Helper()
 	path := filepath.Join("testdata", name)

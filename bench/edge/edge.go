@@ -90,7 +90,7 @@ func Run(ctx context.Context, o Options) (_ []Sample, err error) {
 			p := planes[(i+round)%len(planes)]
 			s, envoy, err := p.measure(ctx, o, &stack, round)
 			if err != nil {
-				return nil, fmt.Errorf("Envoy %d with %d specs: %w", round, p.specs, err)
+				return nil, fmt.Errorf("start %d of an Envoy with %d specs: %w", round, p.specs, err)
 			}
 			samples, envoys = append(samples, s), append(envoys, envoy)
 		}

@@ -466,8 +466,8 @@ func TestNoScriptFailsARequestThroughARealEnvoy(t *testing.T) {
 		for _, m := range moments {
 			for _, p := range m.spec.Pools {
 				for i := range p.Instances {
-					if real, ok := agents[p.Instances[i].Address]; ok { // else it is the same moment as the one before
-						p.Instances[i].Address = real
+					if address, ok := agents[p.Instances[i].Address]; ok { // else it is the same moment as the one before
+						p.Instances[i].Address = address
 					}
 				}
 			}

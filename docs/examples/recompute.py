@@ -20,12 +20,16 @@ FULL = 10_000
 ALPHA = 0.05
 BUDGET = 10
 MOST = 100_000
+FAILURES = 500
 RUNS = 2_000
 UNIT = 1 << 32
 PLANNED = [100, 200, 500, 1000, 2000, 5000]
 MASK = (1 << 64) - 1
 # TOOK is Go's way to write a time: 1m30s, 2.8s, 12.7ms.
 TOOK = r"\b(?:\d+(?:\.\d+)?(?:h|ms|µs|m|s))+\b"
+
+
+LIMITS = set()  # for how many executions plans were looked at
 
 
 class Wrong(Exception):
@@ -236,11 +240,15 @@ def analyse(rollback, evidence, version):
     a["canary"] = canary
     speed = every / seconds if seconds > 0 else 0
 
+    def most(weight):
+        w = weight / FULL
+        return min(MOST, math.ceil(FAILURES / (w * bad["rate"] + (1 - w) * base["rate"])))
+
     def plan(weight):
         none = {"weight": weight, "caught": False, "executions": 0, "canary": 0, "seconds": 0, "harmed": 0, "within": 0}
         if bad["rate"] <= base["rate"]:
             return none
-        stops = foresee(base["rate"], ratio, [(weight, MOST)])
+        stops = foresee(base["rate"], ratio, [(weight, most(weight))])
         stop = stops[math.ceil(0.8 * RUNS) - 1]
         if not stop[0]:
             return none
@@ -249,6 +257,7 @@ def analyse(rollback, evidence, version):
 
     plans = {w: plan(w) for w in PLANNED}
     a["plans"] = [plans[w] for w in PLANNED]
+    LIMITS.update(str(most(w)) for w in PLANNED)
     a["same"] = plans.get(own or 500) or plan(own)
     good = [p for p in a["plans"] if p["caught"] and p["within"] >= 0.8]
     if good:
@@ -487,6 +496,7 @@ def main(prefix):
     written = {datetime.fromtimestamp(n // 10**9, timezone.utc).strftime("%Y-%m-%d %H:%M:%S") + f".{n % 10**9 // 10**6:03d}" for n in times}
     for value in (events, found, [80, 100 * ALPHA, BUDGET, MOST, 0]):
         numbers(value, figures)
+    figures.update(LIMITS)
     figures.update(day for n in times for day in datetime.fromtimestamp(n // 10**9, timezone.utc).strftime("%Y %m %d").split())
     check_text(prefix + ".md", {"numbers": figures, "seconds": seconds}, written)
     print(f"{record_id}: {len(events)} events are whole up to {head['seq']}:{head['link'][:12]}…, "

@@ -182,7 +182,7 @@ func TestHandoverSaysWhatIsLeft(t *testing.T) {
 
 	w.ctl(0, []string{"deploys: 2, 1 of them rolled back later (50 %)", "1 with all the traffic", "open: 1", "time to restore"}, "stats", "shop")
 	w.closePostMortem("PM-1", "false-alarm")
-	w.ctl(0, []string{"all specs", "false-alarm 1", "time to close"}, "stats")
+	w.ctl(0, []string{"shop", "false-alarm 1", "time to close"}, "stats")
 	w.ctl(2, []string{"more than 0"}, "stats", "--since", "-1h")
 	w.ctl(1, []string{"spec nobody does not exist"}, "stats", "nobody")
 	w.ctl(2, []string{"--reason is missing"}, "postmortem", "erase", "PM-1")

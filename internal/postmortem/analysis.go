@@ -17,8 +17,9 @@ const (
 	wantedChance = 0.8
 	// HarmBudget is how many harmed executions a plan may cost that is called one that would have caught it.
 	HarmBudget = 10
-	// mostExecutions bounds how long a plan is looked at.
+	// mostExecutions bounds how long a plan is looked at, and mostFailures how many failures that may be in expectation: each costs time.
 	mostExecutions = 100_000
+	mostFailures   = 500
 	// ceilingOver is how many times the target's failure rate the ceiling is that the test of one version is made against.
 	ceilingOver = 2
 )
@@ -96,7 +97,7 @@ type CanarySeen struct {
 // Plan80 is a single step of one weight, held until the test stops it: what that takes with a chance of 80 %, at the true failure rates.
 type Plan80 struct {
 	Weight uint16 `json:"weight"`
-	// Caught is false if not even 100,000 executions are enough; the rest is then 0.
+	// Caught is false if not even 100,000 executions, or those with 500 failures, are enough; the rest is then 0.
 	Caught bool `json:"caught"`
 	// Executions on both versions, and on the canary alone.
 	Executions uint64 `json:"executions"`
@@ -265,12 +266,18 @@ func (a *Analysis) counterfactual() {
 	}
 }
 
+// most is for how many executions a plan of a weight is looked at.
+func (a *Analysis) most(weight uint16) uint64 {
+	w := float64(weight) / evidence.Whole
+	return uint64(min(mostExecutions, math.Ceil(mostFailures/(w*a.Bad.Rate+(1-w)*a.Base.Rate))))
+}
+
 func (a *Analysis) plan(weight uint16, perSecond float64) Plan80 {
 	p := Plan80{Weight: weight}
 	if a.Bad.Rate <= a.Base.Rate {
 		return p
 	}
-	o := evidence.Foresee(a.supposed(), []evidence.Exposure{{Weight: weight, Executions: mostExecutions}})
+	o := evidence.Foresee(a.supposed(), []evidence.Exposure{{Weight: weight, Executions: a.most(weight)}})
 	stop, ok := o.At(wantedChance)
 	if !ok {
 		return p

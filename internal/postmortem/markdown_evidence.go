@@ -140,7 +140,7 @@ func whyCanary(p printf, a Analysis) {
 	p("|---:|---:|---:|---:|---:|---:|")
 	for _, plan := range a.Plans {
 		if !plan.Caught {
-			p("| %s | more than %d | | | | |", points(uint32(plan.Weight)), mostExecutions)
+			p("| %s | more than %d | | | | |", points(uint32(plan.Weight)), a.most(plan.Weight))
 			continue
 		}
 		p("| %s | %d | %d | %s | %.1f | %s |", points(uint32(plan.Weight)), plan.Executions, plan.Canary, orNone(strings.TrimPrefix(within(plan), ", or "), "unknown"), plan.Harmed, percent(plan.Within))

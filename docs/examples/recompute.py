@@ -413,7 +413,7 @@ def numbers(value, out):
     elif isinstance(value, bool) or value is None:
         return
     elif isinstance(value, (int, float)):
-        for x in (value, 100 * value, value / 100):
+        for x in (abs(value), abs(100 * value), abs(value / 100)):
             out.update({f"{x:.0f}", f"{x:.1f}", f"{x:.2f}", f"{x:g}"})
     else:
         out.update(re.findall(r"\d+(?:\.\d+)?", value))

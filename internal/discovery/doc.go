@@ -1,4 +1,5 @@
-// Package discovery is the delta ADS server for Envoy, and the ledger of what each Envoy acknowledged.
+// Package discovery is the ADS server for Envoy (delta) and for gRPC clients without a proxy (state of the world), and the ledger of what each
+// of them acknowledged, here or at another replica.
 //
 // One goroutine (Run) builds the resources of changed specs and publishes them in the catalog. Every stream has one goroutine that owns
 // all of the stream's state. A change is put into the mailboxes of the streams that follow the spec, as a set of names and not as a queue,

@@ -19,7 +19,7 @@ const (
 	HarmBudget = 10
 	// mostExecutions bounds how long a plan is looked at, and mostFailures how many failures that may be in expectation: each costs time.
 	mostExecutions = 100_000
-	mostFailures   = 500
+	mostFailures   = 200
 	// ceilingOver is how many times the target's failure rate the ceiling is that the test of one version is made against.
 	ceilingOver = 2
 )
@@ -97,7 +97,7 @@ type CanarySeen struct {
 // Plan80 is a single step of one weight, held until the test stops it: what that takes with a chance of 80 %, at the true failure rates.
 type Plan80 struct {
 	Weight uint16 `json:"weight"`
-	// Caught is false if not even 100,000 executions, or those with 500 failures, are enough; the rest is then 0.
+	// Caught is false if not even 100,000 executions, or those with 200 failures, are enough; the rest is then 0.
 	Caught bool `json:"caught"`
 	// Executions on both versions, and on the canary alone.
 	Executions uint64 `json:"executions"`

@@ -56,7 +56,7 @@ func Export(r Record, chain []Entry) ([]Exported, error) {
 	if err != nil {
 		return nil, fmt.Errorf("%s cannot be written as JSON: %w", r.ID, err)
 	}
-	out := []Exported{{r.ID + ".md", []byte(Markdown(r, r.ID))}, {r.ID + ".json", append(raw, '\n')}, {r.ID + ".events.jsonl", lines}}
+	out := []Exported{{r.ID + ".md", []byte(markdown(r, r.ID, found))}, {r.ID + ".json", append(raw, '\n')}, {r.ID + ".events.jsonl", lines}}
 	for _, f := range found {
 		rb, _ := r.Rollback(f.Spec)
 		for _, c := range f.Charts {

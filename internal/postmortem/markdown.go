@@ -12,7 +12,10 @@ const clock = "2006-01-02 15:04:05.000Z"
 
 // Markdown writes the record for reading: what happened, to whom, how it was proven, why it was not caught, what must be answered. pictures is
 // the prefix of the names of the charts' files beside it; empty: without charts.
-func Markdown(r Record, pictures string) string {
+func Markdown(r Record, pictures string) string { return markdown(r, pictures, Derive(r)) }
+
+// markdown is Markdown with what was derived before: that takes a while.
+func markdown(r Record, pictures string, found []Found) string {
 	var b strings.Builder
 	p := func(format string, args ...any) { fmt.Fprintf(&b, format+"\n", args...) }
 	p("# %s: rollback of %s", r.ID, strings.Join(r.Specs, ", "))
@@ -42,7 +45,7 @@ func Markdown(r Record, pictures string) string {
 	}
 	alerts(p, r)
 	for _, rb := range r.Rollbacks {
-		section(p, rb, pictures)
+		section(p, rb, pictures, found)
 	}
 	answers(p, r)
 	return b.String()
@@ -70,7 +73,7 @@ func said(note string) string {
 	return ": " + note
 }
 
-func section(p printf, rb Rollback, pictures string) {
+func section(p printf, rb Rollback, pictures string, found []Found) {
 	names := make([]string, 0, len(rb.Abandoned))
 	for _, a := range rb.Abandoned {
 		names = append(names, a.Version)
@@ -103,7 +106,7 @@ func section(p printf, rb Rollback, pictures string) {
 	plans(p, rb)
 	settled(p, rb)
 	touched(p, rb)
-	evidenceOf(p, rb, pictures)
+	evidenceOf(p, rb, pictures, found)
 	p("### Weights until then")
 	p("")
 	p("| generation | at | by | change | weights |")

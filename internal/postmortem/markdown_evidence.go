@@ -14,7 +14,7 @@ const shownSegments = 8
 type printf = func(string, ...any)
 
 // evidenceOf writes what was gathered of one rollback, and what follows from it. pictures is the prefix of the charts' files; empty: none.
-func evidenceOf(p printf, rb Rollback, pictures string) {
+func evidenceOf(p printf, rb Rollback, pictures string, found []Found) {
 	if rb.Evidence == nil {
 		p("### Evidence")
 		p("")
@@ -22,9 +22,13 @@ func evidenceOf(p printf, rb Rollback, pictures string) {
 		p("")
 		return
 	}
-	for _, a := range Analyse(rb) {
+	for _, f := range found {
+		if f.Spec != rb.Spec {
+			continue
+		}
+		a := f.Analysis
 		if pictures != "" {
-			for _, c := range Charts(rb, a) {
+			for _, c := range f.Charts {
 				p("![%s, in %s](%s)", c.Title, orNone(c.Unit, "numbers"), chartFile(pictures, rb, a, c))
 			}
 			p("")

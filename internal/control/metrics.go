@@ -67,14 +67,13 @@ func (m storeMetrics) Collect(out chan<- prometheus.Metric) {
 	var unproven, laggards int
 	for _, record := range open {
 		for _, r := range record.Rollbacks {
-			switch {
-			case r.Effect == nil:
-				unproven++
-				if e, err := m.c.Effect(r.Spec, r.Generation); err == nil {
-					laggards += len(e.Laggards)
-				}
-			default:
+			if r.Effect != nil {
 				laggards += len(r.Effect.Laggards)
+				continue
+			}
+			unproven++
+			if e, err := m.c.Effect(r.Spec, r.Generation); err == nil {
+				laggards += len(e.Laggards)
 			}
 		}
 	}

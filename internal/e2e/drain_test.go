@@ -384,8 +384,11 @@ func TestShutdownOfTheLastInstanceCutsAtTheDrainTimeout(t *testing.T) {
 	var why string
 	eventually(t, "the record of what was cut", func() error {
 		res, err := w.client.ListExecutions(t.Context(), connect.NewRequest(&operatorv1.ListExecutionsRequest{Spec: "shop", Version: "2.0.0", Failed: true}))
-		if err != nil || len(res.Msg.GetExecutions()) != 1 {
-			return fmt.Errorf("%v, %v", res, err)
+		if err != nil {
+			return err
+		}
+		if n := len(res.Msg.GetExecutions()); n != 1 {
+			return fmt.Errorf("%d executions are listed, want 1", n)
 		}
 		why = res.Msg.GetExecutions()[0].GetWhy()
 		return nil

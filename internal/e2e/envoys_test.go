@@ -55,8 +55,6 @@ func (e *edges) example(file string, ports map[int]string, more ...string) []byt
 	return []byte(strings.NewReplacer(more...).Replace(out))
 }
 
-func (e *edges) grpc_() string { return e.world.grpc }
-
 func port(address string) string {
 	_, port, _ := net.SplitHostPort(address)
 	return port

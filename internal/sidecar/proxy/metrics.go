@@ -36,13 +36,13 @@ type metrics struct {
 const series = 6 * 3 * 6 // dispositions, protocols, classes
 
 func newMetrics(reg prometheus.Registerer) *metrics {
-	make := promauto.With(reg)
+	factory := promauto.With(reg)
 	return &metrics{
-		requests: make.NewCounterVec(prometheus.CounterOpts{
+		requests: factory.NewCounterVec(prometheus.CounterOpts{
 			Name: "specproxy_requests_total",
 			Help: "Requests by protocol, class of the answer's status (none: the client had gone), and what became of them (none: no order was decided over them).",
 		}, []string{"protocol", "code", "disposition"}),
-		durations: make.NewHistogramVec(prometheus.HistogramOpts{
+		durations: factory.NewHistogramVec(prometheus.HistogramOpts{
 			Name: "specproxy_request_duration_seconds", Buckets: seconds,
 			Help: "How long requests took, from their headers to the end of the answer, by what became of them.",
 		}, []string{"disposition"}),

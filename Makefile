@@ -121,7 +121,7 @@ envoy: $(ENVOY) ## Install the pinned Envoy into .tools/bin
 $(ENVOY): scripts/install-envoy.sh
 	scripts/install-envoy.sh
 	@# An Envoy that was found on PATH instead is linked, so that everything finds it in one place.
-	@[ -x $@ ] || { mkdir -p $(@D); ln -sf "$$(command -v envoy)" $@ }
+	@[ -x $@ ] || { mkdir -p $(@D); ln -sf "$$(command -v envoy)" $@; }
 	@[ -L $@ ] || touch $@
 
 $(ENVOY_OLDEST): scripts/install-envoy.sh

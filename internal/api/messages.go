@@ -81,7 +81,7 @@ func failureOf(x store.Failure) *operatorv1.Execution {
 	}
 }
 
-// postMortemOf is a record in short.
+// postMortemOf is a record as it is kept.
 func postMortemOf(r postmortem.Record) *operatorv1.PostMortem {
 	out := &operatorv1.PostMortem{Id: r.ID, State: "open", OpenedAt: stamp(r.OpenedAt), Actor: r.Actor, Reason: r.Reason}
 	for _, b := range r.Rollbacks {
@@ -100,16 +100,16 @@ func postMortemOf(r postmortem.Record) *operatorv1.PostMortem {
 	if r.Closing != nil {
 		out.State, out.ClosedAt, out.ClosedBy, out.Cause, out.Note = "closed", stamp(r.Closing.At), r.Closing.Actor, string(r.Closing.Cause), r.Closing.Note
 	}
-	return out
-}
-
-// wholePostMortem is a record with all there is to read.
-func wholePostMortem(r postmortem.Record) *operatorv1.PostMortem {
-	out := postMortemOf(r)
-	out.Markdown = postmortem.Markdown(r, "")
 	raw, err := json.MarshalIndent(r, "", "  ")
 	if err == nil { // a record came from JSON, so it goes back
 		out.Json = string(raw)
 	}
+	return out
+}
+
+// wholePostMortem is a record with all there is to read, which takes a while to compute.
+func wholePostMortem(r postmortem.Record) *operatorv1.PostMortem {
+	out := postMortemOf(r)
+	out.Markdown = postmortem.Markdown(r, "")
 	return out
 }

@@ -377,8 +377,15 @@ func TestExampleFiltersCountAHandOverOnce(t *testing.T) {
 	envoy := envoytest.Start(t, envoytest.Config{Bootstrap: e.example("filters.yaml", map[int]string{9191: port(authz), 9192: port(rest), 4317: port(rest)})})
 	e.through(envoy.Address)
 	e.deploy("shop", older)
-	// The very first request waits for its routes, and is begun again when they have come.
-	if a := e.ask(question{name: "first of all", wire: http1, path: "/first-of-all"}); a.status != 200 || g.asked["/first-of-all"] != 1 || g.limited.Load() != 1 {
+	// The very first request waits for its routes, and is begun again when they have come. Before Envoy knows the host it answers 404, and asks nobody.
+	var a reply
+	eventually(t, "the host to be known", func() error {
+		if a = e.ask(question{name: "first of all", wire: http1, path: "/first-of-all"}); a.status == http.StatusNotFound {
+			return fmt.Errorf("%v", a)
+		}
+		return nil
+	})
+	if a.status != 200 || g.asked["/first-of-all"] != 1 || g.limited.Load() != 1 {
 		t.Errorf("%v; authorization was asked %d times, the rate limit %d", a, g.asked["/first-of-all"], g.limited.Load())
 	}
 	e.deployed()

@@ -46,9 +46,8 @@ test: $(ENVOY) $(PYTHON) oci-tools ## Every test with -race, real Envoy included
 	go test -race -timeout 10m $(if $(RUN),-run '$(RUN)') $(PKG)
 
 .PHONY: test-long
-test-long: $(ENVOY) $(PYTHON) oci-tools $(TOOLS)/cosign conformance-tools ## The long matrices, kill tests and soaks (build tag "long"), then test-oldest
+test-long: $(ENVOY) $(PYTHON) oci-tools $(TOOLS)/cosign conformance-tools ## The long matrices, kill tests and soaks (build tag "long")
 	go test -race -tags long -timeout 60m $(if $(RUN),-run '$(RUN)') $(PKG)
-	$(if $(RUN)$(filter-out ./...,$(PKG)),,$(MAKE) test-oldest)
 
 .PHONY: test-oldest
 test-oldest: $(ENVOY_OLDEST) $(PYTHON) oci-tools ## What needs an Envoy, with the oldest one that is supported
@@ -56,7 +55,7 @@ test-oldest: $(ENVOY_OLDEST) $(PYTHON) oci-tools ## What needs an Envoy, with th
 
 .PHONY: chaos
 chaos: $(ENVOY) ## 10,000 flips under load with random kills (SEED=7 FLIPS=500)
-	CHAOS_SEED='$(SEED)' CHAOS_FLIPS='$(FLIPS)' go test -race -tags long -timeout 60m -v -run '^TestChaosLong$$' ./internal/e2e
+	CHAOS_SEED='$(SEED)' CHAOS_FLIPS='$(FLIPS)' go test -race -tags chaos -timeout 60m -v -run '^TestChaosLong$$' ./internal/e2e
 
 .PHONY: demo
 demo: build refunds $(ENVOY) ## Run the worked example; writes out/demo.json (SEED=7 LIMIT=250)

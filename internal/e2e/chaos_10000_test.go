@@ -1,4 +1,4 @@
-//go:build long
+//go:build chaos
 
 package e2e
 

@@ -220,7 +220,7 @@ func (p *Proxy) agentFailed(_ http.ResponseWriter, out *http.Request, err error)
 	case errors.Is(context.Cause(out.Context()), errDeadline):
 		x.fail("the request's deadline passed before the agent answered")
 		p.deadlinePassed(x.w, x)
-	case x.w.request != nil && x.w.request.paused.Load():
+	case x.w.request.timedOut(x.in.Context()):
 		x.fail("the client did not send the rest of its request")
 		if p.Refusals != nil {
 			p.Refusals.Count(gate.BodyTimeout)

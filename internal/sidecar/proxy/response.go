@@ -1,6 +1,7 @@
 package proxy
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -131,8 +132,10 @@ func (b *watchedBody) drain(controller *http.ResponseController, silent time.Dur
 func (b *watchedBody) Read(p []byte) (int, error) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
+	var until time.Time
 	if b.pause > 0 {
-		_ = b.control.SetReadDeadline(time.Now().Add(b.pause))
+		until = time.Now().Add(b.pause)
+		_ = b.control.SetReadDeadline(until)
 	}
 	// Looked at after the deadline was set, so that the last one is theirs who end the reading.
 	if b.retired || b.retiring.Load() {
@@ -150,10 +153,23 @@ func (b *watchedBody) Read(p []byte) (int, error) {
 		if b.pause > 0 {
 			_ = b.control.SetReadDeadline(time.Time{})
 		}
-	case errors.Is(err, os.ErrDeadlineExceeded) && !b.cut.Load() && !b.retiring.Load():
+	case b.pause > 0 && errors.Is(err, os.ErrDeadlineExceeded) && !time.Now().Before(until): // else it was brought forward, to end this Read
 		b.paused.Store(true)
 	}
 	return n, err
+}
+
+// timedOut says whether the client did not send the rest of its request in time. When a Read fails, net/http cancels the request's context
+// before that Read returns, so that whoever acts on the context may ask too early: it waits.
+func (b *watchedBody) timedOut(ctx context.Context) bool {
+	if b == nil || b.pause == 0 {
+		return false
+	}
+	if ctx.Err() != nil {
+		b.mu.Lock()
+		defer b.mu.Unlock()
+	}
+	return b.paused.Load()
 }
 
 // Unwrap lets http.ResponseController reach the server's own writer.

@@ -96,15 +96,15 @@ var arrows = []struct {
 	{"internal/agentproto/plain", []string{"internal/agentproto", "internal/drain"}},
 	{"internal/agentproto/websocket", []string{"internal/agentproto"}}, // frames, and the close frame of a cut
 	{"internal/agentproto", []string{"internal/drain"}},
-	// Canaries: plans, and the machine that follows one.
-	{"internal/rollout", []string{"internal/rollout/evidence", "internal/drain"}},
-	// The judge of canaries: tests on few failing executions, and what they can be expected to see.
-	{"internal/rollout/evidence", nil},
 	// What changed between two versions, for people.
 	{"internal/specdiff", []string{"internal/versions", "internal/drain"}},
 	// Reports of the tests that a version was put through.
 	{"internal/conformance", nil},
-	{"internal/versions", []string{"internal/drain"}},
+	{"internal/versions", []string{"internal/rollout", "internal/drain"}},
+	// Canaries: plans, and the machine that follows one.
+	{"internal/rollout", []string{"internal/rollout/evidence", "internal/drain"}},
+	// The judge of canaries: tests on few failing executions, and what they can be expected to see.
+	{"internal/rollout/evidence", nil},
 	{"internal/drain", nil},
 }
 

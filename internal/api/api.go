@@ -111,7 +111,9 @@ func (s *Server) Deploy(ctx context.Context, req *connect.Request[operatorv1.Dep
 	for _, r := range m.GetRefs() {
 		refs = append(refs, versions.Ref{Spec: r.GetSpec(), Version: r.GetVersion()})
 	}
-	changes, err := s.Control.Deploy(ctx, actor(req.Header(), m.GetAutomation()), refs, how(m.GetReason(), m.GetDryRun(), m.GetNow(), m.GetOverride()))
+	how := how(m.GetReason(), m.GetDryRun(), m.GetNow(), m.GetOverride())
+	how.AtOnce, how.Impossible = m.GetAtOnce(), m.GetImpossible()
+	changes, err := s.Control.Deploy(ctx, actor(req.Header(), m.GetAutomation()), refs, how)
 	if err != nil {
 		return nil, err
 	}

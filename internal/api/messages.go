@@ -40,7 +40,7 @@ func changesOf(changes []control.Change, dryRun bool) []*operatorv1.Change {
 
 func changeOf(c control.Change, dryRun bool) *operatorv1.Change {
 	out := routeOf(c.Route)
-	out.Before, out.AlreadyDone, out.Warnings, out.DryRun = weightsOf(c.Before), c.AlreadyDone, c.Warnings, dryRun
+	out.Before, out.AlreadyDone, out.Warnings, out.DryRun, out.Planned = weightsOf(c.Before), c.AlreadyDone, c.Warnings, dryRun, c.Planned
 	if dryRun && !c.AlreadyDone {
 		out.CommittedAt = nil
 	}

@@ -37,12 +37,12 @@ func (s *Server) LookAhead(_ context.Context, req *connect.Request[operatorv1.Lo
 	if err != nil {
 		return nil, err
 	}
-	plan, stable, o, err := s.Control.LookAhead(versions.Ref{Spec: req.Msg.GetSpec(), Version: req.Msg.GetVersion()}, plan)
+	o, err := s.Control.LookAhead(versions.Ref{Spec: req.Msg.GetSpec(), Version: req.Msg.GetVersion()}, plan)
 	if err != nil {
 		return nil, err
 	}
 	out := &operatorv1.LookAheadResponse{
-		Plan: planOf(plan), Stable: stable, ExecutionsPerHour: o.Traffic.PerHour, Base: o.Traffic.Base, BaseKnown: o.Traffic.BaseKnown, Total: durationpb.New(o.Total),
+		Plan: planOf(o.Plan), Origin: o.Origin, Stable: o.Stable, ExecutionsPerHour: o.Traffic.PerHour, Base: o.Traffic.Base, BaseKnown: o.Traffic.BaseKnown, Total: durationpb.New(o.Total),
 		Endless: o.Endless, Ratios: rollout.Ratios, Harm: o.Harm, FalseAlarm: o.FalseAlarm, Impossible: o.Impossible, Warnings: o.Warnings,
 	}
 	for _, st := range o.Steps {
@@ -65,7 +65,9 @@ func (s *Server) StartRollout(ctx context.Context, req *connect.Request[operator
 		return nil, err
 	}
 	ref := versions.Ref{Spec: m.GetSpec(), Version: m.GetVersion()}
-	change, ro, err := s.Control.StartRollout(ctx, actor(req.Header(), m.GetAutomation()), ref, plan, m.GetImpossible(), how(m.GetReason(), false, m.GetNow(), m.GetOverride()))
+	how := how(m.GetReason(), false, m.GetNow(), m.GetOverride())
+	how.Impossible = m.GetImpossible()
+	change, ro, err := s.Control.StartRollout(ctx, actor(req.Header(), m.GetAutomation()), ref, plan, how)
 	if err != nil {
 		return nil, err
 	}
@@ -106,9 +108,12 @@ func (s *Server) ChangeRollout(ctx context.Context, req *connect.Request[operato
 	return connect.NewResponse(out), nil
 }
 
-// planFrom reads a plan as it was sent. What a preset is to fill in stays zero.
-func planFrom(m *operatorv1.RolloutPlan) (rollout.Plan, error) {
-	p := rollout.Plan{
+// planFrom reads a plan as it was sent, nil if none was. What a preset is to fill in stays zero.
+func planFrom(m *operatorv1.RolloutPlan) (*rollout.Plan, error) {
+	if m == nil {
+		return nil, nil
+	}
+	p := &rollout.Plan{
 		Preset: m.GetPreset(), Alpha: m.GetAlpha(), PMax: m.GetPMax(), MaxHarmed: m.GetMaxHarmed(), Rollback: rollout.Reaction(m.GetRollback()),
 		AckWithin: rollout.Duration(m.GetAckWithin().AsDuration()), Outcomes: m.GetOutcomes(), OnInsufficient: m.GetOnInsufficient(),
 		Bake: rollout.Bake{For: rollout.Duration(m.GetBakeFor().AsDuration())},
@@ -170,7 +175,7 @@ func (s *Server) rolloutOf(ro store.Rollout) *operatorv1.Rollout {
 	out := &operatorv1.Rollout{
 		Spec: ro.Spec, Canary: ro.Canary, Stable: ro.Stable, Plan: planOf(ro.Plan), Attempt: uint32(max(0, ro.Attempt)), //nolint:gosec // a small count
 		Phase: string(ro.Phase), Why: ro.Why, Step: uint32(max(0, ro.Step)) + 1, StartedAt: stamp(ro.StartedAt), EnteredAt: stamp(ro.EnteredAt), //nolint:gosec // a small count
-		AckBy: stamp(ro.AckBy), Weight: uint32(ro.Weight()), Share: -1, Verdict: verdictOf(v, ro.Plan.Rules()),
+		Origin: ro.Origin, AckBy: stamp(ro.AckBy), Weight: uint32(ro.Weight()), Share: -1, Verdict: verdictOf(v, ro.Plan.Rules()),
 	}
 	if share, ok := control.Share(ro); ok {
 		out.Share = share

@@ -31,6 +31,9 @@ preset's:
   metrics:
     - {name: policy, reason: "policy", never: true}`
 
+// declared is the plan of the version's manifest.
+const declared = "declared"
+
 // canaryFlags choose a plan.
 type canaryFlags struct {
 	preset, file string
@@ -39,8 +42,8 @@ type canaryFlags struct {
 
 func addCanaryFlags(cmd *cobra.Command) *canaryFlags {
 	f := &canaryFlags{}
-	cmd.Flags().StringVar(&f.preset, "canary", "", "shift the traffic step by step: careful, standard, fast, blue-green")
-	cmd.Flags().Lookup("canary").NoOptDefVal = "standard"
+	cmd.Flags().StringVar(&f.preset, "canary", "", "shift the traffic step by step: careful, standard, fast, blue-green; declared: as the manifest says, or standard")
+	cmd.Flags().Lookup("canary").NoOptDefVal = declared
 	cmd.Flags().StringVar(&f.file, "plan", "", "shift the traffic by the plan in this YAML file (see specctl plan --help)")
 	cmd.Flags().BoolVar(&f.impossible, "impossible", false, "go ahead although the plan would not come to its end by itself")
 	return f
@@ -48,8 +51,11 @@ func addCanaryFlags(cmd *cobra.Command) *canaryFlags {
 
 func (f *canaryFlags) asked() bool { return f.preset != "" || f.file != "" }
 
-// plan reads the file, if there is one.
+// plan reads the file, if there is one; nil stands for the manifest's plan.
 func (f *canaryFlags) plan() (*operatorv1.RolloutPlan, error) {
+	if f.file == "" && (f.preset == "" || f.preset == declared) {
+		return nil, nil
+	}
 	p := rollout.Plan{Preset: f.preset}
 	if f.file != "" {
 		data, err := os.ReadFile(f.file)
@@ -59,7 +65,7 @@ func (f *canaryFlags) plan() (*operatorv1.RolloutPlan, error) {
 		if p, err = rollout.ParsePlan(data); err != nil {
 			return nil, fmt.Errorf("%s: %w", f.file, err)
 		}
-		if f.preset != "" {
+		if f.preset != "" && f.preset != declared {
 			p.Preset = f.preset
 		}
 	}
@@ -90,6 +96,8 @@ func (a *app) planCommand() *cobra.Command {
 		Long: `Show what a canary's plan comes to at today's traffic: how long its steps take, the
 chance of having stopped a version that fails 2, 5 or 10 times as often by the end
 of each, the harm done until then, and what cannot work. Nothing is changed.
+Without --canary and --plan it is the plan of the version's manifest (rollout:), or
+the standard one.
 
 ` + planHelp + `
 
@@ -150,7 +158,7 @@ func (a *app) printOutlook(got *operatorv1.LookAheadResponse) {
 	if !got.GetBaseKnown() {
 		known = "assumed"
 	}
-	a.out.line("%s plan against %s: %s executions an hour, %s of them fail now (%s)", got.GetPlan().GetPreset(), got.GetStable(), number(got.GetExecutionsPerHour()), share(got.GetBase()), known)
+	a.out.line("%s plan (of %s) against %s: %s executions an hour, %s of them fail now (%s)", got.GetPlan().GetPreset(), got.GetOrigin(), got.GetStable(), number(got.GetExecutionsPerHour()), share(got.GetBase()), known)
 	t := newTable("STEP", ">CANARY", "UNTIL", ">PROVES", ">NEEDS", ">TAKES", ">SEES 2X", ">5X", ">10X")
 	for _, st := range got.GetSteps() {
 		takes, proves := "?", "-"
@@ -215,13 +223,7 @@ func (a *app) deployCanary(cmd *cobra.Command, args []string, flags *changeFlags
 	if err != nil {
 		return err
 	}
-	if err := a.conclude(cmd.Context(), c, []*operatorv1.Change{got.GetChange()}, flags.follow(), format); err != nil {
-		return err
-	}
-	if r := got.GetRollout(); r != nil && format != asJSON {
-		a.out.line("it goes on by itself (%s): specctl canary status %s", r.GetPlan().GetPreset(), spec)
-	}
-	return nil
+	return a.conclude(cmd.Context(), c, []*operatorv1.Change{got.GetChange()}, flags.follow(), format)
 }
 
 // canaryCommands are those that change a rollout.
@@ -347,6 +349,7 @@ func (a *app) printRollout(r *operatorv1.Rollout) {
 	}
 	a.out.line("canary %s:%s against %s: %s, %s", r.GetSpec(), r.GetCanary(), r.GetStable(), r.GetPhase(), step)
 	a.out.field("why", "%s", r.GetWhy())
+	a.out.field("plan", "%s, chosen by %s", r.GetPlan().GetPreset(), r.GetOrigin())
 	actual := "none counted yet"
 	if r.GetShare() >= 0 {
 		actual = share(r.GetShare())

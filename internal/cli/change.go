@@ -153,6 +153,9 @@ func (a *app) printChange(change *operatorv1.Change) {
 		}
 		a.out.field("target", "%s", target)
 	}
+	if change.GetPlanned() != "" {
+		a.out.styled(bold, "canary", "%s\nit goes on by itself: specctl canary status %s   (all the traffic now: repeat the deploy with --at-once)", change.GetPlanned(), change.GetSpec())
+	}
 	a.printCapacity(change.GetCapacity())
 	a.printPlans(change.GetPlans())
 	for _, warning := range change.GetWarnings() {

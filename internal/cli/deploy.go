@@ -21,6 +21,7 @@ type changeFlags struct {
 	now        bool
 	automation bool
 	override   string
+	atOnce     bool
 	follow     func() follow
 }
 
@@ -50,30 +51,38 @@ func (a *app) deployCommand() *cobra.Command {
 		Long: `Give each named version all of its spec's traffic, in one transaction.
 Deploying an earlier version is a rollback and is treated as one.
 
-With --canary the version gets its traffic step by step, by evidence; see specctl
-plan for what a plan comes to, and specctl canary for how it goes on.
+A version whose manifest has a plan (rollout:) gets its traffic step by step, by
+evidence, unless --at-once is given; so does any version with --canary or --plan,
+which go before the manifest's plan. See specctl plan for what a plan comes to, and
+specctl canary for how it goes on.
 
 ` + refHelp,
 		Example: `  specctl deploy customer-service:2.1.0
   specctl deploy customer-service:2.1.0 billing:1.4.0 --dry-run
   specctl deploy customer-service:2.1.0 --canary
   specctl deploy customer-service:2.1.0 --canary=careful
+  specctl deploy customer-service:2.1.0 --at-once
   specctl deploy customer-service:2.1.0 --override PM-1 --reason "false alarm"`,
 		Args: atLeast(1, "one REF or more, such as customer-service:2.1.0"),
 	}
 	output := outputFlag(cmd, asTable, asJSON)
 	flags := a.addChangeFlags(cmd)
 	canary := addCanaryFlags(cmd)
+	cmd.Flags().BoolVar(&flags.atOnce, "at-once", false, "all the traffic now, although the manifest has a plan")
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		format, err := output()
 		if err != nil {
 			return err
+		}
+		if canary.asked() && flags.atOnce {
+			return usageError(cmd, "--at-once is the opposite of --canary and --plan: give one of them")
 		}
 		if canary.asked() {
 			return a.deployCanary(cmd, args, flags, canary, format)
 		}
 		request := &operatorv1.DeployRequest{
 			Reason: flags.reason, DryRun: flags.dryRun, Now: flags.now, Automation: flags.automation, Override: flags.overridden(),
+			AtOnce: flags.atOnce, Impossible: canary.impossible,
 		}
 		references := make([]reference, len(args))
 		for i, arg := range args {

@@ -10,6 +10,7 @@ import (
 
 	operatorv1 "github.com/specproxy/specproxy/gen/specproxy/operator/v1"
 	"github.com/specproxy/specproxy/internal/drain"
+	"github.com/specproxy/specproxy/internal/rollout"
 	"github.com/specproxy/specproxy/internal/versions"
 )
 
@@ -84,11 +85,12 @@ func load(folder string) (map[string][]byte, versions.Packed, error) {
 func (a *app) lintCommand() *cobra.Command {
 	return &cobra.Command{
 		Use:   "lint DIR",
-		Short: "Check a folder without publishing it, and explain its in-flight contract",
+		Short: "Check a folder without publishing it, and explain its contract and plan",
 		Long: `Check a folder as publishing would, without asking a control plane: print its
 name, version and digest, and say in words what each rule of its contract means
 for executions that run when the version is rolled back. Rules that can never
-match are errors; ways in which an execution could go on for ever are warnings.`,
+match are errors; ways in which an execution could go on for ever are warnings. If
+the manifest has a plan for a canary (rollout:), it is put in words too.`,
 		Example: "  specctl lint examples/refunds/specs/2.1.0",
 		Args:    exactly(1, "one folder"),
 		RunE: func(_ *cobra.Command, args []string) error {
@@ -106,6 +108,16 @@ match are errors; ways in which an execution could go on for ever are warnings.`
 			}
 			for _, line := range drain.Explain(m.InFlight) {
 				a.out.field("contract", "%s", line)
+			}
+			if m.Rollout.Declared() {
+				plan, err := m.Rollout.Complete()
+				if err != nil {
+					return err
+				}
+				a.out.field("rollout", "%s", plan.Summary())
+				for _, line := range rollout.Explain(plan) {
+					a.out.field("rollout", "%s", line)
+				}
 			}
 			for _, warning := range drain.Strands(m.InFlight) {
 				a.out.styled(red, "warning", "%s", warning)

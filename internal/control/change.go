@@ -30,6 +30,8 @@ type Change struct {
 	Orders   []drain.Drain
 	Plans    []Plan
 	Warnings []string
+	// Planned is the plan by which the version gets the rest of its traffic, in words; empty: there is none.
+	Planned string
 }
 
 // Capacity is the target's ready instances against today's rate.
@@ -57,6 +59,10 @@ type How struct {
 	Now bool
 	// Override names the open post-mortem of a quarantined version that is to be deployed all the same.
 	Override, OverrideReason string
+	// AtOnce gives a version all the traffic although its manifest has a plan for it.
+	AtOnce bool
+	// Impossible goes ahead with a plan that would not come to its end by itself.
+	Impossible bool
 
 	asked    bool     // nobody but the command itself asks: what running executions meet need not be worked out
 	undo     string   // the post-mortem whose rollback is taken back
@@ -78,10 +84,16 @@ type goal struct {
 	why    string         // why the target, where the system chose it
 }
 
-// Deploy gives each version all of its spec's traffic. If that is a return to an older version, it is a rollback.
+// Deploy gives each version all of its spec's traffic: by the plan of its manifest, if there is one, else at once. If that is a return to an older
+// version, it is a rollback.
 func (c *Controller) Deploy(ctx context.Context, actor Actor, refs []versions.Ref, how How) ([]Change, error) {
 	wants := make([]want, 0, len(refs))
+	var starts []*start
 	for _, ref := range refs {
+		if plan, origin := c.chosen(ref, nil); origin == ofManifest && !how.AtOnce {
+			starts = append(starts, &start{ref: ref, plan: plan, origin: origin, impossible: how.Impossible, deploy: true, by: actor.Name, now: time.Now().UTC()})
+			continue
+		}
 		wants = append(wants, want{spec: ref.Spec, kind: routing.KindDeploy, resolve: func(tx *store.Tx, _ routing.Route) (goal, error) {
 			if _, err := known(tx, ref.Spec, ref.Version); err != nil {
 				return goal{}, err
@@ -89,7 +101,7 @@ func (c *Controller) Deploy(ctx context.Context, actor Actor, refs []versions.Re
 			return goal{splits: []routing.Split{{Version: ref.Version, BasisPoints: routing.Full}}, why: "you named it"}, nil
 		}})
 	}
-	return c.change(ctx, actor, wants, how)
+	return c.begin(ctx, actor, starts, wants, how)
 }
 
 // SetWeights replaces one spec's split.

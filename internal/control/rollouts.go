@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"math"
 	"reflect"
-	"strings"
 	"time"
 
 	"go.uber.org/zap"
@@ -28,62 +27,16 @@ type moves func(tx *store.Tx, route routing.Route) (store.Rollout, error)
 // errMoved says that a rollout was changed by somebody else meanwhile.
 var errMoved = errors.New("the rollout has moved on meanwhile")
 
-// StartRollout gives a version its plan's first weight, and follows the plan from there. A return to an older version is a rollback: it has no
-// plan, and none stands in its way; the rollout returned is then the zero one. A plan that cannot come to its end at today's traffic is refused
-// unless impossible says that this is meant.
-func (c *Controller) StartRollout(ctx context.Context, actor Actor, ref versions.Ref, plan rollout.Plan, impossible bool, how How) (Change, store.Rollout, error) {
-	plan, err := plan.Complete()
-	if err != nil {
-		return Change{}, store.Rollout{}, refuse("specctl plan "+ref.String(), "%v", err)
-	}
-	// Before the command takes its turn: looking ahead takes a while.
-	view := c.store.View()
-	before, _ := view.Route(ref.Spec)
-	if stable, back, err := c.stableFor(view, before, ref); err == nil && !back && !impossible {
-		if o := plan.Look(c.traffic(ref.Spec, stable)); len(o.Impossible) > 0 {
-			return Change{}, store.Rollout{}, refuse(fmt.Sprintf("specctl plan %s   (or go ahead all the same: repeat the command with --impossible)", ref),
-				"this plan would not come to its end by itself: %s", strings.Join(o.Impossible, "; "))
-		}
-	}
-	now := time.Now().UTC()
-	var begun store.Rollout
-	resolve := func(tx *store.Tx, before routing.Route) (goal, error) {
-		begun = store.Rollout{}
-		stable, back, err := c.stableFor(tx, before, ref)
-		if err != nil {
-			return goal{}, err
-		}
-		if back {
-			return goal{splits: []routing.Split{{Version: ref.Version, BasisPoints: routing.Full}}, why: "you named it"}, nil
-		}
-		if running, ok := tx.Rollout(ref.Spec); ok && !running.Phase.Ended() { // of this version, or it had been refused
-			begun = running
-			return goal{done: &before}, nil
-		}
-		base := c.traffic(ref.Spec, stable)
-		if !base.BaseKnown {
-			base.Base = rollout.AssumedBase
-		}
-		run, action, err := rollout.Begin(ref.Spec, ref.Version, stable, plan, base.Base, actor.Name, now)
-		if err != nil {
-			return goal{}, err
-		}
-		begun = store.Rollout{Run: run}
-		return goal{splits: splitsOf(run, action.Weight), why: "you named it"}, nil
-	}
-	how.moves = func(_ *store.Tx, route routing.Route) (store.Rollout, error) {
-		if begun.Spec == "" {
-			return store.Rollout{}, nil
-		}
-		begun.Marks = nil
-		begun.Mark(route.Generation)
-		return begun, nil
-	}
-	changes, err := c.change(ctx, actor, []want{{spec: ref.Spec, kind: routing.KindDeploy, resolve: resolve}}, how)
+// StartRollout gives a version its plan's first weight, and follows the plan from there; nil: that of its manifest, or the standard one. A return
+// to an older version is a rollback: it has no plan, and none stands in its way; the rollout returned is then the zero one.
+func (c *Controller) StartRollout(ctx context.Context, actor Actor, ref versions.Ref, plan *rollout.Plan, how How) (Change, store.Rollout, error) {
+	chosen, origin := c.chosen(ref, plan)
+	s := &start{ref: ref, plan: chosen, origin: origin, impossible: how.Impossible, by: actor.Name, now: time.Now().UTC()}
+	changes, err := c.begin(ctx, actor, []*start{s}, nil, how)
 	if err != nil {
 		return Change{}, store.Rollout{}, err
 	}
-	return changes[0], begun, nil
+	return changes[0], s.begun, nil
 }
 
 // stableFor says what a canary would be compared with; back says that the version is an older one, so that going there is a rollback.
@@ -143,22 +96,31 @@ func (c *Controller) traffic(spec, stable string) rollout.Traffic {
 	return t
 }
 
-// LookAhead says what a plan comes to for a version at today's traffic.
-func (c *Controller) LookAhead(ref versions.Ref, plan rollout.Plan) (rollout.Plan, string, rollout.Outlook, error) {
+// Ahead is what a plan comes to.
+type Ahead struct {
+	Plan rollout.Plan
+	// Origin of the plan, and the version that the canary would be compared with.
+	Origin, Stable string
+	rollout.Outlook
+}
+
+// LookAhead says what a plan comes to for a version at today's traffic; nil: that of its manifest, or the standard one.
+func (c *Controller) LookAhead(ref versions.Ref, asked *rollout.Plan) (Ahead, error) {
+	plan, origin := c.chosen(ref, asked)
 	plan, err := plan.Complete()
 	if err != nil {
-		return plan, "", rollout.Outlook{}, refuse("specctl plan --help", "%v", err)
+		return Ahead{}, refuse("specctl plan --help", "%v", err)
 	}
 	view := c.store.View()
 	before, _ := view.Route(ref.Spec)
 	stable, back, err := c.stableFor(view, before, ref)
 	if err != nil {
-		return plan, "", rollout.Outlook{}, err
+		return Ahead{}, err
 	}
 	if back {
-		return plan, "", rollout.Outlook{}, refuse("specctl rollback "+ref.Spec+" --to "+ref.Version, "%s is older than %s: going there is a rollback, which needs no plan", ref, stable)
+		return Ahead{}, refuse("specctl rollback "+ref.Spec+" --to "+ref.Version, "%s is older than %s: going there is a rollback, which needs no plan", ref, stable)
 	}
-	return plan, stable, plan.Look(c.traffic(ref.Spec, stable)), nil
+	return Ahead{Plan: plan, Origin: origin, Stable: stable, Outlook: plan.Look(c.traffic(ref.Spec, stable))}, nil
 }
 
 // followRoute keeps the spec's rollout in step with its route, in one transaction: a rollout's own change stores what it became; any other
@@ -172,14 +134,16 @@ func (c *Controller) followRoute(tx *store.Tx, d *draft, how How, actor Actor, n
 	}
 	if how.moves != nil {
 		ro, err := how.moves(tx, d.Route)
-		if err != nil || ro.Spec == "" {
+		if err != nil {
 			return nil, err
 		}
-		tx.PutRollout(ro)
-		if canary != nil {
-			canary.Run, canary.Verdict, canary.Itself = ro.Run, ro.Judge(), true
+		if ro.Spec != "" {
+			tx.PutRollout(ro)
+			if canary != nil {
+				canary.Run, canary.Verdict, canary.Itself = ro.Run, ro.Judge(), true
+			}
+			return canary, nil
 		}
-		return canary, nil
 	}
 	if !under {
 		return nil, nil

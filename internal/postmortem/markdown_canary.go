@@ -6,6 +6,14 @@ import (
 	"github.com/specproxy/specproxy/internal/rollout/evidence"
 )
 
+// chosen says who chose a plan, where that was noted.
+func chosen(origin string) string {
+	if origin == "" {
+		return ""
+	}
+	return " (chosen by " + origin + ")"
+}
+
 // canary tells of the rollout that the rollback ended, and of the evidence against it.
 func canary(p func(string, ...any), c *Canary) {
 	if c == nil {
@@ -17,7 +25,7 @@ func canary(p func(string, ...any), c *Canary) {
 	}
 	p("### The canary")
 	p("")
-	p("Plan %s, attempt %d, step %d of %d. %s Verdict: **%s**, %s.", c.Run.Plan.Preset, c.Run.Attempt, min(c.Run.Step+1, len(c.Run.Plan.Steps)), len(c.Run.Plan.Steps), how,
+	p("Plan %s%s, attempt %d, step %d of %d. %s Verdict: **%s**, %s.", c.Run.Plan.Preset, chosen(c.Run.Origin), c.Run.Attempt, min(c.Run.Step+1, len(c.Run.Plan.Steps)), len(c.Run.Plan.Steps), how,
 		c.Verdict.Result, c.Verdict.Reason)
 	p("")
 	p("| metric | canary failed | stable failed | a bet of 1 against the canary is worth | proven failure rate |")

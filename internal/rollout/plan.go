@@ -135,14 +135,58 @@ func evidenceSteps(within time.Duration, weights ...Weight) []Step {
 // MaxSteps of a plan: its weights and the bake's must fit what evidence is kept for.
 const MaxSteps = evidence.MaxWeights - 2
 
+// Declared says that there is a plan at all.
+func (p Plan) Declared() bool { return p.Preset != "" || len(p.Steps) > 0 }
+
+// Problem is one thing wrong with a plan.
+type Problem struct {
+	// Field of the plan, such as steps[1].weight; empty for the plan as a whole.
+	Field   string
+	Message string
+}
+
+func (p Problem) String() string {
+	if p.Field == "" {
+		return p.Message
+	}
+	return p.Field + ": " + p.Message
+}
+
+// problems are collected, so that all are told at once.
+type problems []Problem
+
+func (ps *problems) add(field, format string, args ...any) {
+	*ps = append(*ps, Problem{Field: field, Message: fmt.Sprintf(format, args...)})
+}
+
+// Problems are all that is wrong with a plan; none if Complete takes it.
+func (p Plan) Problems() []Problem {
+	_, ps := p.complete()
+	return ps
+}
+
 // Complete fills in the preset's values and checks the whole. Its error names every problem.
 func (p Plan) Complete() (Plan, error) {
+	p, ps := p.complete()
+	if len(ps) == 0 {
+		return p, nil
+	}
+	texts := make([]string, len(ps))
+	for i, problem := range ps {
+		texts[i] = problem.String()
+	}
+	return p, fmt.Errorf("plan: %s", strings.Join(texts, "; "))
+}
+
+func (p Plan) complete() (Plan, problems) {
+	var ps problems
 	if p.Preset == "" {
 		p.Preset = "standard"
 	}
 	preset, ok := presets[p.Preset]
 	if !ok {
-		return p, fmt.Errorf("plan: preset %q does not exist: there are %s", p.Preset, strings.Join(Presets(), ", "))
+		ps.add("preset", "%q does not exist: there are %s", p.Preset, strings.Join(Presets(), ", "))
+		return p, ps
 	}
 	if len(p.Steps) == 0 {
 		p.Steps = slices.Clone(preset.Steps)
@@ -156,10 +200,10 @@ func (p Plan) Complete() (Plan, error) {
 		p.Outcomes = slices.Clone(outcomes)
 	}
 	p.Rollback, p.OnInsufficient = or(p.Rollback, preset.Rollback), or(p.OnInsufficient, "hold")
-	if problems := p.problems(); len(problems) > 0 {
-		return p, fmt.Errorf("plan: %s", strings.Join(problems, "; "))
-	}
-	return p, nil
+	p.checkSteps(&ps)
+	p.checkWhole(&ps)
+	p.checkMetrics(&ps)
+	return p, ps
 }
 
 func or[T comparable](v, otherwise T) T {
@@ -170,78 +214,77 @@ func or[T comparable](v, otherwise T) T {
 	return v
 }
 
-func (p Plan) problems() []string {
-	var out []string
-	say := func(format string, args ...any) { out = append(out, fmt.Sprintf(format, args...)) }
+func (p Plan) checkSteps(ps *problems) {
 	if len(p.Steps) > MaxSteps {
-		say("%d steps, at most %d", len(p.Steps), MaxSteps)
+		ps.add("steps", "%d of them, at most %d", len(p.Steps), MaxSteps)
 	}
 	last := Weight(0)
 	for i, s := range p.Steps {
+		at := fmt.Sprintf("steps[%d]", i)
 		switch {
 		case s.Weight <= last || s.Weight > evidence.Whole:
-			say("step %d: weights must rise, up to 100%%; this one is %s after %s", i+1, s.Weight, last)
+			ps.add(at+".weight", "weights must rise, up to 100%%; this one is %s after %s", s.Weight, last)
 		case s.Until != UntilEvidence && s.Until != UntilDuration && s.Until != UntilManual:
-			say("step %d: until %q: there are evidence, duration and manual", i+1, s.Until)
+			ps.add(at+".until", "%q: there are evidence, duration and manual", s.Until)
 		case s.Until == UntilDuration && s.Within <= 0:
-			say("step %d: a step until a duration needs within", i+1)
+			ps.add(at+".within", "a step until a duration needs within")
 		case s.Within < 0:
-			say("step %d: within is negative", i+1)
+			ps.add(at+".within", "is negative")
 		}
 		last = s.Weight
 	}
+}
+
+func (p Plan) checkWhole(ps *problems) {
 	if !(p.Alpha > 0 && p.Alpha < 0.5) {
-		say("alpha must be between 0 and 0.5, not %v", p.Alpha)
+		ps.add("alpha", "must be between 0 and 0.5, not %v", p.Alpha)
 	}
 	if !(p.PMax > 0 && p.PMax < 1) {
-		say("pMax must be between 0 and 1, not %v", p.PMax)
+		ps.add("pMax", "must be between 0 and 1, not %v", p.PMax)
 	}
 	if p.Bake.For < 0 || p.Bake.Control > evidence.Whole/2 {
-		say("bake: for must not be negative, nor the control more than half of the traffic")
+		ps.add("bake", "for must not be negative, nor the control more than half of the traffic")
 	}
 	if p.OnInsufficient != "hold" {
-		say("onInsufficient %q: there is only hold", p.OnInsufficient)
+		ps.add("onInsufficient", "%q: there is only hold", p.OnInsufficient)
 	}
 	switch p.Rollback {
 	case ReactAuto, ReactManual:
 	case ReactUnlessAcked:
 		if p.AckWithin <= 0 {
-			say("rollback %s needs ackWithin", p.Rollback)
+			ps.add("rollback", "%s needs ackWithin", p.Rollback)
 		}
 	default:
-		say("rollback %q: there are auto, manual and auto-unless-acked-in", p.Rollback)
+		ps.add("rollback", "%q: there are auto, manual and auto-unless-acked-in", p.Rollback)
 	}
 	if len(p.Outcomes) < 2 || len(p.Outcomes) > len(outcomes) || !slices.Equal(p.Outcomes, outcomes[:len(p.Outcomes)]) {
-		say("outcomes %v: there are %v, and %v", p.Outcomes, outcomes, outcomes[:2])
+		ps.add("outcomes", "%v: there are %v, and %v", p.Outcomes, outcomes, outcomes[:2])
 	}
-	return append(out, p.metricProblems()...)
 }
 
-func (p Plan) metricProblems() []string {
-	var out []string
-	say := func(format string, args ...any) { out = append(out, fmt.Sprintf(format, args...)) }
+func (p Plan) checkMetrics(ps *problems) {
 	if len(p.Metrics)+1 > evidence.MaxMetrics {
-		say("%d metrics beside the outcome, at most %d", len(p.Metrics), evidence.MaxMetrics-1)
+		ps.add("metrics", "%d beside the outcome, at most %d", len(p.Metrics), evidence.MaxMetrics-1)
 	}
 	left := p.Alpha
 	names := map[string]bool{Outcome: true}
-	for _, m := range p.Metrics {
+	for i, m := range p.Metrics {
+		at := fmt.Sprintf("metrics[%d]", i)
 		if m.Name == "" || names[m.Name] {
-			say("metrics need names of their own: %q", m.Name)
+			ps.add(at+".name", "metrics need names of their own: %q", m.Name)
 		}
 		names[m.Name] = true
 		if m.Reason == "" {
-			say("metric %s must say how the reasons begin of the failures that it counts", m.Name)
+			ps.add(at+".reason", "metric %s must say how the reasons begin of the failures that it counts", m.Name)
 		}
 		if m.Alpha < 0 || m.PMax < 0 || m.PMax >= 1 {
-			say("metric %s: alpha and pMax must not be negative, pMax below 1", m.Name)
+			ps.add(at, "metric %s: alpha and pMax must not be negative, pMax below 1", m.Name)
 		}
 		left -= m.Alpha
 	}
 	if left <= 0 {
-		say("the metrics use up alpha: nothing is left for the outcome")
+		ps.add("metrics", "they use up alpha: nothing is left for the outcome")
 	}
-	return out
 }
 
 // Rules are what a completed plan judges by: the outcome first, then its metrics in order.

@@ -19,9 +19,9 @@ func TestComplete(t *testing.T) {
 		{name: "all wrong", plan: Plan{
 			Steps: []Step{{Weight: 500, Until: "soon"}, {Weight: 400, Until: UntilManual}, {Weight: 600, Until: UntilDuration}}, Alpha: 0.7, PMax: 1, OnInsufficient: "abort",
 			Rollback: ReactUnlessAcked, Bake: Bake{Control: 9000},
-		}, says: []string{`step 1: until "soon"`, "step 2: weights must rise", "step 3: a step until a duration needs within", "alpha must be", "pMax must be", "there is only hold", "needs ackWithin", "more than half"}},
+		}, says: []string{`steps[0].until: "soon"`, "steps[1].weight: weights must rise", "steps[2].within: a step until a duration needs within", "alpha: must be", "pMax: must be", "there is only hold", "needs ackWithin", "more than half"}},
 		{name: "metrics", plan: Plan{Metrics: []Metric{{Name: "outcome", Reason: "x"}, {Name: "policy", Alpha: 0.1, Reason: "policy"}, {Name: "none"}, {Name: "four", Reason: "x"}}, Outcomes: []string{"status"}},
-			says: []string{"4 metrics beside", `names of their own: "outcome"`, "metric none must say", "outcomes [status]", "nothing is left for the outcome"}},
+			says: []string{"4 beside", `names of their own: "outcome"`, "metric none must say", "outcomes: [status]", "nothing is left for the outcome"}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			p, err := c.plan.Complete()

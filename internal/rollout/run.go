@@ -138,6 +138,8 @@ type Run struct {
 	Canary string `json:"canary"`
 	Stable string `json:"stable"`
 	Plan   Plan   `json:"plan"`
+	// Origin of the plan, in words: who chose it.
+	Origin string `json:"origin,omitempty"`
 	// Attempt counts retries, from 1.
 	Attempt   int       `json:"attempt"`
 	StartedAt time.Time `json:"startedAt"`

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math"
 	"reflect"
 	"regexp"
 	"strconv"
@@ -119,6 +120,18 @@ func (d *decoder) decode(n *yaml.Node, v reflect.Value, path string) {
 			d.problem(n, path, "want a whole number, not %s", kindOf(n))
 		} else if err := n.Decode(v.Addr().Interface()); err != nil {
 			d.problem(n, path, "%s is not a number that fits", n.Value)
+		}
+	case reflect.Float64:
+		if tag := n.ShortTag(); n.Kind != yaml.ScalarNode || tag != "!!int" && tag != "!!float" {
+			d.problem(n, path, "want a number, not %s", kindOf(n))
+		} else if err := n.Decode(v.Addr().Interface()); err != nil || math.IsNaN(v.Float()) || math.IsInf(v.Float(), 0) {
+			d.problem(n, path, "%s is not a number that can be used", n.Value)
+		}
+	case reflect.Bool:
+		if n.Kind != yaml.ScalarNode || n.ShortTag() != "!!bool" {
+			d.problem(n, path, "want true or false, not %s", kindOf(n))
+		} else if err := n.Decode(v.Addr().Interface()); err != nil {
+			d.problem(n, path, "%s is neither true nor false", n.Value)
 		}
 	default:
 		panic("versions: the manifest has a field of kind " + v.Kind().String() + ", which the decoder does not know")

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/specproxy/specproxy/internal/drain"
+	"github.com/specproxy/specproxy/internal/rollout"
 )
 
 // Manifest is the content of spec.yaml. ParseManifest checks every field and fills the defaults in, so that whoever holds a Manifest need
@@ -33,6 +34,8 @@ type Manifest struct {
 	Request Request `json:"request,omitzero" yaml:"request,omitempty"`
 	// Bake is how long the version must hold all the weight to become good without being replaced. More than 0; default 1h.
 	Bake Duration `json:"bake,omitempty" yaml:"bake,omitempty"`
+	// Rollout is the plan by which the version gets its traffic when it is deployed; the zero plan: all at once.
+	Rollout rollout.Plan `json:"rollout,omitzero" yaml:"rollout,omitempty"`
 	// InFlight is the contract for running executions when the version is abandoned. Required.
 	InFlight drain.Contract `json:"inFlight" yaml:"inFlight"`
 }

@@ -6,6 +6,8 @@ import (
 	"reflect"
 	"slices"
 	"strings"
+
+	"github.com/specproxy/specproxy/internal/rollout"
 )
 
 // SmallestInFlight is the smallest valid inFlight section, shown to whoever left it out.
@@ -99,7 +101,28 @@ func (c *checker) check(m Manifest) {
 		}
 		return nil
 	})
+	c.checkRollout(m)
 	c.checkContract(m)
+}
+
+func (c *checker) checkRollout(m Manifest) {
+	if !c.set("rollout") || slices.ContainsFunc(c.problems, func(p Problem) bool { return within(p.Field, "rollout") }) {
+		return
+	}
+	for name, value := range map[string]string{"preset": m.Rollout.Preset, "rollback": string(m.Rollout.Rollback), "onInsufficient": m.Rollout.OnInsufficient} {
+		c.field("rollout."+name, func() error { return notEmpty(value) })
+	}
+	if c.set("rollout.outcomes") && len(m.Rollout.Outcomes) == 0 {
+		c.problem("rollout.outcomes", "is empty: leave the line out for all of them")
+	}
+	if !m.Rollout.Declared() {
+		c.problem("rollout", "says nothing: name a preset (%s) or steps, or leave it out", strings.Join(rollout.Presets(), ", "))
+		return
+	}
+	for _, p := range m.Rollout.Problems() {
+		field := join("rollout", p.Field)
+		c.problems = append(c.problems, Problem{Line: c.nearestLine(field), Field: field, Message: p.Message})
+	}
 }
 
 func (c *checker) checkHosts(m Manifest) {

@@ -14,6 +14,7 @@ import (
 	"go.yaml.in/yaml/v3"
 
 	"github.com/specproxy/specproxy/internal/drain"
+	"github.com/specproxy/specproxy/internal/rollout"
 	"github.com/specproxy/specproxy/internal/versions"
 )
 
@@ -34,6 +35,20 @@ runtime:
   tools: {invoice.send: "3.1"}
 request: {bodyBuffer: 65536}
 bake: 90m
+rollout:
+  preset: careful
+  steps:
+    - {weight: 2.5%, until: evidence, within: 6h}
+    - {weight: 50%, until: manual}
+  bake: {for: 2h, control: 5%}
+  alpha: 0.01
+  pMax: 0.1
+  maxHarmed: 8
+  metrics: [{name: policy, reason: "policy", never: true, alpha: 0.001, pMax: 0.02}]
+  onInsufficient: hold
+  rollback: auto-unless-acked-in
+  ackWithin: 5m
+  outcomes: [stated, protocol]
 inFlight:
   effects: guarded
   default: {onRollback: complete, within: 2m, then: cancel, retryAfter: 1s}
@@ -69,6 +84,15 @@ func TestParseEveryField(t *testing.T) {
 		},
 		Request: versions.Request{BodyBuffer: 65536},
 		Bake:    drain.Duration(90 * time.Minute),
+		Rollout: rollout.Plan{
+			Preset: "careful",
+			Steps: []rollout.Step{
+				{Weight: 250, Until: rollout.UntilEvidence, Within: rollout.Duration(6 * time.Hour)}, {Weight: 5000, Until: rollout.UntilManual},
+			},
+			Bake: rollout.Bake{For: rollout.Duration(2 * time.Hour), Control: 500}, Alpha: 0.01, PMax: 0.1, MaxHarmed: 8,
+			Metrics:        []rollout.Metric{{Name: "policy", Reason: "policy", Never: true, Alpha: 0.001, PMax: 0.02}},
+			OnInsufficient: "hold", Rollback: rollout.ReactUnlessAcked, AckWithin: rollout.Duration(5 * time.Minute), Outcomes: []string{"stated", "protocol"},
+		},
 		InFlight: drain.Contract{
 			Effects: drain.Guarded,
 			Default: drain.Action{
@@ -139,6 +163,22 @@ var bad = []struct {
 }{
 	{name: "empty", source: "", want: []string{"spec.yaml: the manifest is empty"}},
 	{name: "only a comment", source: "# nothing\n", want: []string{"empty"}},
+	{name: "empty rollout", source: smallest + "rollout: {}\n", want: []string{"line 5: rollout: says nothing: name a preset (careful, standard, fast, blue-green)"}},
+	{name: "unknown preset", source: smallest + "rollout: {preset: bold}\n", want: []string{`line 5: rollout.preset: "bold" does not exist: there are careful`}},
+	{
+		name: "a rollout's fields", source: smallest + "rollout:\n  preset: fast\n  steps:\n    - {weight: 5, until: evidence}\n  alpha: half\n  metrics: [{name: m, reason: r, never: 1}]\n",
+		want: []string{`line 8: rollout.steps[0].weight: "5" is no share`, `line 9: rollout.alpha: want a number, not the text "half"`, "line 10: rollout.metrics[0].never: want true or false, not the number 1"},
+	},
+	{
+		name: "a falling rollout", source: smallest + "rollout:\n  steps:\n    - {weight: 50%, until: evidence}\n    - {weight: 5%, until: evidence}\n  alpha: .inf\n",
+		want: []string{"line 9: rollout.alpha: .inf is not a number that can be used"}, parserOnly: true,
+	},
+	{
+		name: "weights that fall", source: smallest + "rollout:\n  steps:\n    - {weight: 50%, until: evidence}\n    - {weight: 5%, until: evidence}\n",
+		want: []string{"line 8: rollout.steps[1].weight: weights must rise"}, parserOnly: true,
+	},
+	{name: "a rollback that waits for ever", source: smallest + "rollout: {preset: fast, rollback: auto-unless-acked-in}\n", want: []string{"needs ackWithin"}},
+	{name: "empty words", source: smallest + "rollout: {preset: \"\", steps: [{weight: 5%, until: manual}], outcomes: []}\n", want: []string{"rollout.preset: is empty", "rollout.outcomes: is empty"}},
 	{name: "a list", source: "- name\n", want: []string{"line 1: the manifest must be a mapping"}},
 	{name: "broken YAML", source: "name: billing\nversion: [1.0.0\n", want: []string{"line", "not YAML"}, parserOnly: true},
 	{name: "a tab", source: "name: billing\nruntime:\n\tmodel: m\n", want: []string{"line 3: not YAML"}, parserOnly: true},

@@ -1213,7 +1213,11 @@ type DeployRequest struct {
 	Automation bool      `protobuf:"varint,4,opt,name=automation,proto3" json:"automation,omitempty"`
 	Override   *Override `protobuf:"bytes,5,opt,name=override,proto3" json:"override,omitempty"`
 	// Go ahead although the target has no ready instance.
-	Now           bool `protobuf:"varint,6,opt,name=now,proto3" json:"now,omitempty"`
+	Now bool `protobuf:"varint,6,opt,name=now,proto3" json:"now,omitempty"`
+	// All the traffic at once, although a version's manifest has a plan for it.
+	AtOnce bool `protobuf:"varint,7,opt,name=at_once,json=atOnce,proto3" json:"at_once,omitempty"`
+	// Go ahead although a manifest's plan would not come to its end by itself.
+	Impossible    bool `protobuf:"varint,8,opt,name=impossible,proto3" json:"impossible,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1286,6 +1290,20 @@ func (x *DeployRequest) GetOverride() *Override {
 func (x *DeployRequest) GetNow() bool {
 	if x != nil {
 		return x.Now
+	}
+	return false
+}
+
+func (x *DeployRequest) GetAtOnce() bool {
+	if x != nil {
+		return x.AtOnce
+	}
+	return false
+}
+
+func (x *DeployRequest) GetImpossible() bool {
+	if x != nil {
+		return x.Impossible
 	}
 	return false
 }
@@ -1902,10 +1920,12 @@ type Change struct {
 	CommittedAt  *timestamppb.Timestamp `protobuf:"bytes,11,opt,name=committed_at,json=committedAt,proto3" json:"committed_at,omitempty"`
 	Capacity     *Capacity              `protobuf:"bytes,12,opt,name=capacity,proto3" json:"capacity,omitempty"`
 	// What happens to the running executions of the abandoned versions, by rule.
-	Plans         []*Plan  `protobuf:"bytes,13,rep,name=plans,proto3" json:"plans,omitempty"`
-	Warnings      []string `protobuf:"bytes,14,rep,name=warnings,proto3" json:"warnings,omitempty"`
-	Actor         string   `protobuf:"bytes,15,opt,name=actor,proto3" json:"actor,omitempty"`
-	DryRun        bool     `protobuf:"varint,16,opt,name=dry_run,json=dryRun,proto3" json:"dry_run,omitempty"`
+	Plans    []*Plan  `protobuf:"bytes,13,rep,name=plans,proto3" json:"plans,omitempty"`
+	Warnings []string `protobuf:"bytes,14,rep,name=warnings,proto3" json:"warnings,omitempty"`
+	Actor    string   `protobuf:"bytes,15,opt,name=actor,proto3" json:"actor,omitempty"`
+	DryRun   bool     `protobuf:"varint,16,opt,name=dry_run,json=dryRun,proto3" json:"dry_run,omitempty"`
+	// The plan by which the version gets the rest of its traffic, in words, and who chose it; empty: there is none.
+	Planned       string `protobuf:"bytes,17,opt,name=planned,proto3" json:"planned,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2050,6 +2070,13 @@ func (x *Change) GetDryRun() bool {
 		return x.DryRun
 	}
 	return false
+}
+
+func (x *Change) GetPlanned() string {
+	if x != nil {
+		return x.Planned
+	}
+	return ""
 }
 
 type Capacity struct {
@@ -6748,7 +6775,7 @@ const file_specproxy_operator_v1_operator_proto_rawDesc = "" +
 	"\n" +
 	"postmortem\x18\x01 \x01(\tR\n" +
 	"postmortem\x12\x16\n" +
-	"\x06reason\x18\x02 \x01(\tR\x06reason\"\xdf\x01\n" +
+	"\x06reason\x18\x02 \x01(\tR\x06reason\"\x98\x02\n" +
 	"\rDeployRequest\x12.\n" +
 	"\x04refs\x18\x01 \x03(\v2\x1a.specproxy.operator.v1.RefR\x04refs\x12\x16\n" +
 	"\x06reason\x18\x02 \x01(\tR\x06reason\x12\x17\n" +
@@ -6757,7 +6784,11 @@ const file_specproxy_operator_v1_operator_proto_rawDesc = "" +
 	"automation\x18\x04 \x01(\bR\n" +
 	"automation\x12;\n" +
 	"\boverride\x18\x05 \x01(\v2\x1f.specproxy.operator.v1.OverrideR\boverride\x12\x10\n" +
-	"\x03now\x18\x06 \x01(\bR\x03now\"I\n" +
+	"\x03now\x18\x06 \x01(\bR\x03now\x12\x17\n" +
+	"\aat_once\x18\a \x01(\bR\x06atOnce\x12\x1e\n" +
+	"\n" +
+	"impossible\x18\b \x01(\bR\n" +
+	"impossible\"I\n" +
 	"\x0eDeployResponse\x127\n" +
 	"\achanges\x18\x01 \x03(\v2\x1d.specproxy.operator.v1.ChangeR\achanges\"E\n" +
 	"\x06Weight\x12\x18\n" +
@@ -6798,7 +6829,7 @@ const file_specproxy_operator_v1_operator_proto_rawDesc = "" +
 	"\achanges\x18\x01 \x03(\v2\x1d.specproxy.operator.v1.ChangeR\achanges\"%\n" +
 	"\x0fUnfreezeRequest\x12\x12\n" +
 	"\x04spec\x18\x01 \x01(\tR\x04spec\"\x12\n" +
-	"\x10UnfreezeResponse\"\xd4\x04\n" +
+	"\x10UnfreezeResponse\"\xee\x04\n" +
 	"\x06Change\x12\x12\n" +
 	"\x04spec\x18\x01 \x01(\tR\x04spec\x12\x1e\n" +
 	"\n" +
@@ -6820,7 +6851,8 @@ const file_specproxy_operator_v1_operator_proto_rawDesc = "" +
 	"\x05plans\x18\r \x03(\v2\x1b.specproxy.operator.v1.PlanR\x05plans\x12\x1a\n" +
 	"\bwarnings\x18\x0e \x03(\tR\bwarnings\x12\x14\n" +
 	"\x05actor\x18\x0f \x01(\tR\x05actor\x12\x17\n" +
-	"\adry_run\x18\x10 \x01(\bR\x06dryRun\"\x83\x01\n" +
+	"\adry_run\x18\x10 \x01(\bR\x06dryRun\x12\x18\n" +
+	"\aplanned\x18\x11 \x01(\tR\aplanned\"\x83\x01\n" +
 	"\bCapacity\x12\x14\n" +
 	"\x05ready\x18\x01 \x01(\rR\x05ready\x12\x12\n" +
 	"\x04rate\x18\x02 \x01(\x01R\x04rate\x12!\n" +

@@ -307,10 +307,11 @@ func (x *RolloutMetric) GetReason() string {
 }
 
 type LookAheadRequest struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Spec          string                 `protobuf:"bytes,1,opt,name=spec,proto3" json:"spec,omitempty"`
-	Version       string                 `protobuf:"bytes,2,opt,name=version,proto3" json:"version,omitempty"`
-	Plan          *RolloutPlan           `protobuf:"bytes,3,opt,name=plan,proto3" json:"plan,omitempty"`
+	state   protoimpl.MessageState `protogen:"open.v1"`
+	Spec    string                 `protobuf:"bytes,1,opt,name=spec,proto3" json:"spec,omitempty"`
+	Version string                 `protobuf:"bytes,2,opt,name=version,proto3" json:"version,omitempty"`
+	// Unset: the one of the version's manifest, or the standard one.
+	Plan          *RolloutPlan `protobuf:"bytes,3,opt,name=plan,proto3" json:"plan,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -382,10 +383,12 @@ type LookAheadResponse struct {
 	// Failure ratios that power and harm speak of.
 	Ratios []float64 `protobuf:"fixed64,9,rep,packed,name=ratios,proto3" json:"ratios,omitempty"`
 	// Mean number of canary executions harmed, by ratio.
-	Harm          []float64 `protobuf:"fixed64,10,rep,packed,name=harm,proto3" json:"harm,omitempty"`
-	FalseAlarm    float64   `protobuf:"fixed64,11,opt,name=false_alarm,json=falseAlarm,proto3" json:"false_alarm,omitempty"`
-	Impossible    []string  `protobuf:"bytes,12,rep,name=impossible,proto3" json:"impossible,omitempty"`
-	Warnings      []string  `protobuf:"bytes,13,rep,name=warnings,proto3" json:"warnings,omitempty"`
+	Harm       []float64 `protobuf:"fixed64,10,rep,packed,name=harm,proto3" json:"harm,omitempty"`
+	FalseAlarm float64   `protobuf:"fixed64,11,opt,name=false_alarm,json=falseAlarm,proto3" json:"false_alarm,omitempty"`
+	Impossible []string  `protobuf:"bytes,12,rep,name=impossible,proto3" json:"impossible,omitempty"`
+	Warnings   []string  `protobuf:"bytes,13,rep,name=warnings,proto3" json:"warnings,omitempty"`
+	// Who chose the plan, in words.
+	Origin        string `protobuf:"bytes,14,opt,name=origin,proto3" json:"origin,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -511,6 +514,13 @@ func (x *LookAheadResponse) GetWarnings() []string {
 	return nil
 }
 
+func (x *LookAheadResponse) GetOrigin() string {
+	if x != nil {
+		return x.Origin
+	}
+	return ""
+}
+
 type StepOutlook struct {
 	state  protoimpl.MessageState `protogen:"open.v1"`
 	Name   string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
@@ -615,14 +625,15 @@ func (x *StepOutlook) GetPower() []float64 {
 }
 
 type StartRolloutRequest struct {
-	state      protoimpl.MessageState `protogen:"open.v1"`
-	Spec       string                 `protobuf:"bytes,1,opt,name=spec,proto3" json:"spec,omitempty"`
-	Version    string                 `protobuf:"bytes,2,opt,name=version,proto3" json:"version,omitempty"`
-	Plan       *RolloutPlan           `protobuf:"bytes,3,opt,name=plan,proto3" json:"plan,omitempty"`
-	Reason     string                 `protobuf:"bytes,4,opt,name=reason,proto3" json:"reason,omitempty"`
-	Automation bool                   `protobuf:"varint,5,opt,name=automation,proto3" json:"automation,omitempty"`
-	Override   *Override              `protobuf:"bytes,6,opt,name=override,proto3" json:"override,omitempty"`
-	Now        bool                   `protobuf:"varint,7,opt,name=now,proto3" json:"now,omitempty"`
+	state   protoimpl.MessageState `protogen:"open.v1"`
+	Spec    string                 `protobuf:"bytes,1,opt,name=spec,proto3" json:"spec,omitempty"`
+	Version string                 `protobuf:"bytes,2,opt,name=version,proto3" json:"version,omitempty"`
+	// Unset: the one of the version's manifest, or the standard one.
+	Plan       *RolloutPlan `protobuf:"bytes,3,opt,name=plan,proto3" json:"plan,omitempty"`
+	Reason     string       `protobuf:"bytes,4,opt,name=reason,proto3" json:"reason,omitempty"`
+	Automation bool         `protobuf:"varint,5,opt,name=automation,proto3" json:"automation,omitempty"`
+	Override   *Override    `protobuf:"bytes,6,opt,name=override,proto3" json:"override,omitempty"`
+	Now        bool         `protobuf:"varint,7,opt,name=now,proto3" json:"now,omitempty"`
 	// Go ahead although the plan cannot come to its end by itself.
 	Impossible    bool `protobuf:"varint,8,opt,name=impossible,proto3" json:"impossible,omitempty"`
 	unknownFields protoimpl.UnknownFields
@@ -996,8 +1007,10 @@ type Rollout struct {
 	// When the evidence is expected to be enough, at today's traffic; unset: not known.
 	Eta *durationpb.Duration `protobuf:"bytes,18,opt,name=eta,proto3" json:"eta,omitempty"`
 	// Failure rate that this step asks to be proven.
-	Demand        float64          `protobuf:"fixed64,19,opt,name=demand,proto3" json:"demand,omitempty"`
-	Events        []*EvidenceEvent `protobuf:"bytes,20,rep,name=events,proto3" json:"events,omitempty"`
+	Demand float64          `protobuf:"fixed64,19,opt,name=demand,proto3" json:"demand,omitempty"`
+	Events []*EvidenceEvent `protobuf:"bytes,20,rep,name=events,proto3" json:"events,omitempty"`
+	// Who chose the plan, in words.
+	Origin        string `protobuf:"bytes,21,opt,name=origin,proto3" json:"origin,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1170,6 +1183,13 @@ func (x *Rollout) GetEvents() []*EvidenceEvent {
 		return x.Events
 	}
 	return nil
+}
+
+func (x *Rollout) GetOrigin() string {
+	if x != nil {
+		return x.Origin
+	}
+	return ""
 }
 
 type RolloutVerdict struct {
@@ -1578,7 +1598,7 @@ const file_specproxy_operator_v1_rollout_proto_rawDesc = "" +
 	"\x10LookAheadRequest\x12\x12\n" +
 	"\x04spec\x18\x01 \x01(\tR\x04spec\x12\x18\n" +
 	"\aversion\x18\x02 \x01(\tR\aversion\x126\n" +
-	"\x04plan\x18\x03 \x01(\v2\".specproxy.operator.v1.RolloutPlanR\x04plan\"\xd4\x03\n" +
+	"\x04plan\x18\x03 \x01(\v2\".specproxy.operator.v1.RolloutPlanR\x04plan\"\xec\x03\n" +
 	"\x11LookAheadResponse\x126\n" +
 	"\x04plan\x18\x01 \x01(\v2\".specproxy.operator.v1.RolloutPlanR\x04plan\x12\x16\n" +
 	"\x06stable\x18\x02 \x01(\tR\x06stable\x12.\n" +
@@ -1597,7 +1617,8 @@ const file_specproxy_operator_v1_rollout_proto_rawDesc = "" +
 	"\n" +
 	"impossible\x18\f \x03(\tR\n" +
 	"impossible\x12\x1a\n" +
-	"\bwarnings\x18\r \x03(\tR\bwarnings\"\xec\x01\n" +
+	"\bwarnings\x18\r \x03(\tR\bwarnings\x12\x16\n" +
+	"\x06origin\x18\x0e \x01(\tR\x06origin\"\xec\x01\n" +
 	"\vStepOutlook\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x16\n" +
 	"\x06weight\x18\x02 \x01(\rR\x06weight\x12\x14\n" +
@@ -1635,7 +1656,7 @@ const file_specproxy_operator_v1_rollout_proto_rawDesc = "" +
 	"\x06reason\x18\x03 \x01(\tR\x06reason\"\x88\x01\n" +
 	"\x15ChangeRolloutResponse\x128\n" +
 	"\arollout\x18\x01 \x01(\v2\x1e.specproxy.operator.v1.RolloutR\arollout\x125\n" +
-	"\x06change\x18\x02 \x01(\v2\x1d.specproxy.operator.v1.ChangeR\x06change\"\x9b\x06\n" +
+	"\x06change\x18\x02 \x01(\v2\x1d.specproxy.operator.v1.ChangeR\x06change\"\xb3\x06\n" +
 	"\aRollout\x12\x12\n" +
 	"\x04spec\x18\x01 \x01(\tR\x04spec\x12\x16\n" +
 	"\x06canary\x18\x02 \x01(\tR\x06canary\x12\x16\n" +
@@ -1659,7 +1680,8 @@ const file_specproxy_operator_v1_rollout_proto_rawDesc = "" +
 	"\ahistory\x18\x11 \x03(\v2#.specproxy.operator.v1.RolloutEntryR\ahistory\x12+\n" +
 	"\x03eta\x18\x12 \x01(\v2\x19.google.protobuf.DurationR\x03eta\x12\x16\n" +
 	"\x06demand\x18\x13 \x01(\x01R\x06demand\x12<\n" +
-	"\x06events\x18\x14 \x03(\v2$.specproxy.operator.v1.EvidenceEventR\x06events\"\xc4\x01\n" +
+	"\x06events\x18\x14 \x03(\v2$.specproxy.operator.v1.EvidenceEventR\x06events\x12\x16\n" +
+	"\x06origin\x18\x15 \x01(\tR\x06origin\"\xc4\x01\n" +
 	"\x0eRolloutVerdict\x12\x16\n" +
 	"\x06result\x18\x01 \x01(\tR\x06result\x12\x16\n" +
 	"\x06reason\x18\x02 \x01(\tR\x06reason\x12\x12\n" +

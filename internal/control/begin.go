@@ -1,0 +1,150 @@
+package control
+
+import (
+	"context"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/specproxy/specproxy/internal/rollout"
+	"github.com/specproxy/specproxy/internal/routing"
+	"github.com/specproxy/specproxy/internal/store"
+	"github.com/specproxy/specproxy/internal/versions"
+)
+
+// Who chose a plan, in words.
+const (
+	ofManifest = "its manifest"
+	ofDeploy   = "the deploy"
+	ofNobody   = "nobody, so the standard one"
+	// overManifest: the deploy's plan stands in place of the manifest's.
+	overManifest = "the deploy, in place of its manifest's"
+)
+
+// chosen is the plan that a version gets its traffic by, and who chose it: the one that is asked for, else its manifest's, else the standard one.
+func (c *Controller) chosen(ref versions.Ref, asked *rollout.Plan) (plan rollout.Plan, origin string) {
+	record, _ := c.store.View().Version(ref.Spec, ref.Version)
+	declared := record.Manifest.Rollout
+	switch {
+	case asked != nil && declared.Declared():
+		return *asked, overManifest
+	case asked != nil:
+		return *asked, ofDeploy
+	case declared.Declared():
+		return declared, ofManifest
+	}
+	return rollout.Plan{}, ofNobody
+}
+
+// start is a rollout that a command wants to begin.
+type start struct {
+	ref        versions.Ref
+	plan       rollout.Plan
+	origin     string
+	impossible bool
+	// deploy: nobody asked for a canary, the manifest did. What cannot have one gets its traffic at once.
+	deploy bool
+	by     string
+	now    time.Time
+
+	// begun is the rollout, or the one that was under way; zero if there is none.
+	begun store.Rollout
+}
+
+// begin carries out the starts, and what else the command wants, in one transaction.
+func (c *Controller) begin(ctx context.Context, actor Actor, starts []*start, wants []want, how How) ([]Change, error) {
+	if len(starts) == 0 {
+		return c.change(ctx, actor, wants, how)
+	}
+	bySpec := map[string]*start{}
+	for _, s := range starts {
+		// Before the command takes its turn: looking ahead takes a while.
+		if err := c.prepare(s); err != nil {
+			return nil, err
+		}
+		bySpec[s.ref.Spec] = s
+		wants = append(wants, want{spec: s.ref.Spec, kind: routing.KindDeploy, resolve: func(tx *store.Tx, before routing.Route) (goal, error) { return c.resolveStart(tx, before, s) }})
+	}
+	how.moves = func(_ *store.Tx, route routing.Route) (store.Rollout, error) {
+		s := bySpec[route.Spec]
+		if s == nil || s.begun.Spec == "" {
+			return store.Rollout{}, nil
+		}
+		s.begun.Marks = nil
+		s.begun.Mark(route.Generation)
+		return s.begun, nil
+	}
+	changes, err := c.change(ctx, actor, wants, how)
+	if err != nil {
+		return nil, err
+	}
+	for i := range changes {
+		if s := bySpec[changes[i].Route.Spec]; s != nil && s.begun.Spec != "" {
+			changes[i].Planned = fmt.Sprintf("%s (the plan of %s)", s.begun.Plan.Summary(), s.begun.Origin)
+		} else if s != nil && s.deploy && changes[i].Route.Kind == routing.KindDeploy && !changes[i].AlreadyDone {
+			changes[i].Warnings = append(changes[i].Warnings, "its manifest's plan is not followed: there is no version to compare it with")
+		}
+	}
+	return changes, nil
+}
+
+// prepare completes the plan, and refuses one that would not come to its end by itself.
+func (c *Controller) prepare(s *start) (err error) {
+	if s.plan, err = s.plan.Complete(); err != nil {
+		return refuse("specctl plan "+s.ref.String(), "%v", err)
+	}
+	view := c.store.View()
+	before, _ := view.Route(s.ref.Spec)
+	stable, back, err := c.stableFor(view, before, s.ref)
+	if err != nil || back || s.impossible {
+		return nil // the transaction says what is wrong
+	}
+	if running, ok := view.Rollout(s.ref.Spec); ok && !running.Phase.Ended() {
+		return nil // it is this one
+	}
+	o := s.plan.Look(c.traffic(s.ref.Spec, stable))
+	if len(o.Impossible) == 0 {
+		return nil
+	}
+	return refuse(fmt.Sprintf("specctl plan %s   (or go ahead all the same: repeat the command with --impossible%s)", s.ref, s.orAtOnce()),
+		"the plan of %s would not come to its end by itself: %s", s.origin, strings.Join(o.Impossible, "; "))
+}
+
+func (s *start) orAtOnce() string {
+	if !s.deploy {
+		return ""
+	}
+	return "; or give it all the traffic now: --at-once"
+}
+
+// resolveStart gives the first weight, or what is asked where there is no canary to be.
+func (c *Controller) resolveStart(tx *store.Tx, before routing.Route, s *start) (goal, error) {
+	s.begun = store.Rollout{}
+	whole := goal{splits: []routing.Split{{Version: s.ref.Version, BasisPoints: routing.Full}}, why: "you named it"}
+	if s.deploy && (before.Generation == 0 || before.Weight(s.ref.Version) == routing.Full) {
+		_, err := known(tx, s.ref.Spec, s.ref.Version)
+		return whole, err
+	}
+	stable, back, err := c.stableFor(tx, before, s.ref)
+	if err != nil {
+		return goal{}, err
+	}
+	if back {
+		return whole, nil
+	}
+	if running, ok := tx.Rollout(s.ref.Spec); ok && !running.Phase.Ended() { // of this version, or it had been refused
+		s.begun = running
+		return goal{done: &before}, nil
+	}
+	base := c.traffic(s.ref.Spec, stable)
+	if !base.BaseKnown {
+		base.Base = rollout.AssumedBase
+	}
+	run, action, err := rollout.Begin(s.ref.Spec, s.ref.Version, stable, s.plan, base.Base, s.by, s.now)
+	if err != nil {
+		return goal{}, err
+	}
+	run.Origin = s.origin
+	s.begun = store.Rollout{Run: run}
+	return goal{splits: splitsOf(run, action.Weight), why: "you named it"}, nil
+}

@@ -118,20 +118,17 @@ type work struct {
 }
 
 func TestFleetSimulation(t *testing.T) {
-	runs := uint64(2000)
-	if testing.Short() {
-		runs = 300
-	}
-	from := uint64(0)
+	t.Parallel()
+	from, runs := uint64(0), uint64(fleetRuns)
 	if seed, err := strconv.ParseUint(os.Getenv("FLEET_SEED"), 10, 64); err == nil {
 		from, runs = seed, 1 // one run again
 	}
 	seen := map[string]int{}
-	for seed := from; seed < from+runs; seed++ {
+	for seed := from; seed < from+runs && !t.Failed(); seed++ {
 		synctest.Test(t, func(t *testing.T) { simulateFleet(t, seed, seen) })
 	}
 	t.Logf("%d runs: %v", runs, seen)
-	if runs == 1 {
+	if runs == 1 || t.Failed() {
 		return
 	}
 	// A simulation in which something never happens proves nothing about it.

@@ -67,6 +67,7 @@ var mutants = []struct {
 }
 
 func TestMutantsAreCaught(t *testing.T) {
+	t.Parallel()
 	for _, m := range mutants {
 		t.Run(m.name, func(t *testing.T) {
 			t.Parallel()
@@ -93,7 +94,7 @@ func TestMutantsAreCaught(t *testing.T) {
 			if err := os.WriteFile(file, overlay, 0o600); err != nil {
 				t.Fatal(err)
 			}
-			cmd := exec.CommandContext(t.Context(), "go", "test", "-vet=off", "-count=1", "-timeout", "1m", "-overlay", file, "-run", "^TestFleetSimulation$", ".")
+			cmd := exec.CommandContext(t.Context(), "go", "test", "-vet=off", "-ldflags=-s -w", "-count=1", "-timeout", "3m", "-overlay", file, "-run", "^TestFleetSimulation$", ".")
 			out, err := cmd.CombinedOutput()
 			text := string(out)
 			// It must be the simulation that fails, by an invariant of its own and not by a panic or because nothing was built.

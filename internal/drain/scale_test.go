@@ -9,7 +9,7 @@ import (
 	"github.com/specproxy/specproxy/internal/drain"
 )
 
-const crowd = 100_000
+const crowd = 20_000
 
 // crowded is a ledger with a crowd of running executions, every tenth of which has done something.
 func crowded(c drain.Contract, cut func(drain.Decision)) *drain.Ledger {
@@ -27,7 +27,7 @@ func crowded(c drain.Contract, cut func(drain.Decision)) *drain.Ledger {
 	return l
 }
 
-// Executions are small, decided over or not: a sidecar with 100,000 of them stays under 1 KB each.
+// Executions are small, decided over or not: a sidecar with many of them stays under 1 KB each.
 func TestMemoryPerExecution(t *testing.T) {
 	heap := func() uint64 {
 		var m runtime.MemStats

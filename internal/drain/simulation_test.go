@@ -70,7 +70,8 @@ rules:
 `
 
 func TestSimulation(t *testing.T) {
-	for seed := range uint64(20) {
+	t.Parallel()
+	for seed := range uint64(ledgerRuns) {
 		t.Run(fmt.Sprintf("seed=%d", seed), func(t *testing.T) {
 			c := mustContract(t, simulatedContract)
 			s := &simulation{

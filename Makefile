@@ -23,6 +23,9 @@ FUZZTIME ?= 10s
 RUN      ?=
 PKG      ?= ./...
 
+# Packages with tests that only test-long runs; such a test is called TestLong… and is in a file *_long_test.go.
+LONG = $(sort $(dir $(shell find ./internal -name '*_long_test.go')))
+
 .PHONY: help
 help: ## List the doors
 	@printf 'specproxy %s\n\n' '$(VERSION)'
@@ -47,7 +50,7 @@ test: $(ENVOY) $(PYTHON) oci-tools ## Every test with -race, real Envoy included
 
 .PHONY: test-long
 test-long: $(ENVOY) $(PYTHON) oci-tools $(TOOLS)/cosign conformance-tools ## The long matrices, kill tests and soaks (build tag "long")
-	go test -race -tags long -timeout 60m $(if $(RUN),-run '$(RUN)') $(PKG)
+	go test -race -tags long -timeout 60m -run '$(or $(RUN),^TestLong)' $(or $(LONG),$(error no test of this tree is long))
 
 .PHONY: test-oldest
 test-oldest: $(ENVOY_OLDEST) $(PYTHON) oci-tools ## What needs an Envoy, with the oldest one that is supported
@@ -138,7 +141,7 @@ $(TOOLS)/registry $(TOOLS)/oras &: tools/oci/go.mod tools/oci/go.sum
 # Suites that others wrote, and that the sidecar's data path is held against.
 .PHONY: conformance
 conformance: $(ENVOY) conformance-tools ## h2spec and grpc-go's interop suite against the sidecar, every case by name
-	go test -count=1 -v -tags long -timeout 20m -run '^(TestH2SpecIsNoWorseThanPlainNetHTTP|TestGRPCInterop)$$' ./internal/e2e
+	go test -count=1 -v -tags long -timeout 20m -run '^(TestLongH2SpecIsNoWorseThanPlainNetHTTP|TestLongGRPCInterop)$$' ./internal/e2e
 
 .PHONY: conformance-tools
 conformance-tools: $(TOOLS)/h2spec $(TOOLS)/grpc-interop-client $(TOOLS)/grpc-interop-server

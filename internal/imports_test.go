@@ -341,3 +341,34 @@ func TestShort(t *testing.T) {
 		}
 	}
 }
+
+// TestTestsThatAreLongSaySo keeps make test-long, which finds its tests by name and file, from missing one.
+func TestTestsThatAreLongSaySo(t *testing.T) {
+	err := filepath.WalkDir(".", func(name string, d fs.DirEntry, err error) error {
+		if err != nil || d.IsDir() || !strings.HasSuffix(name, "_test.go") {
+			return err
+		}
+		file, err := parser.ParseFile(token.NewFileSet(), name, nil, parser.ParseComments)
+		if err != nil {
+			return err
+		}
+		named := strings.HasSuffix(name, "_long_test.go")
+		tagged := len(file.Comments) > 0 && file.Comments[0].List[0].Text == "//go:build long"
+		if named != tagged {
+			t.Errorf("%s: the build tag \"long\" is for files *_long_test.go, and they have no other", name)
+		}
+		for _, decl := range file.Decls {
+			f, ok := decl.(*ast.FuncDecl)
+			if !ok || f.Recv != nil || !strings.HasPrefix(f.Name.Name, "Test") || f.Name.Name == "TestMain" {
+				continue
+			}
+			if long := strings.HasPrefix(f.Name.Name, "TestLong"); long != tagged {
+				t.Errorf("%s: %s: tests with the build tag \"long\", and no others, are called TestLong…", name, f.Name.Name)
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+}

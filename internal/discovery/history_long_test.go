@@ -2,4 +2,6 @@
 
 package discovery_test
 
-func init() { lives = 60 }
+import "testing"
+
+func TestLongNoScriptFailsARequestThroughARealEnvoy(t *testing.T) { runScripts(t, 6, 60) }

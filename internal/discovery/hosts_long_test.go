@@ -33,7 +33,7 @@ func (w withheld) SendMsg(m any) error {
 
 // Envoy waits 15 s for its first scopes, then it listens without. What it is asked for then must not kill it, as it does with the on_demand
 // filter and scopes in the listener, and is answered once the scopes have come.
-func TestHostsAskedForBeforeTheFirstScope(t *testing.T) {
+func TestLongHostsAskedForBeforeTheFirstScope(t *testing.T) {
 	spec, _, _ := twoVersions(t)
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {

@@ -26,8 +26,8 @@ const (
 	idleMemory = 900
 )
 
-// TestTenThousandIdleStreamsStayUnderTheStatedMemory opens SSE streams on the sidecar as it is shipped, each with one event, and leaves them.
-func TestTenThousandIdleStreamsStayUnderTheStatedMemory(t *testing.T) {
+// TestLongTenThousandIdleStreamsStayUnderTheStatedMemory opens SSE streams on the sidecar as it is shipped, each with one event, and leaves them.
+func TestLongTenThousandIdleStreamsStayUnderTheStatedMemory(t *testing.T) {
 	streams := idleStreams
 	var limit syscall.Rlimit
 	if err := syscall.Getrlimit(syscall.RLIMIT_NOFILE, &limit); err != nil {

@@ -46,7 +46,9 @@ func endpoints(t testing.TB, e *envoytest.Envoy, spec, version string) []string 
 
 // TestSidecarsThatComeBackLateKeepTheirEndpoints kills the control plane and keeps the sidecars away from the next one, while the proxy is back
 // at once. To the new process every instance is silent; that must not empty a pool.
-func TestSidecarsThatComeBackLateKeepTheirEndpoints(t *testing.T) {
+func TestSidecarsThatComeBackLateKeepTheirEndpoints(t *testing.T) { comeBackAfter(t, 3*time.Second) }
+
+func comeBackAfter(t *testing.T, silence time.Duration) {
 	const spec = "shop"
 	w, f := startXDS(t), newFlips()
 	relay := envoytest.NewRelay(t, w.grpc)

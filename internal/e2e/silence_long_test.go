@@ -2,6 +2,11 @@
 
 package e2e
 
-import "time"
+import (
+	"testing"
+	"time"
+)
 
-const silence = 10 * time.Second
+func TestLongSidecarsThatComeBackLateKeepTheirEndpoints(t *testing.T) {
+	comeBackAfter(t, 10*time.Second)
+}

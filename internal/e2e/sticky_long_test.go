@@ -17,7 +17,7 @@ import (
 )
 
 // Raising a canary's weight only adds sessions to it: 10,000 sessions through a real Envoy, each with an id of its own that its requests carry.
-func TestRaisingAWeightOnlyAddsSessionsToTheCanary(t *testing.T) {
+func TestLongRaisingAWeightOnlyAddsSessionsToTheCanary(t *testing.T) {
 	const sessions = 10_000
 	w := startPlane(t, nil)
 	for _, version := range []string{"1.0.0", "1.1.0"} {

@@ -110,8 +110,8 @@ func failedCases(cases []h2specCase) (keys []string) {
 	return keys
 }
 
-// TestH2SpecIsNoWorseThanPlainNetHTTP runs h2spec against the sidecar, and against net/http alone on the same machine.
-func TestH2SpecIsNoWorseThanPlainNetHTTP(t *testing.T) {
+// TestLongH2SpecIsNoWorseThanPlainNetHTTP runs h2spec against the sidecar, and against net/http alone on the same machine.
+func TestLongH2SpecIsNoWorseThanPlainNetHTTP(t *testing.T) {
 	handler := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		_, _ = io.Copy(io.Discard, r.Body)
 		_, _ = io.WriteString(w, strings.Repeat("x", 8<<10))
@@ -170,9 +170,9 @@ var unserved = []string{"pick_first_unary"}
 // reportsConfig makes the client look at the load reports that the orca cases are about.
 const reportsConfig = `{"loadBalancingConfig": [{"test_backend_metrics_load_balancer": {}}]}`
 
-// TestGRPCInterop runs every case that grpc-go's interop client and server share: against the server alone, through the sidecar, and through
+// TestLongGRPCInterop runs every case that grpc-go's interop client and server share: against the server alone, through the sidecar, and through
 // Envoy and the sidecar.
-func TestGRPCInterop(t *testing.T) {
+func TestLongGRPCInterop(t *testing.T) {
 	client := suiteTool(t, "grpc-interop-client")
 	cases := interopCases(t, client)
 	_, port, err := net.SplitHostPort(reserved(t))

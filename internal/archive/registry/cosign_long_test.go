@@ -11,7 +11,7 @@ import (
 )
 
 // cosign signs and verifies by digest what we wrote, offline, with a key of its own; our archive goes on undisturbed beside what it adds.
-func TestCosignSignsWhatWeWrote(t *testing.T) {
+func TestLongCosignSignsWhatWeWrote(t *testing.T) {
 	r := registrytest.Start(t, registrytest.Options{})
 	a, p := open(t, r.Host, 0), pack(t, "1.0.0", "be kind")
 	put(t, a, p)

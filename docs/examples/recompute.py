@@ -366,7 +366,7 @@ def shows(chart, svg, where):
         for path in paths:
             fitted = fit(line, path, scale)
             if fitted:
-                scale = scale or fitted
+                scale = fitted
                 break
         else:
             raise Wrong(f"{where} does not show a line of {len(line)} points")
@@ -382,21 +382,25 @@ def stairs(line):
 
 
 def fit(line, path, scale):
-    """The scale (ax, bx, ay, by) under which the path's corners are the line's points, to a hundredth of a point; None if there is none."""
+    """The scales of both axes under which the path's corners are the line's points, to a hundredth of a point; None if there are none."""
     if len(line) != len(path):
         return None
-    if scale is None:
-        xs, ys = [p[0] for p in line], [p[1] for p in line]
-        if max(xs) == min(xs) or max(ys) == min(ys):
+    scales = []
+    for axis in (0, 1):
+        known, at = [p[axis] for p in line], [p[axis] for p in path]
+        a, b = scale[axis] if scale and scale[axis] else slope(known, at)
+        if any(abs(a * v + b - p) >= 0.02 for v, p in zip(known, at)):
             return None
-        i, j = xs.index(min(xs)), xs.index(max(xs))
-        k, m = ys.index(min(ys)), ys.index(max(ys))
-        ax = (path[j][0] - path[i][0]) / (xs[j] - xs[i])
-        ay = (path[m][1] - path[k][1]) / (ys[m] - ys[k])
-        scale = (ax, path[i][0] - ax * xs[i], ay, path[k][1] - ay * ys[k])
-    ax, bx, ay, by = scale
-    near = all(abs(ax * x + bx - px) < 0.02 and abs(ay * y + by - py) < 0.02 for (x, y), (px, py) in zip(line, path))
-    return scale if near else None
+        # A line that is flat along an axis, as of outcomes in one instant, says nothing of its scale.
+        scales.append((a, b) if scale and scale[axis] or max(known) > min(known) else None)
+    return scales
+
+
+def slope(known, at):
+    """The straight line (a, b) through the outermost values, or the level one."""
+    low, high = known.index(min(known)), known.index(max(known))
+    a = (at[high] - at[low]) / (known[high] - known[low]) if known[high] > known[low] else 0
+    return a, at[low] - a * known[low]
 
 
 def numbers(value, out):

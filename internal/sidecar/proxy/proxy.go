@@ -131,6 +131,7 @@ func (p *Proxy) ServeHTTP(rw http.ResponseWriter, r *http.Request) {
 	w := &response{ResponseWriter: rw, old: !r.ProtoAtLeast(1, 1)}
 	if r.ContentLength != 0 {
 		strip(r.Trailer) // the names; values come with the end
+		w.waits = strings.EqualFold(r.Header.Get("Expect"), "100-continue")
 		w.request = &watchedBody{ReadCloser: r.Body, http2: r.ProtoMajor == 2, trailer: r.Trailer}
 		if !w.request.http2 {
 			// A proxy must not wait for the end of the request before it passes the response on, nor read what the agent is to get.

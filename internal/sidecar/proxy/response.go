@@ -31,6 +31,9 @@ type response struct {
 	request *watchedBody
 	// old: the client speaks HTTP/1.0 and knows no informational responses.
 	old bool
+	// waits: the client sends its body after 100 (Continue), which net/http says when that is first read. That is when the agent has said so,
+	// or has kept its silence for long; the agent's own is not passed on, lest the client gets two.
+	waits bool
 	// tunnel is the agent's end of an upgraded connection; nil if there is none.
 	tunnel *tunnel
 }
@@ -177,7 +180,7 @@ func (w *response) Unwrap() http.ResponseWriter { return w.ResponseWriter }
 
 func (w *response) WriteHeader(status int) {
 	if status >= 100 && status < 200 && status != http.StatusSwitchingProtocols {
-		if strip(w.Header()); !w.old {
+		if strip(w.Header()); !w.old && (!w.waits || status != http.StatusContinue) {
 			w.ResponseWriter.WriteHeader(status)
 		}
 		return

@@ -366,8 +366,9 @@ func TestKeptBodiesShareOneBound(t *testing.T) {
 	h := newHeld()
 	r := newRig(t, handsOver, h)
 	// Past Envoy each body is kept for a hand-over, 1 KB each; the rig's bound is 8 KB.
+	var clients []<-chan *http.Response
 	for i := range 10 {
-		r.later(r.request("POST", fmt.Sprintf("/%d", i), strings.Repeat("b", 1<<10), "X-Spec-Buffer", ""))
+		clients = append(clients, r.later(r.request("POST", fmt.Sprintf("/%d", i), strings.Repeat("b", 1<<10), "X-Spec-Buffer", "")))
 		get(t, "a request at the agent", h.reached)
 	}
 	replayable := 0
@@ -382,8 +383,9 @@ func TestKeptBodiesShareOneBound(t *testing.T) {
 	for range 10 {
 		h.answer <- reply("done")
 	}
-	for range 10 {
+	for _, answered := range clients {
 		r.endedRow()
+		_ = get(t, "an answer", answered).Body.Close()
 	}
 	answered := r.later(r.request("POST", "/more", strings.Repeat("b", 1<<10), "X-Spec-Buffer", ""))
 	get(t, "a request at the agent", h.reached)

@@ -49,7 +49,7 @@ var arrows = []struct {
 	}},
 
 	{"internal/sidecar", []string{
-		"internal/sidecar/agent", "internal/sidecar/execid", "internal/sidecar/gate", "internal/sidecar/journal", "internal/sidecar/localapi", "internal/sidecar/posture",
+		"internal/sidecar/agent", "internal/sidecar/certs", "internal/sidecar/execid", "internal/sidecar/gate", "internal/sidecar/journal", "internal/sidecar/localapi", "internal/sidecar/posture",
 		"internal/sidecar/proxy", "internal/sidecar/session", "internal/sidecar/specdir", "internal/signing", "internal/archive", "internal/versions", "internal/drain", "gen/sidecar",
 		"internal/telemetry", "internal/auth",
 	}},
@@ -66,6 +66,8 @@ var arrows = []struct {
 	{"internal/sidecar/execid", nil},
 	{"internal/sidecar/gate", nil}, // what callers may make the sidecar hold, and what it refuses
 	{"internal/sidecar/agent", nil},
+	{"internal/sidecar/certs", nil}, // TLS to callers and to other sidecars
+	{"internal/sidecar/certs/certstest", nil},
 	{"internal/sidecar/http1", nil}, // requests to the agent
 
 	// What a process shows of itself, and who may see it: of xds and of the sidecar alike.

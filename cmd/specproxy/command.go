@@ -94,6 +94,7 @@ func command(version string, signals <-chan os.Signal, run func(context.Context,
 	f.StringVar(&level, "log-level", "info", "least `level` to log: debug, info, warn or error")
 	f.DurationVar(&o.DrainTimeout, "drain-timeout", sidecar.DefaultDrainTimeout, "how long executions may run on after SIGTERM before they are cut with the retry signal")
 	limitFlags(f, &o)
+	tlsFlags(f, &o)
 	c.AddCommand(&cobra.Command{
 		Use: guardCommand, Hidden: true, DisableFlagParsing: true, SilenceErrors: true, SilenceUsage: true,
 		RunE: func(_ *cobra.Command, args []string) error { return agent.Guard(os.Stdin, args...) },
@@ -110,6 +111,14 @@ func limitFlags(f *pflag.FlagSet, o *sidecar.Options) {
 	f.DurationVar(&o.Limits.BodyTimeout, "body-timeout", gate.DefaultBodyTimeout, "how long a client may pause within a request's body of stated length, over HTTP/1.1")
 	f.DurationVar(&o.Limits.IdleTimeout, "idle-timeout", gate.DefaultIdleTimeout, "how long a connection may wait for a request; Envoy's own must be shorter (it is set to 1m)")
 	f.Int64Var(&o.BufferTotal, "max-buffer-bytes", sidecar.DefaultBufferTotal, "most `bytes` of request bodies kept for hand-overs, all together")
+}
+
+// tlsFlags are those of TLS on the data path. Files that change are read again.
+func tlsFlags(f *pflag.FlagSet, o *sidecar.Options) {
+	f.StringVar(&o.TLS.Cert, "tls-cert", "", "PEM `file` with the certificate that --listen shows; it carries the DNS name specproxy-sidecar (default: --listen takes plain HTTP)")
+	f.StringVar(&o.TLS.Key, "tls-key", "", "PEM `file` with its key")
+	f.StringVar(&o.TLS.ClientCA, "tls-client-ca", "", "PEM `file` of the authority of callers, Envoys and other sidecars, which must then show a certificate")
+	f.StringVar(&o.TLS.PeerCA, "tls-peer-ca", "", "PEM `file` of the authority of other sidecars with TLS, for what is forwarded to them (default: --tls-client-ca)")
 }
 
 // complete fills in what needs parsing and validates the whole.

@@ -75,7 +75,7 @@ When it listens it prints one JSON line with its addresses; logs go to standard 
 func bootstrap(out io.Writer) *cobra.Command {
 	var o envoy.BootstrapOptions
 	var tokenFile string
-	var tls envoy.BootstrapTLS
+	var tls, sidecars envoy.BootstrapTLS
 	cmd := &cobra.Command{
 		Use:   "bootstrap --node NAME --listen HOST:PORT",
 		Short: "Print the configuration a stock Envoy starts with",
@@ -99,6 +99,9 @@ Print it again when xds is upgraded. examples/envoy and docs/envoy.md show what 
 			if tls.CA != "" {
 				o.TLS = &tls
 			}
+			if sidecars != (envoy.BootstrapTLS{}) {
+				o.Sidecars = &sidecars
+			}
 			config, err := envoy.Bootstrap(o)
 			if err != nil {
 				return usage(err)
@@ -119,6 +122,9 @@ Print it again when xds is upgraded. examples/envoy and docs/envoy.md show what 
 	f.StringVar(&tls.CA, "ca", "", "PEM file, on Envoy's machine, that verifies the control plane's certificate")
 	f.StringVar(&tls.Cert, "cert", "", "PEM file, on Envoy's machine, with Envoy's own certificate")
 	f.StringVar(&tls.Key, "key", "", "PEM file, on Envoy's machine, with its key")
+	f.StringVar(&sidecars.CA, "sidecar-ca", "", "PEM file, on Envoy's machine, that verifies sidecars with TLS; their certificates carry the DNS name "+envoy.SidecarName)
+	f.StringVar(&sidecars.Cert, "sidecar-cert", "", "PEM file, on Envoy's machine, with the certificate that it shows to sidecars that want one")
+	f.StringVar(&sidecars.Key, "sidecar-key", "", "PEM file, on Envoy's machine, with its key")
 	return cmd
 }
 

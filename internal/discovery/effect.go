@@ -254,18 +254,22 @@ func (n *node) states(elsewhere []SpecState) (all []SpecState, refusal string) {
 
 // users names the connected nodes that may still send new work for a cluster to the address, with the reason.
 func (l *ledger) users(spec, version, address string) []string {
-	cluster := routing.Cluster(spec, version)
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	var out []string
 	for name, n := range l.nodes {
 		for s := range n.sessions {
-			e, asked := s.endpoints[cluster]
+			asked, late, holds := false, false, false
+			for _, t := range routing.Transports {
+				if e, known := s.endpoints[routing.ClusterOver(spec, version, t)]; known {
+					asked, late, holds = true, late || !e.known, holds || e.acked != nil && e.acked.Takes(address)
+				}
+			}
 			switch {
-			case asked && !e.known:
-				out = append(out, name+" has not acknowledged its endpoints")
-			case asked && e.acked != nil && e.acked.Takes(address):
+			case holds:
 				out = append(out, name+" still has it as an endpoint")
+			case late:
+				out = append(out, name+" has not acknowledged its endpoints")
 			case !asked && !s.endpointsNamed && (s.routes[spec] != nil || s.mayHold(spec)):
 				out = append(out, name+" has just connected and not yet said what it holds")
 			}

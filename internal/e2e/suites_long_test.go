@@ -7,6 +7,7 @@ import (
 	"context"
 	"encoding/xml"
 	"io"
+	"log"
 	"net"
 	"net/http"
 	"net/http/httptest"
@@ -19,6 +20,8 @@ import (
 	"testing"
 
 	"github.com/specproxy/specproxy/internal/envoytest"
+	"github.com/specproxy/specproxy/internal/sidecar/certs"
+	"github.com/specproxy/specproxy/internal/sidecar/certs/certstest"
 )
 
 // These suites were written by others. Each run logs the names and the number of its cases; a case that was skipped fails it.
@@ -37,11 +40,11 @@ func suiteTool(t *testing.T, name string) string {
 }
 
 // fronted starts a sidecar before an agent and returns where it listens; its version has all the traffic of its spec.
-func (w *world) fronted(spec, upstream string, manifest ...string) string {
+func (w *world) fronted(spec, upstream string, flags []string, manifest ...string) string {
 	w.t.Helper()
 	w.publish(spec, older, completeContract, manifest...)
 	address := reserved(w.t)
-	w.sidecar(spec+":"+older, upstream, "--listen", address)
+	w.sidecar(spec+":"+older, upstream, append([]string{"--listen", address}, flags...)...)
 	w.ready(spec, older, 1)
 	w.deploy(spec, older)
 	return address
@@ -56,8 +59,8 @@ type h2specCase struct {
 
 func (c h2specCase) key() string { return c.section + ": " + c.name }
 
-// h2spec runs all cases, or those of some sections, against a server that speaks HTTP/2 without TLS.
-func h2spec(t *testing.T, address string, sections ...string) []h2specCase {
+// h2spec runs all cases, or those of some sections, against a server.
+func h2spec(t *testing.T, address string, overTLS bool, sections ...string) []h2specCase {
 	t.Helper()
 	host, port, err := net.SplitHostPort(address)
 	if err != nil {
@@ -65,6 +68,9 @@ func h2spec(t *testing.T, address string, sections ...string) []h2specCase {
 	}
 	report := filepath.Join(t.TempDir(), "report.xml")
 	args := append([]string{"--strict", "--timeout", "4", "--host", host, "--port", port, "--junit-report", report}, sections...)
+	if overTLS {
+		args = append([]string{"--tls", "--insecure"}, args...) // whom it may believe is another test's
+	}
 	cmd := exec.CommandContext(t.Context(), suiteTool(t, "h2spec"), args...)
 	out, runErr := cmd.CombinedOutput() // fails if a case did
 	data, err := os.ReadFile(report)
@@ -110,24 +116,45 @@ func failedCases(cases []h2specCase) (keys []string) {
 	return keys
 }
 
-// TestLongH2SpecIsNoWorseThanPlainNetHTTP runs h2spec against the sidecar, and against net/http alone on the same machine.
+// TestLongH2SpecIsNoWorseThanPlainNetHTTP runs h2spec against the sidecar, and against net/http alone on the same machine, with and without TLS.
 func TestLongH2SpecIsNoWorseThanPlainNetHTTP(t *testing.T) {
 	handler := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		_, _ = io.Copy(io.Discard, r.Body)
 		_, _ = io.WriteString(w, strings.Repeat("x", 8<<10))
 	})
-	plain := httptest.NewUnstartedServer(handler)
-	plain.Config.Protocols = new(http.Protocols)
-	plain.Config.Protocols.SetHTTP1(true)
-	plain.Config.Protocols.SetUnencryptedHTTP2(true)
-	plain.Config.ErrorLog = nil
-	plain.Start()
-	t.Cleanup(plain.Close)
 	agent := httptest.NewServer(handler)
 	t.Cleanup(agent.Close)
-	sidecar := startPlane(t, nil).fronted("h2", agent.URL)
+	cert, key := certstest.New(t).Pair(t, certs.ServerName)
+	for _, c := range []struct {
+		name    string
+		overTLS bool
+		flags   []string
+	}{
+		{"plain", false, nil}, {"tls", true, []string{"--tls-cert", cert, "--tls-key", key}},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			alone := httptest.NewUnstartedServer(handler)
+			alone.Config.Protocols = new(http.Protocols)
+			alone.Config.Protocols.SetHTTP1(true)
+			alone.Config.Protocols.SetHTTP2(c.overTLS)
+			alone.Config.Protocols.SetUnencryptedHTTP2(!c.overTLS)
+			alone.EnableHTTP2 = c.overTLS
+			alone.Config.ErrorLog = log.New(io.Discard, "", 0)
+			if c.overTLS {
+				alone.StartTLS()
+			} else {
+				alone.Start()
+			}
+			t.Cleanup(alone.Close)
+			compareH2Spec(t, alone.Listener.Addr().String(), startPlane(t, nil).fronted(c.name, agent.URL, c.flags), c.overTLS)
+		})
+	}
+}
 
-	theirs, ours := h2spec(t, plain.Listener.Addr().String()), h2spec(t, sidecar)
+// compareH2Spec holds the sidecar's cases against net/http's.
+func compareH2Spec(t *testing.T, alone, sidecar string, overTLS bool) {
+	t.Helper()
+	theirs, ours := h2spec(t, alone, overTLS), h2spec(t, sidecar, overTLS)
 	if len(ours) < 140 || len(ours) != len(theirs) {
 		t.Errorf("%d cases against the sidecar, %d against net/http", len(ours), len(theirs))
 	}
@@ -145,7 +172,7 @@ func TestLongH2SpecIsNoWorseThanPlainNetHTTP(t *testing.T) {
 			// Some cases race their own connection's end: it is worse only where it never passes.
 			again := false
 			for range 3 {
-				again = again || !slices.Contains(failedCases(h2spec(t, sidecar, c.section)), c.key())
+				again = again || !slices.Contains(failedCases(h2spec(t, sidecar, overTLS, c.section)), c.key())
 			}
 			if !again {
 				t.Errorf("worse than net/http: %s: %s", c.key(), c.why)
@@ -155,7 +182,7 @@ func TestLongH2SpecIsNoWorseThanPlainNetHTTP(t *testing.T) {
 			}
 		}
 	}
-	t.Logf("h2spec: %d cases, %d passed; %d of net/http's failed", len(ours), passed, len(failedCases(theirs)))
+	t.Logf("h2spec %s: %d cases, %d passed; %d of net/http's failed", map[bool]string{true: "over TLS", false: "in plain text"}[overTLS], len(ours), passed, len(failedCases(theirs)))
 }
 
 // credentialed are the cases of grpc-go's interop client that need accounts and servers of a cloud; its interop server has nothing to them.
@@ -182,7 +209,7 @@ func TestLongGRPCInterop(t *testing.T) {
 	start(t, nil, suiteTool(t, "grpc-interop-server"), "--port", port)
 	server := net.JoinHostPort("localhost", port)
 	w := startPlane(t, nil)
-	sidecar := w.fronted("interop", "http://"+server, "hosts: [localhost]")
+	sidecar := w.fronted("interop", "http://"+server, nil, "hosts: [localhost]")
 	envoy := envoytest.Start(t, envoytest.Config{Servers: []string{w.grpc}})
 	for _, way := range []struct{ name, address string }{
 		{"the server alone", server}, {"the sidecar", sidecar}, {"Envoy and the sidecar", envoy.Address},

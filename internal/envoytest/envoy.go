@@ -38,6 +38,8 @@ type Config struct {
 	Servers []string
 	// Token is the bearer token for the xDS servers.
 	Token string
+	// Sidecars are the files by which it speaks TLS to sidecars; nil: it does not.
+	Sidecars *envoy.BootstrapTLS
 	// Bootstrap replaces the generated configuration, and with it Listen, Servers and Token; its admin page must listen on port 0.
 	Bootstrap []byte
 	// Overlay is YAML that Envoy merges with its configuration; empty: none.
@@ -140,7 +142,7 @@ func start(dir string, c Config) (*Envoy, error) {
 	bootstrap := c.Bootstrap
 	if bootstrap == nil {
 		bootstrap, err = envoy.Bootstrap(envoy.BootstrapOptions{
-			Node: c.Node, Listen: c.Listen, Admin: "127.0.0.1:0", Servers: c.Servers, Token: c.Token,
+			Node: c.Node, Listen: c.Listen, Admin: "127.0.0.1:0", Servers: c.Servers, Token: c.Token, Sidecars: c.Sidecars,
 		})
 		if err != nil {
 			return nil, err

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"io"
+	"slices"
 	"time"
 
 	"go.uber.org/zap"
@@ -75,6 +76,8 @@ func (s *session) register(ctx context.Context) error {
 	switch {
 	case h.GetInstanceId() == "" || h.GetAddress() == "":
 		return status.Error(codes.InvalidArgument, "a hello names the instance and its address")
+	case !slices.Contains(routing.Transports, routing.Transport(h.GetTransport())):
+		return status.Errorf(codes.InvalidArgument, "instance %s takes requests by %q, which this control plane does not know; upgrade xds first", h.GetInstanceId(), h.GetTransport())
 	case !ok:
 		return status.Errorf(codes.NotFound, "%s:%s is not published; publish it first: specctl publish DIR", h.GetSpec(), h.GetVersion())
 	case record.Digest != h.GetDigest():
@@ -84,7 +87,7 @@ func (s *session) register(ctx context.Context) error {
 	reported := versions.Runtime{Image: h.GetRuntime().GetImage(), Binary: h.GetRuntime().GetBinary(), Model: h.GetRuntime().GetModel(), Tools: h.GetRuntime().GetTools()}
 	s.mismatch = record.Manifest.Runtime.Mismatch(reported)
 	s.stored = routing.Instance{
-		ID: h.GetInstanceId(), Spec: h.GetSpec(), Version: h.GetVersion(), Digest: h.GetDigest(), Address: h.GetAddress(),
+		ID: h.GetInstanceId(), Spec: h.GetSpec(), Version: h.GetVersion(), Digest: h.GetDigest(), Address: h.GetAddress(), Transport: routing.Transport(h.GetTransport()),
 		Health: routing.Starting, Reason: s.mismatch, RegisteredAt: time.Now().UTC(),
 	}
 	f := s.fleet

@@ -56,6 +56,9 @@ func orderOf(view *store.View, order drain.Drain) *sidecarv1.Fence {
 	for _, in := range view.InstancesOf(spec, target) {
 		if in.Health == routing.Ready && in.ID != order.Instance {
 			out.TargetAddresses = append(out.TargetAddresses, in.Address)
+			if in.Transport != routing.Plain {
+				out.TargetTls = append(out.TargetTls, in.Address)
+			}
 		}
 	}
 	return out

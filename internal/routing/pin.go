@@ -18,8 +18,16 @@ func ExecutionKey(secret []byte, spec, version string) []byte {
 	return mac(secret, "execution/"+spec+"@"+version)
 }
 
-// Cluster is the Envoy cluster name of one version.
+// Cluster is the Envoy cluster name of one version whose sidecars take plain requests.
 func Cluster(spec, version string) string { return spec + "@" + version }
+
+// ClusterOver is the Envoy cluster name of one version where a transport is wanted for some of its sidecars.
+func ClusterOver(spec, version string, t Transport) string {
+	if t == Plain {
+		return Cluster(spec, version)
+	}
+	return Cluster(spec, version) + "/" + string(t)
+}
 
 // InstanceKey is the value of x-spec-instance that makes Envoy choose this host: base64 of host:port.
 func InstanceKey(address string) string { return base64.StdEncoding.EncodeToString([]byte(address)) }

@@ -70,11 +70,27 @@ type Instance struct {
 	Digest  string `json:"digest"`
 	// Address is host:port or unix:/path where the sidecar takes requests.
 	Address string `json:"address"`
-	Health  Health `json:"health"`
+	// Transport is how it takes them.
+	Transport Transport `json:"transport,omitempty"`
+	Health    Health    `json:"health"`
 	// Reason says why it is not ready.
 	Reason       string    `json:"reason,omitempty"`
 	RegisteredAt time.Time `json:"registeredAt"`
 }
+
+// Transport is how a sidecar takes requests.
+type Transport string
+
+const (
+	Plain Transport = ""
+	// TLS: the sidecar shows a certificate.
+	TLS Transport = "tls"
+	// MutualTLS: and wants one of its caller.
+	MutualTLS Transport = "mtls"
+)
+
+// Transports are all of them, each demanding more of the caller than the one before.
+var Transports = []Transport{Plain, TLS, MutualTLS}
 
 // Health of an instance as its sidecar reports it, apart from weight and drain.
 type Health string

@@ -2,6 +2,7 @@ package sidecar
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -10,11 +11,17 @@ import (
 	"strings"
 
 	"go.uber.org/zap"
+
+	"github.com/specproxy/specproxy/internal/sidecar/certs"
+	"github.com/specproxy/specproxy/internal/sidecar/gate"
 )
 
 // listen opens the data path's door and the agent's API.
 func (s *sidecar) listen(ctx context.Context) error {
 	var err error
+	if s.certs, err = certs.Open(s.TLS, s.Log); err != nil {
+		return err
+	}
 	if s.data, err = s.openData(ctx); err != nil {
 		return err
 	}
@@ -83,6 +90,26 @@ func addressOf(l net.Listener) string {
 		return unixPrefix + l.Addr().String()
 	}
 	return l.Addr().String()
+}
+
+// dataListener is what the data path's server takes connections from.
+func (s *sidecar) dataListener() net.Listener {
+	l := s.data
+	if config := s.certs.Server(); config != nil {
+		l = tls.NewListener(l, config)
+	}
+	return gate.Listener(l, s.Limits, &s.refusals)
+}
+
+// transport is what callers are told of it, as a Hello has it.
+func (s *sidecar) transport() string {
+	switch {
+	case s.TLS.ClientCA != "":
+		return "mtls"
+	case s.TLS.Listens():
+		return "tls"
+	}
+	return ""
 }
 
 // warnElsewhere says that proxies which the control plane cannot reach do not find this sidecar.

@@ -2,7 +2,6 @@ package sidecar
 
 import (
 	"crypto/tls"
-	"crypto/x509"
 	"errors"
 	"fmt"
 	"net"
@@ -16,6 +15,7 @@ import (
 
 	"github.com/specproxy/specproxy/internal/auth"
 	"github.com/specproxy/specproxy/internal/sidecar/agent"
+	"github.com/specproxy/specproxy/internal/sidecar/certs"
 	"github.com/specproxy/specproxy/internal/sidecar/execid"
 	"github.com/specproxy/specproxy/internal/sidecar/gate"
 	"github.com/specproxy/specproxy/internal/sidecar/session"
@@ -34,6 +34,8 @@ type Options struct {
 	Listen string
 	// Advertise is host:port or unix:/path where Envoy and other sidecars reach Listen; empty: the address it really listens on.
 	Advertise string
+	// TLS are the files by which Listen speaks TLS, and other sidecars are spoken to that do.
+	TLS certs.Files
 	// Limits bound what callers can make the sidecar hold.
 	Limits gate.Limits
 	// BufferTotal bounds, in bytes, all request bodies together that are kept for a hand-over; 0: DefaultBufferTotal.
@@ -135,7 +137,7 @@ const DefaultDrainTimeout = 30 * time.Second
 
 // Validate says what is wrong with the options and which flag mends it. It looks at no file but resolves no name either.
 func (o Options) Validate() error {
-	return errors.Join(o.validateControls(), o.validateAddresses(), o.validateAgent(), o.validateIdentity(), o.validateLimits())
+	return errors.Join(o.validateControls(), o.validateAddresses(), o.TLS.Check(), o.validateAgent(), o.validateIdentity(), o.validateLimits())
 }
 
 func (o Options) validateControls() error {
@@ -260,7 +262,7 @@ func (o Options) validateIdentity() error {
 func (o Options) dialing() (session.Dialing, error) {
 	d := session.Dialing{MaxBackoff: o.Timing.MaxBackoff}
 	if o.CAFile != "" {
-		roots, err := readRoots("--ca", o.CAFile)
+		roots, err := certs.Roots("--ca", o.CAFile)
 		if err != nil {
 			return d, err
 		}
@@ -276,19 +278,6 @@ func (o Options) dialing() (session.Dialing, error) {
 		}
 	}
 	return d, nil
-}
-
-// readRoots reads PEM certificates.
-func readRoots(flag, file string) (*x509.CertPool, error) {
-	pem, err := os.ReadFile(file)
-	if err != nil {
-		return nil, fmt.Errorf("%s: %w", flag, err)
-	}
-	roots := x509.NewCertPool()
-	if !roots.AppendCertsFromPEM(pem) {
-		return nil, fmt.Errorf("%s %s: there is no PEM certificate in it", flag, file)
-	}
-	return roots, nil
 }
 
 func isLoopback(host string) bool {

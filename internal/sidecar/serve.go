@@ -41,7 +41,7 @@ func (s *sidecar) serve(ctx context.Context) error {
 		},
 		func() { s.fallBack(background) },
 		func() { s.lookForSignatures(background) },
-		func() { failed <- dataServer.Serve(gate.Listener(s.data, s.Limits, &s.refusals)) },
+		func() { failed <- dataServer.Serve(s.dataListener()) },
 		func() { failed <- apiServer.Serve(s.api) },
 	} {
 		running.Go(start)
@@ -55,7 +55,7 @@ func (s *sidecar) serve(ctx context.Context) error {
 	running.Add(1)
 	go s.deadlines(background, &running)
 	s.Log.Info("serving", zap.Stringer("version", s.Ref), zap.String("digest", s.version.Digest), zap.String("instance", s.Instance),
-		zap.String("listen", addressOf(s.data)), zap.String("advertise", s.Advertise), zap.Stringer("agent", s.endpoint))
+		zap.String("listen", addressOf(s.data)), zap.String("advertise", s.Advertise), zap.String("transport", s.transport()), zap.Stringer("agent", s.endpoint))
 
 	err := s.untilEnd(ctx, failed)
 	if s.agentGone() {

@@ -34,6 +34,7 @@ import (
 	"github.com/specproxy/specproxy/internal/archive"
 	"github.com/specproxy/specproxy/internal/drain"
 	"github.com/specproxy/specproxy/internal/sidecar/agent"
+	"github.com/specproxy/specproxy/internal/sidecar/certs"
 	"github.com/specproxy/specproxy/internal/sidecar/execid"
 	"github.com/specproxy/specproxy/internal/sidecar/gate"
 	"github.com/specproxy/specproxy/internal/sidecar/journal"
@@ -80,6 +81,7 @@ type sidecar struct {
 	version  versions.Packed
 	runtime  versions.Runtime
 	data     net.Listener
+	certs    *certs.Keeper
 	// elsewhere: data is not where the sidecar before this one listened.
 	elsewhere bool
 	api       net.Listener
@@ -235,7 +237,7 @@ func (s *sidecar) findAgent(context.Context) error {
 	if s.Upstream != "" {
 		var err error
 		if s.endpoint, err = agent.ParseEndpoint(s.Upstream); err == nil && s.UpstreamCA != "" {
-			s.endpoint.Roots, err = readRoots("--upstream-ca", s.UpstreamCA)
+			s.endpoint.Roots, err = certs.Roots("--upstream-ca", s.UpstreamCA)
 		}
 		return err
 	}
@@ -309,7 +311,7 @@ func (s *sidecar) assemble() {
 	s.proxy = proxy.New(proxy.Config{
 		Ref: s.Ref, Digest: s.version.Digest, Instance: s.Instance, BodyBuffer: buffer, Contract: contract, Ledger: s.ledger,
 		Posture: s.keeper.Current, Agent: s.endpoint, Changed: s.group.Changed, Ended: s.ended, Now: time.Now, Random: mathrand.Float64, Log: s.Log,
-		BufferTotal: s.BufferTotal, BodyPause: s.Limits.BodyTimeout, Begun: s.begun, Metrics: metrics, Access: s.Access, Tracer: s.tracer, Suspect: s.suspect, Refusals: &s.refusals,
+		Peers: s.certs.Client, BufferTotal: s.BufferTotal, BodyPause: s.Limits.BodyTimeout, Begun: s.begun, Metrics: metrics, Access: s.Access, Tracer: s.tracer, Suspect: s.suspect, Refusals: &s.refusals,
 	})
 	metrics.MustRegister(ledgerMetrics{s}, refusalMetrics{&s.refusals})
 	s.local = localapi.New(localapi.Config{
@@ -321,7 +323,7 @@ func (s *sidecar) hello() *sidecarv1.Hello {
 	return &sidecarv1.Hello{
 		InstanceId: s.Instance, Spec: s.Ref.Spec, Version: s.Ref.Version, Digest: s.version.Digest, Address: s.Advertise,
 		Runtime:        &sidecarv1.Runtime{Image: s.runtime.Image, Binary: s.runtime.Binary, Model: s.runtime.Model, Tools: s.runtime.Tools},
-		SidecarVersion: s.Version, StartedAt: timestamppb.New(s.startedAt),
+		SidecarVersion: s.Version, StartedAt: timestamppb.New(s.startedAt), Transport: s.transport(),
 	}
 }
 

@@ -52,6 +52,9 @@ type BootstrapOptions struct {
 	Token string
 	// TLS to the control plane; nil: plain text, for loopback only.
 	TLS *BootstrapTLS
+	// Sidecars verifies sidecars that take requests over TLS, and is what Envoy shows to those that want a certificate; nil: Envoy speaks plainly to
+	// sidecars, and refuses the clusters of those that do not.
+	Sidecars *BootstrapTLS
 	// TrustedHops is as in ListenerOptions.
 	TrustedHops uint32
 	// Fragment writes what an Envoy with a configuration of its own lacks: the listener is part of it and the operator's to extend, and there is
@@ -98,6 +101,11 @@ func Bootstrap(o BootstrapOptions) ([]byte, error) {
 			AdsConfig: adsConfig(o.Token),
 			CdsConfig: overADS(),
 		},
+	}
+	if o.Sidecars != nil {
+		if b.StaticResources.Secrets, err = sidecarSecrets(*o.Sidecars); err != nil {
+			return nil, fmt.Errorf("bootstrap: %w", err)
+		}
 	}
 	if o.Fragment {
 		b.StaticResources.Listeners = []*listenerv3.Listener{listener}
@@ -227,7 +235,7 @@ func tlsSocket(t BootstrapTLS, host string) (*corev3.TransportSocket, error) {
 		common.TlsCertificates = []*tlsv3.TlsCertificate{{CertificateChain: file(t.Cert), PrivateKey: file(t.Key)}}
 	}
 	return &corev3.TransportSocket{
-		Name: "envoy.transport_sockets.tls",
+		Name: tlsSocketName,
 		ConfigType: &corev3.TransportSocket_TypedConfig{TypedConfig: packed(&tlsv3.UpstreamTlsContext{
 			CommonTlsContext: common, Sni: sni,
 		})},

@@ -31,11 +31,12 @@ func Build(s Spec) (Resources, error) {
 		return Resources{}, fmt.Errorf("spec %s: %w", s.Name, err)
 	}
 	for _, p := range pools {
-		c, err := cluster(routing.Cluster(s.Name, p.Version))
+		name, needs := p.cluster(s.Name), p.needs()
+		c, err := cluster(name, needs)
 		if err != nil {
 			return Resources{}, fmt.Errorf("spec %s: %w", s.Name, err)
 		}
-		a, skipped, err := assignment(routing.Cluster(s.Name, p.Version), p.Instances)
+		a, skipped, err := assignment(name, p.Instances)
 		if err != nil {
 			return Resources{}, fmt.Errorf("spec %s: %w", s.Name, err)
 		}

@@ -3,6 +3,7 @@ package envoy_test
 import (
 	"bytes"
 	"encoding/json"
+	"errors"
 	"flag"
 	"fmt"
 	"os"
@@ -11,6 +12,7 @@ import (
 	"strings"
 	"testing"
 
+	clusterv3 "github.com/envoyproxy/go-control-plane/envoy/config/cluster/v3"
 	endpointv3 "github.com/envoyproxy/go-control-plane/envoy/config/endpoint/v3"
 	routev3 "github.com/envoyproxy/go-control-plane/envoy/config/route/v3"
 	"google.golang.org/protobuf/encoding/protojson"
@@ -88,7 +90,8 @@ func TestBootstrapGolden(t *testing.T) {
 	golden(t, "bootstrap.yaml", plain)
 	secured, err := envoy.Bootstrap(envoy.BootstrapOptions{
 		Node: "edge-1", Listen: "0.0.0.0:443", Servers: []string{"xds-1.internal:18000", "xds-2.internal:18000"}, Token: "t0ken",
-		TLS: &envoy.BootstrapTLS{CA: "/etc/ca.pem", Cert: "/etc/cert.pem", Key: "/etc/key.pem", ServerName: "xds.internal"},
+		TLS:      &envoy.BootstrapTLS{CA: "/etc/ca.pem", Cert: "/etc/cert.pem", Key: "/etc/key.pem", ServerName: "xds.internal"},
+		Sidecars: &envoy.BootstrapTLS{CA: "/etc/sidecars.pem", Cert: "/etc/envoy.pem", Key: "/etc/envoy-key.pem"},
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -379,6 +382,8 @@ func TestBootstrapRefusesWhatCannotWork(t *testing.T) {
 		"admin":        {func(o *envoy.BootstrapOptions) { o.Admin = "0.0.0.0:9901" }, "open to other machines"},
 		"tls":          {func(o *envoy.BootstrapOptions) { o.TLS = &envoy.BootstrapTLS{} }, "without a CA"},
 		"half a pair":  {func(o *envoy.BootstrapOptions) { o.TLS = &envoy.BootstrapTLS{CA: "c", Cert: "x"} }, "needs its key"},
+		"no authority": {func(o *envoy.BootstrapOptions) { o.Sidecars = &envoy.BootstrapTLS{Cert: "c", Key: "k"} }, "--sidecar-ca"},
+		"half of it":   {func(o *envoy.BootstrapOptions) { o.Sidecars = &envoy.BootstrapTLS{CA: "a", Cert: "c"} }, "--sidecar-key"},
 		"port of node": {func(o *envoy.BootstrapOptions) { o.Listen = "127.0.0.1:99999" }, "is not a port"},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -388,6 +393,56 @@ func TestBootstrapRefusesWhatCannotWork(t *testing.T) {
 				t.Errorf("error %v, want %q", err, c.want)
 			}
 		})
+	}
+}
+
+// A cluster is never updated: what its sidecars demand of an Envoy is in its name, and an endpoint says which of it it demands.
+func TestPoolsWithTLSHaveClustersOfTheirOwn(t *testing.T) {
+	over := func(address string, transport routing.Transport, health routing.Health) routing.Instance {
+		in := instance(address, health)
+		in.Transport = transport
+		return in
+	}
+	plain := over("10.0.0.1:80", routing.Plain, routing.Ready)
+	for _, c := range []struct {
+		name      string
+		instances []routing.Instance
+		sockets   []string
+		endpoints []string
+	}{
+		{"", nil, nil, nil},
+		{"", []routing.Instance{plain}, nil, []string{"10.0.0.1 "}},
+		{"/tls", []routing.Instance{plain, over("10.0.0.2:80", routing.TLS, routing.Ready)}, []string{"tls"}, []string{"10.0.0.1 ", "10.0.0.2 tls"}},
+		// It has no traffic yet, but once it has, the cluster must be there.
+		{"/mtls", []routing.Instance{over("10.0.0.2:80", routing.TLS, routing.Leaving), over("10.0.0.3:80", routing.MutualTLS, routing.Starting)}, []string{"mtls", "tls"}, []string{"10.0.0.2 tls"}},
+		{"", []routing.Instance{plain, over("10.0.0.2:80", "quic", routing.Ready)}, nil, []string{"10.0.0.1 "}},
+	} {
+		res, err := envoy.Build(envoy.Spec{Name: "shop", Route: routeOf(1, routing.Split{Version: "1.0.0", BasisPoints: routing.Full}), Pools: []envoy.Pool{pool("1.0.0", c.instances...)}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		name := "shop@1.0.0" + c.name
+		var cluster clusterv3.Cluster
+		var assignment endpointv3.ClusterLoadAssignment
+		if err := errors.Join(proto.Unmarshal(res.Clusters[0].Body.GetValue(), &cluster), proto.Unmarshal(res.Assignments[0].Body.GetValue(), &assignment)); err != nil {
+			t.Fatal(err)
+		}
+		var sockets, endpoints []string
+		for _, m := range cluster.GetTransportSocketMatches() {
+			sockets = append(sockets, m.GetName())
+		}
+		for _, l := range assignment.GetEndpoints() {
+			for _, e := range l.GetLbEndpoints() {
+				mark := e.GetMetadata().GetFilterMetadata()["envoy.transport_socket_match"].GetFields()["specproxy"].GetStringValue()
+				endpoints = append(endpoints, e.GetEndpoint().GetAddress().GetSocketAddress().GetAddress()+" "+mark)
+			}
+		}
+		if cluster.GetName() != name || assignment.GetClusterName() != name || res.Route.Clusters[0].Cluster != name || !slices.Equal(sockets, c.sockets) || !slices.Equal(endpoints, c.endpoints) {
+			t.Errorf("%v: cluster %s, sockets %q, endpoints %q of %s, route to %s", c.instances, cluster.GetName(), sockets, endpoints, assignment.GetClusterName(), res.Route.Clusters[0].Cluster)
+		}
+		if spec, ok := envoy.SpecOfCluster(name); !ok || spec != "shop" {
+			t.Errorf("%s is of %q", name, spec)
+		}
 	}
 }
 

@@ -42,9 +42,10 @@ const (
 
 // cluster makes one version's cluster. Its bytes depend on the name alone, so a cluster is never updated, only added and removed:
 // an update would make Envoy warm it anew and ask for its endpoints again.
-func cluster(name string) (*Resource, error) {
+func cluster(name string, needs routing.Transport) (*Resource, error) {
 	return newResource(name, &clusterv3.Cluster{
 		Name:                          name,
+		TransportSocketMatches:        transportSockets[needs],
 		ClusterDiscoveryType:          shared.ClusterDiscoveryType,
 		EdsClusterConfig:              shared.EdsClusterConfig,
 		ConnectTimeout:                shared.ConnectTimeout,
@@ -135,6 +136,10 @@ func assignment(name string, instances []routing.Instance) (r *Resource, skipped
 			skipped = append(skipped, fmt.Sprintf("instance %s of %s: %v", in.ID, name, err))
 			continue
 		}
+		if !slices.Contains(routing.Transports, in.Transport) {
+			skipped = append(skipped, fmt.Sprintf("instance %s of %s: transport %q is unknown", in.ID, name, in.Transport))
+			continue
+		}
 		status := corev3.HealthStatus_HEALTHY
 		if in.Health == routing.Leaving {
 			status = corev3.HealthStatus_DRAINING
@@ -143,6 +148,7 @@ func assignment(name string, instances []routing.Instance) (r *Resource, skipped
 		}
 		endpoints = append(endpoints, &endpointv3.LbEndpoint{
 			HealthStatus:   status,
+			Metadata:       transportMetadata[in.Transport],
 			HostIdentifier: &endpointv3.LbEndpoint_Endpoint{Endpoint: &endpointv3.Endpoint{Address: address}},
 		})
 	}

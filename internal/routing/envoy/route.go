@@ -12,7 +12,6 @@ import (
 	"google.golang.org/protobuf/types/known/durationpb"
 	"google.golang.org/protobuf/types/known/wrapperspb"
 
-	"github.com/specproxy/specproxy/internal/routing"
 	"github.com/specproxy/specproxy/internal/versions"
 )
 
@@ -57,7 +56,7 @@ func route(s Spec, pools []Pool) (*Resource, error) {
 	}
 	var targets []Target
 	for _, p := range pools {
-		cluster, weight := routing.Cluster(s.Name, p.Version), s.Route.Weight(p.Version)
+		cluster, weight := p.cluster(s.Name), s.Route.Weight(p.Version)
 		targets = append(targets, Target{Cluster: cluster, Weight: weight})
 		vh.Routes = append(vh.Routes, pinRoute(cluster, p.Pin))
 		weighted.Clusters = append(weighted.Clusters, &routev3.WeightedCluster_ClusterWeight{Name: cluster, Weight: wrapperspb.UInt32(weight)})

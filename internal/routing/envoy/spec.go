@@ -13,6 +13,8 @@
 package envoy
 
 import (
+	"slices"
+
 	"github.com/specproxy/specproxy/internal/routing"
 )
 
@@ -39,6 +41,21 @@ type Pool struct {
 	// Instances in any health; only ready and leaving ones become endpoints.
 	Instances []routing.Instance
 }
+
+// needs is the transport that demands most of a caller, among those by which the pool's instances take requests. Instances that have no traffic
+// yet count too, so that an Envoy has the cluster before it has the endpoint.
+func (p Pool) needs() routing.Transport {
+	most := 0
+	for _, in := range p.Instances {
+		most = max(most, slices.Index(routing.Transports, in.Transport))
+	}
+	return routing.Transports[most]
+}
+
+// cluster is the name of the pool's cluster. It tells what the cluster is able to do, so a pool whose first instance with TLS comes moves to a
+// cluster of another name, as traffic moves to another version: an Envoy first gets the new cluster with its endpoints, then the route, and
+// loses the old one last. One that cannot use TLS refuses the cluster and stays where it is.
+func (p Pool) cluster(spec string) string { return routing.ClusterOver(spec, p.Version, p.needs()) }
 
 // RouteName is the name of a spec's RouteConfiguration.
 func RouteName(spec string) string { return routePrefix + spec }

@@ -8,6 +8,11 @@
 package gate
 
 import (
+	"bytes"
+	"context"
+	"crypto/tls"
+	"errors"
+	"io"
 	"net"
 	"net/http"
 	"strings"
@@ -115,7 +120,8 @@ func (l *listener) Accept() (net.Conn, error) {
 			_ = c.Close()
 			continue
 		}
-		return &conn{Conn: c, refusals: l.refusals, limits: l.limits, since: time.Now(), closed: sync.OnceFunc(func() { l.open.Add(-1) })}, nil
+		secured, _ := c.(*tls.Conn)
+		return &conn{Conn: c, tls: secured, refusals: l.refusals, limits: l.limits, since: time.Now(), closed: sync.OnceFunc(func() { l.open.Add(-1) })}, nil
 	}
 }
 
@@ -127,11 +133,14 @@ type conn struct {
 	since    time.Time
 	closed   func()
 
+	tls *tls.Conn // nil: plain, or hands are shaken
+
 	// Reads are one at a time, and so are calls of SetReadDeadline before the first of them has returned.
 	begun  atomic.Bool // a byte has come
 	timed  atomic.Bool // net/http has set a deadline for the first request
 	raw    atomic.Bool // no HTTP any more
 	roused atomic.Bool // the deadline lies in the past: net/http only wants its Read to return
+	agreed []byte      // what must come first, by ALPN
 	scan   scanner
 	poison []byte // in place of what a caller sent
 	failed error
@@ -174,12 +183,25 @@ func (c *conn) Read(p []byte) (int, error) {
 	if c.failed != nil {
 		return 0, c.failed
 	}
+	if c.tls != nil {
+		if c.failed = c.shake(); c.failed != nil {
+			return 0, c.failed
+		}
+	}
 	n, err := c.Conn.Read(p)
 	if c.raw.Load() {
 		return n, err
 	}
 	if n > 0 && !c.begun.Swap(true) && c.timed.Load() {
 		_ = c.Conn.SetReadDeadline(time.Now().Add(c.limits.HeaderTimeout))
+	}
+	if must := c.agreed[:min(n, len(c.agreed))]; len(must) > 0 {
+		if !bytes.Equal(must, p[:len(must)]) {
+			c.refusals.Count(HTTP2)
+			c.failed = io.EOF // to anything else net/http would answer, in the wrong language
+			return 0, c.failed
+		}
+		c.agreed = c.agreed[len(must):]
 	}
 	good, reason := c.scan.feed(p[:n])
 	if reason != none {
@@ -190,6 +212,23 @@ func (c *conn) Read(p []byte) (int, error) {
 		c.refusals.Count(HeaderTimeout)
 	}
 	return n, err
+}
+
+// shake shakes hands, for which a caller has as long as for a request's headers.
+func (c *conn) shake() error {
+	ctx, cancel := context.WithTimeout(context.Background(), c.limits.HeaderTimeout)
+	defer cancel()
+	if err := c.tls.HandshakeContext(ctx); err != nil {
+		if !errors.Is(err, io.EOF) { // who only looks whether somebody listens
+			c.refusals.Count(TLS)
+		}
+		return err
+	}
+	if c.tls.ConnectionState().NegotiatedProtocol == "h2" {
+		c.agreed = []byte(preface)
+	}
+	c.tls = nil
+	return nil
 }
 
 // refuse puts in place of what the caller sent after good bytes something to which net/http answers 400 before it closes the connection, in

@@ -32,6 +32,12 @@ type door struct {
 
 func open(t *testing.T, l gate.Limits) *door {
 	t.Helper()
+	return openOver(t, l, func(l net.Listener) net.Listener { return l })
+}
+
+// openOver is open on a transport.
+func openOver(t *testing.T, l gate.Limits, over func(net.Listener) net.Listener) *door {
+	t.Helper()
 	d := &door{t: t, refusals: &gate.Refusals{}, seen: make(chan string, 1000)}
 	inner, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
@@ -52,7 +58,7 @@ func open(t *testing.T, l gate.Limits) *door {
 		_, _ = io.WriteString(w, "ok")
 	}), l, d.refusals, zap.NewNop())
 	done := make(chan error, 1)
-	go func() { done <- server.Serve(gate.Listener(inner, l, d.refusals)) }()
+	go func() { done <- server.Serve(gate.Listener(over(inner), l, d.refusals)) }()
 	t.Cleanup(func() {
 		_ = server.Close()
 		if err := <-done; !errors.Is(err, http.ErrServerClosed) {

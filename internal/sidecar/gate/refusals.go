@@ -35,12 +35,14 @@ const (
 	BodyBuffer
 	// BodyTimeout: the rest of a request's body did not come.
 	BodyTimeout
+	// TLS: the caller did not come to terms on TLS, or spoke none.
+	TLS
 	reasons
 )
 
 var names = [reasons]string{
 	Connections: "connections", HeaderTimeout: "header_timeout", HeaderSize: "header_size", BareLF: "bare_lf", FoldedLine: "folded_line",
-	Framing: "framing", Malformed: "malformed", RapidReset: "rapid_reset", HTTP2: "http2", BodyBuffer: "body_buffer", BodyTimeout: "body_timeout",
+	Framing: "framing", Malformed: "malformed", RapidReset: "rapid_reset", HTTP2: "http2", BodyBuffer: "body_buffer", BodyTimeout: "body_timeout", TLS: "tls",
 }
 
 func (r Reason) String() string { return names[r] }

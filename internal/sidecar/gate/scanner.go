@@ -77,6 +77,9 @@ func (s *scanner) feed(p []byte) (good int, refused Reason) {
 			end := bytes.IndexByte(p[at:], '\n')
 			if end < 0 {
 				s.keep(p[at:])
+				if s.state == chunkEnd && string(s.line) != "\r" {
+					return at, Malformed // before net/http sees it, which would then close the connection by itself
+				}
 				return len(p), none
 			}
 			if reason := s.take(p[at : at+end]); reason != none {

@@ -54,8 +54,10 @@ type Fence struct {
 	TargetVersion   string
 	TargetPin       string
 	TargetAddresses []string
-	PostMortem      string
-	RetrySpread     time.Duration
+	// TargetTLS are those of them that take requests over TLS.
+	TargetTLS   []string
+	PostMortem  string
+	RetrySpread time.Duration
 	// Since is when this process first held the order.
 	Since time.Time
 }
@@ -196,7 +198,7 @@ func fenceOf(f *sidecarv1.Fence) *Fence {
 	}
 	return &Fence{
 		Generation: f.GetGeneration(), TargetVersion: f.GetTargetVersion(), TargetPin: f.GetTargetPin(),
-		TargetAddresses: slices.Clone(f.GetTargetAddresses()), PostMortem: f.GetPostmortem(), RetrySpread: f.GetRetrySpread().AsDuration(),
+		TargetAddresses: slices.Clone(f.GetTargetAddresses()), TargetTLS: slices.Clone(f.GetTargetTls()), PostMortem: f.GetPostmortem(), RetrySpread: f.GetRetrySpread().AsDuration(),
 	}
 }
 

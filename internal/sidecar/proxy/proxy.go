@@ -12,6 +12,7 @@ package proxy
 import (
 	"context"
 	crand "crypto/rand"
+	"crypto/tls"
 	"errors"
 	"net/http"
 	"net/http/httputil"
@@ -33,7 +34,7 @@ import (
 	"github.com/specproxy/specproxy/internal/versions"
 )
 
-// Config is what the data path needs. Every field but Ended, BufferTotal, BodyPause, Suspect, Refusals, Begun, Metrics, Access and Tracer is required.
+// Config is what the data path needs. Every field but Ended, Peers, BufferTotal, BodyPause, Suspect, Refusals, Begun, Metrics, Access and Tracer is required.
 type Config struct {
 	Ref      versions.Ref
 	Digest   string
@@ -41,6 +42,8 @@ type Config struct {
 	// BodyBuffer bounds, in bytes, the request bodies that are kept for a hand-over by forwarding; BufferTotal all of them together, 0: no bound.
 	BodyBuffer  int
 	BufferTotal int64
+	// Peers is how other sidecars are spoken to that take requests over TLS; nil: they cannot be.
+	Peers func() (*tls.Config, error)
 	// BodyPause is how long a client may leave a request's body of stated length unfinished without a byte, over HTTP/1.1; 0: for ever.
 	BodyPause time.Duration
 	Contract  drain.Contract
@@ -99,7 +102,7 @@ type Proxy struct {
 
 // New makes the data path.
 func New(c Config) *Proxy {
-	p := &Proxy{Config: c, targets: newTargets(), keepsBody: c.Contract.CanHandOver() || c.Contract.ShutdownHandsOver(),
+	p := &Proxy{Config: c, targets: newTargets(c.Peers), keepsBody: c.Contract.CanHandOver() || c.Contract.ShutdownHandsOver(),
 		peeks: c.Contract.NamesTools() || c.Contract.NamesSkills(), headers: c.Contract.HeaderNames(), active: map[*exchange]struct{}{}, idle: make(chan struct{})}
 	p.metrics = newMetrics(c.Metrics)
 	p.version, p.digest = []string{c.Ref.String()}, []string{c.Digest}

@@ -2,6 +2,7 @@ package proxy
 
 import (
 	"context"
+	"crypto/tls"
 	"encoding/hex"
 	"errors"
 	"fmt"
@@ -9,6 +10,7 @@ import (
 	"net"
 	"net/http"
 	"net/url"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -64,8 +66,11 @@ func pick(r *http.Request, plain, rpc *http.Transport) *http.Transport {
 	return plain
 }
 
+// dialer opens connections.
+type dialer = func(ctx context.Context, network, address string) (net.Conn, error)
+
 // newTransport makes a transport without proxies, compression of its own, or limits on how long an agent thinks.
-func newTransport(dial func(ctx context.Context, network, address string) (net.Conn, error), http2 bool) *http.Transport {
+func newTransport(dial dialer, http2 bool) *http.Transport {
 	t := &http.Transport{
 		DialContext: dial, DisableCompression: true, MaxIdleConnsPerHost: maxIdle, IdleConnTimeout: idleTimeout, Protocols: new(http.Protocols),
 		// Who asks before it sends a body has the agent's answer to that, if the agent gives one.
@@ -90,7 +95,7 @@ type targets struct {
 	turn        atomic.Uint64
 }
 
-func newTargets() *targets {
+func newTargets(peers func() (*tls.Config, error)) *targets {
 	d := &net.Dialer{Timeout: dialTimeout}
 	dial := func(ctx context.Context, network, address string) (net.Conn, error) {
 		if path, ok := socketOf(address); ok {
@@ -102,7 +107,35 @@ func newTargets() *targets {
 		}
 		return conn, nil
 	}
-	return &targets{plain: newTransport(dial, false), grpc: newTransport(dial, true)}
+	t := &targets{plain: newTransport(dial, false), grpc: newTransport(dial, true)}
+	t.plain.DialTLSContext, t.grpc.DialTLSContext = overTLS(dial, peers, "http/1.1"), overTLS(dial, peers, "h2")
+	return t
+}
+
+// overTLS dials and shakes hands, before which no byte of a request is sent.
+func overTLS(dial dialer, peers func() (*tls.Config, error), protocol string) dialer {
+	return func(ctx context.Context, network, address string) (net.Conn, error) {
+		if peers == nil {
+			return nil, &unreachable{errors.New("this sidecar speaks no TLS to others")}
+		}
+		config, err := peers()
+		if err != nil {
+			return nil, &unreachable{err}
+		}
+		raw, err := dial(ctx, network, address)
+		if err != nil {
+			return nil, err
+		}
+		config = config.Clone()
+		config.NextProtos = []string{protocol}
+		conn := tls.Client(raw, config)
+		ctx, cancel := context.WithTimeout(ctx, dialTimeout)
+		defer cancel()
+		if err := conn.HandshakeContext(ctx); err != nil {
+			return nil, &unreachable{errors.Join(err, raw.Close())}
+		}
+		return conn, nil
+	}
 }
 
 // socketHost is the top of the names under which a transport knows Unix sockets, whose paths are no hosts.
@@ -135,14 +168,19 @@ type unreachable struct{ error }
 func (u *unreachable) Unwrap() error { return u.error }
 
 func (t *targets) RoundTrip(r *http.Request) (*http.Response, error) {
-	addresses := dispatchOf(r).fence.TargetAddresses
+	fence := dispatchOf(r).fence
+	addresses := fence.TargetAddresses
 	first := t.turn.Add(1)
 	var failed error
 	for i := range addresses {
 		attempt := *r
 		attempt.URL = new(url.URL)
 		*attempt.URL = *r.URL
-		attempt.URL.Host = hostOf(addresses[(first+uint64(i))%uint64(len(addresses))])
+		address := addresses[(first+uint64(i))%uint64(len(addresses))]
+		attempt.URL.Host = hostOf(address)
+		if slices.Contains(fence.TargetTLS, address) {
+			attempt.URL.Scheme = "https"
+		}
 		if r.Body != nil {
 			attempt.Body = io.NopCloser(r.Body) // a transport closes the body also when it could not connect
 		}

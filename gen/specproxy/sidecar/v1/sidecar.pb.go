@@ -237,8 +237,10 @@ type Hello struct {
 	Runtime        *Runtime               `protobuf:"bytes,6,opt,name=runtime,proto3" json:"runtime,omitempty"`
 	SidecarVersion string                 `protobuf:"bytes,7,opt,name=sidecar_version,json=sidecarVersion,proto3" json:"sidecar_version,omitempty"`
 	StartedAt      *timestamppb.Timestamp `protobuf:"bytes,8,opt,name=started_at,json=startedAt,proto3" json:"started_at,omitempty"`
-	unknownFields  protoimpl.UnknownFields
-	sizeCache      protoimpl.SizeCache
+	// How requests are taken at address: empty for plain HTTP, tls, or mtls where callers must show a certificate.
+	Transport     string `protobuf:"bytes,9,opt,name=transport,proto3" json:"transport,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Hello) Reset() {
@@ -325,6 +327,13 @@ func (x *Hello) GetStartedAt() *timestamppb.Timestamp {
 		return x.StartedAt
 	}
 	return nil
+}
+
+func (x *Hello) GetTransport() string {
+	if x != nil {
+		return x.Transport
+	}
+	return ""
 }
 
 type Runtime struct {
@@ -1453,6 +1462,8 @@ type Fence struct {
 	Kind string `protobuf:"bytes,8,opt,name=kind,proto3" json:"kind,omitempty"`
 	// Deadline of a complete for which the contract gives none; 0: none.
 	DefaultWithin *durationpb.Duration `protobuf:"bytes,9,opt,name=default_within,json=defaultWithin,proto3" json:"default_within,omitempty"`
+	// Those of target_addresses that take requests over TLS, with or without a certificate of the caller's.
+	TargetTls     []string `protobuf:"bytes,10,rep,name=target_tls,json=targetTls,proto3" json:"target_tls,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1546,6 +1557,13 @@ func (x *Fence) GetKind() string {
 func (x *Fence) GetDefaultWithin() *durationpb.Duration {
 	if x != nil {
 		return x.DefaultWithin
+	}
+	return nil
+}
+
+func (x *Fence) GetTargetTls() []string {
+	if x != nil {
+		return x.TargetTls
 	}
 	return nil
 }
@@ -1753,7 +1771,7 @@ const file_specproxy_sidecar_v1_sidecar_proto_rawDesc = "" +
 	"\x0fSessionResponse\x123\n" +
 	"\x05state\x18\x01 \x01(\v2\x1b.specproxy.sidecar.v1.StateH\x00R\x05state\x120\n" +
 	"\x04left\x18\x02 \x01(\v2\x1a.specproxy.sidecar.v1.LeftH\x00R\x04leftB\t\n" +
-	"\amessage\"\xa5\x02\n" +
+	"\amessage\"\xc3\x02\n" +
 	"\x05Hello\x12\x1f\n" +
 	"\vinstance_id\x18\x01 \x01(\tR\n" +
 	"instanceId\x12\x12\n" +
@@ -1764,7 +1782,8 @@ const file_specproxy_sidecar_v1_sidecar_proto_rawDesc = "" +
 	"\aruntime\x18\x06 \x01(\v2\x1d.specproxy.sidecar.v1.RuntimeR\aruntime\x12'\n" +
 	"\x0fsidecar_version\x18\a \x01(\tR\x0esidecarVersion\x129\n" +
 	"\n" +
-	"started_at\x18\b \x01(\v2\x1a.google.protobuf.TimestampR\tstartedAt\"\xc7\x01\n" +
+	"started_at\x18\b \x01(\v2\x1a.google.protobuf.TimestampR\tstartedAt\x12\x1c\n" +
+	"\ttransport\x18\t \x01(\tR\ttransport\"\xc7\x01\n" +
 	"\aRuntime\x12\x14\n" +
 	"\x05image\x18\x01 \x01(\tR\x05image\x12\x16\n" +
 	"\x06binary\x18\x02 \x01(\tR\x06binary\x12\x14\n" +
@@ -1883,7 +1902,7 @@ const file_specproxy_sidecar_v1_sidecar_proto_rawDesc = "" +
 	"\texecution\x18\x02 \x01(\tR\texecution\x12 \n" +
 	"\vdisposition\x18\x03 \x01(\tR\vdisposition\x12\x10\n" +
 	"\x03why\x18\x04 \x01(\tR\x03why\x12'\n" +
-	"\x0fdespite_effects\x18\x05 \x01(\bR\x0edespiteEffects\"\x87\x03\n" +
+	"\x0fdespite_effects\x18\x05 \x01(\bR\x0edespiteEffects\"\xa6\x03\n" +
 	"\x05Fence\x12\x1e\n" +
 	"\n" +
 	"generation\x18\x01 \x01(\x04R\n" +
@@ -1899,7 +1918,10 @@ const file_specproxy_sidecar_v1_sidecar_proto_rawDesc = "" +
 	"ordered_at\x18\x06 \x01(\v2\x1a.google.protobuf.TimestampR\torderedAt\x12<\n" +
 	"\fretry_spread\x18\a \x01(\v2\x19.google.protobuf.DurationR\vretrySpread\x12\x12\n" +
 	"\x04kind\x18\b \x01(\tR\x04kind\x12@\n" +
-	"\x0edefault_within\x18\t \x01(\v2\x19.google.protobuf.DurationR\rdefaultWithin\"\x06\n" +
+	"\x0edefault_within\x18\t \x01(\v2\x19.google.protobuf.DurationR\rdefaultWithin\x12\x1d\n" +
+	"\n" +
+	"target_tls\x18\n" +
+	" \x03(\tR\ttargetTls\"\x06\n" +
 	"\x04Left\"|\n" +
 	"\vPullRequest\x12\x12\n" +
 	"\x04spec\x18\x01 \x01(\tR\x04spec\x12\x18\n" +

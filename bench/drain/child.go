@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"strconv"
+	"time"
 )
 
 // Child is what this program is when it was started again: "agent", or "client MULTIPLEXED PERSIDECAR ADDRESS…".
@@ -48,15 +49,19 @@ func (r *result) add(o result) {
 	r.LastNano = max(r.LastNano, o.LastNano)
 }
 
-// clientMain opens n exchanges with each sidecar, says so, and tells what became of them.
+// clientTimeout bounds how long a client waits for anything: then it tells what it has got.
+const clientTimeout = 3 * time.Minute
+
+// clientMain opens n exchanges with each sidecar, says so, and tells what became of them: when all have got the signal, or at once when one has
+// ended in another way, which may be before it has said that they are open.
 func clientMain(multiplexed bool, n int, addresses []string, in io.Reader, out io.Writer) error {
 	exchange := plainExchanges
 	if multiplexed {
 		exchange = streams
 	}
-	results := make(chan result)
+	results := make(chan result, n*len(addresses)) // nobody waits for who has heard enough
 	for _, address := range addresses {
-		if err := exchange(address, n, results); err != nil {
+		if err := exchange(address, n, time.Now().Add(clientTimeout), results); err != nil {
 			return err
 		}
 	}
@@ -64,7 +69,7 @@ func clientMain(multiplexed bool, n int, addresses []string, in io.Reader, out i
 		return err
 	}
 	var all result
-	for all.Signals+all.Others < n*len(addresses) {
+	for all.Signals < n*len(addresses) && all.Others == 0 {
 		all.add(<-results)
 	}
 	raw, err := json.Marshal(all)

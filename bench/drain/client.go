@@ -16,9 +16,9 @@ import (
 const streamsPerConnection = 9000
 
 // plainExchanges opens n requests, each over a connection of its own.
-func plainExchanges(address string, n int, results chan<- result) error {
+func plainExchanges(address string, n int, deadline time.Time, results chan<- result) error {
 	for range n {
-		conn, err := net.Dial("tcp", address)
+		conn, err := dial(address, deadline)
 		if err != nil {
 			return err
 		}
@@ -44,17 +44,26 @@ func plainExchanges(address string, n int, results chan<- result) error {
 	return nil
 }
 
+// dial opens a connection on which nothing is waited for beyond the deadline.
+func dial(address string, deadline time.Time) (net.Conn, error) {
+	conn, err := net.DialTimeout("tcp", address, time.Until(deadline))
+	if err != nil {
+		return nil, err
+	}
+	return conn, conn.SetDeadline(deadline)
+}
+
 func signalled() result {
 	now := time.Now().UnixNano()
 	return result{Signals: 1, FirstNano: now, LastNano: now}
 }
 
 // streams opens n gRPC calls over as few connections as can carry them. It speaks HTTP/2 by the frame, so that the client is no bottleneck.
-func streams(address string, n int, results chan<- result) error {
+func streams(address string, n int, deadline time.Time, results chan<- result) error {
 	for n > 0 {
 		count := min(n, streamsPerConnection)
 		n -= count
-		conn, err := net.Dial("tcp", address)
+		conn, err := dial(address, deadline)
 		if err != nil {
 			return err
 		}
@@ -102,13 +111,13 @@ func (m *multiplexer) open(count int) error {
 	return nil
 }
 
-// read takes what comes until every stream has ended.
+// read takes what comes until every stream has got the signal, or one has ended in another way.
 func (m *multiplexer) read(count int) (r result) {
 	m.framer.ReadMetaHeaders = hpack.NewDecoder(4096, nil)
-	for r.Signals+r.Others < count {
+	for r.Signals < count && r.Others == 0 {
 		frame, err := m.framer.ReadFrame()
 		if err != nil {
-			r.add(result{Others: count - r.Signals - r.Others, Other: err.Error()})
+			r.add(result{Others: count - r.Signals, Other: err.Error()})
 			return r
 		}
 		switch f := frame.(type) {
@@ -122,7 +131,7 @@ func (m *multiplexer) read(count int) (r result) {
 				r.add(result{Others: 1, Other: fmt.Sprint(f.Fields)})
 			}
 		case *http2.RSTStreamFrame:
-			r.add(result{Others: 1, Other: f.ErrCode.String()})
+			r.add(result{Others: 1, Other: reset(f)})
 		case *http2.SettingsFrame:
 			if !f.IsAck() {
 				_ = m.framer.WriteSettingsAck() // an error shows in the next read
@@ -132,10 +141,19 @@ func (m *multiplexer) read(count int) (r result) {
 				_ = m.framer.WritePing(true, f.Data)
 			}
 		case *http2.GoAwayFrame:
-			r.add(result{Others: count - r.Signals - r.Others, Other: "GOAWAY " + f.ErrCode.String()})
+			r.add(result{Others: count - r.Signals, Other: "GOAWAY " + f.ErrCode.String()})
 		}
 	}
 	return r
+}
+
+// reset says how a stream was ended, and what to do about it where that is known.
+func reset(f *http2.RSTStreamFrame) string {
+	text := fmt.Sprintf("stream %d: %s", f.StreamID, f.ErrCode)
+	if f.ErrCode == http2.ErrCodeRefusedStream {
+		text += " (a connection carries no more streams there: raise the sidecar's --max-streams)"
+	}
+	return text
 }
 
 // retryable says that the trailers are the signal: ABORTED (the agent had begun), and when to come back.

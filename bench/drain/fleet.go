@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"net"
 	"os"
@@ -153,9 +154,18 @@ func (f *fleet) round(ctx context.Context, o Options, dir string, number int) (C
 	if err := client.Start(); err != nil {
 		return c, err
 	}
-	lines := bufio.NewReader(out)
+	// cancelAll returns after two lines, or sooner: then what the client still says has room here.
+	lines := make(chan string, 2)
+	go func() {
+		defer close(lines)
+		for scan := bufio.NewScanner(out); scan.Scan(); {
+			lines <- scan.Text()
+		}
+	}()
 	err = f.cancelAll(ctx, lines, &c)
 	_ = in.Close()
+	for range lines { // what Wait closes must have been read
+	}
 	if waited := client.Wait(); err == nil && waited != nil {
 		err = fmt.Errorf("client: %w: see %s", waited, log.Name())
 	}
@@ -163,19 +173,9 @@ func (f *fleet) round(ctx context.Context, o Options, dir string, number int) (C
 }
 
 // cancelAll measures, once the client has opened everything.
-func (f *fleet) cancelAll(ctx context.Context, lines *bufio.Reader, c *Cancel) error {
-	if line, err := lines.ReadString('\n'); err != nil || line != "open\n" {
-		return fmt.Errorf("the client said %q: %w", line, err)
-	}
-	if err := f.await(ctx, "open exchanges", func(v map[string]*operatorv1.Version) bool {
-		return int(v[bad].GetPool().GetInFlight()) == c.Exchanges //nolint:gosec // a hundred thousand
-	}); err != nil {
+func (f *fleet) cancelAll(ctx context.Context, lines <-chan string, c *Cancel) error {
+	if err := f.awaitOpen(ctx, lines, c); err != nil {
 		return err
-	}
-	select {
-	case <-time.After(settleFor): // reports of what was opened last, garbage of opening
-	case <-ctx.Done():
-		return context.Cause(ctx)
 	}
 	var cpuBefore, cpuAfter time.Duration
 	var err error
@@ -192,9 +192,9 @@ func (f *fleet) cancelAll(ctx context.Context, lines *bufio.Reader, c *Cancel) e
 		return err
 	}
 	c.CommandMs = ms(time.Since(began))
-	line, err := lines.ReadString('\n')
-	if err != nil {
-		return fmt.Errorf("the client ended: %w", err)
+	line, ok := <-lines
+	if !ok {
+		return errors.New("the client ended without a word")
 	}
 	if _, cpuAfter, err = f.usage(); err != nil {
 		return err
@@ -203,12 +203,9 @@ func (f *fleet) cancelAll(ctx context.Context, lines *bufio.Reader, c *Cancel) e
 	if err != nil {
 		return err
 	}
-	var got result
-	if err := json.Unmarshal([]byte(line), &got); err != nil {
+	got, err := outcome(line, c.Exchanges)
+	if err != nil {
 		return err
-	}
-	if got.Others > 0 || got.Signals != c.Exchanges {
-		return fmt.Errorf("%d of %d exchanges got the signal; %d ended otherwise: %s", got.Signals, c.Exchanges, got.Others, got.Other)
 	}
 	c.FirstMs, c.LastMs = ms(time.Unix(0, got.FirstNano).Sub(began)), ms(time.Unix(0, got.LastNano).Sub(began))
 	c.SidecarCPUMs, c.ControlCPUMs = ms(cpuAfter-cpuBefore), ms(controlAfter-controlBefore)
@@ -218,6 +215,50 @@ func (f *fleet) cancelAll(ctx context.Context, lines *bufio.Reader, c *Cancel) e
 	return f.await(ctx, "empty sidecars", func(v map[string]*operatorv1.Version) bool {
 		return v[bad].GetPool().GetInFlight() == 0 && v[bad].GetWeight() > 0 && !v[bad].GetPool().GetFenced()
 	})
+}
+
+// awaitOpen returns when the client has opened everything, and the control plane knows of it.
+func (f *fleet) awaitOpen(ctx context.Context, lines <-chan string, c *Cancel) error {
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	if line := <-lines; line != "open" {
+		return fmt.Errorf("the client said %q instead of opening its exchanges", line)
+	}
+	done := make(chan struct{})
+	watched := make(chan struct{})
+	go func() {
+		defer close(watched)
+		select {
+		case line := <-lines:
+			_, err := outcome(line, c.Exchanges)
+			cancel(fmt.Errorf("before the rollback: %w", err))
+		case <-done:
+		}
+	}()
+	err := f.await(ctx, "open exchanges", func(v map[string]*operatorv1.Version) bool {
+		return int(v[bad].GetPool().GetInFlight()) == c.Exchanges //nolint:gosec // a hundred thousand
+	})
+	if err == nil {
+		select {
+		case <-time.After(settleFor): // reports of what was opened last, garbage of opening
+		case <-ctx.Done():
+			err = context.Cause(ctx)
+		}
+	}
+	close(done)
+	<-watched
+	return err
+}
+
+// outcome reads what the client says at its end; an error if anything but the signal came.
+func outcome(line string, exchanges int) (got result, err error) {
+	if err := json.Unmarshal([]byte(line), &got); err != nil {
+		return got, fmt.Errorf("the client said %q: %w", line, err)
+	}
+	if got.Others > 0 || got.Signals != exchanges {
+		return got, fmt.Errorf("%d of %d exchanges got the signal; one ended otherwise: %s", got.Signals, exchanges, got.Other)
+	}
+	return got, nil
 }
 
 // usage is the resident memory and the processor time of all sidecars.

@@ -128,7 +128,7 @@ func complete(o *sidecar.Options, spec, level string) (*zap.Logger, error) {
 	}
 	var err error
 	if o.Ref, err = versions.ParseRef(spec); err != nil {
-		return nil, fmt.Errorf("--spec %w", err)
+		return nil, fmt.Errorf("--spec %w\n(a sidecar takes a plain version, since every instance of a pool must run the same one; specctl show says which one another name means)", err)
 	}
 	self, err := os.Executable()
 	if err != nil {

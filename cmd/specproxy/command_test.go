@@ -63,6 +63,7 @@ func TestWrongUsage(t *testing.T) {
 		{"one of several remote", []string{"--control=127.0.0.1:1,control.example:2", spec, "--", "sh"}, []string{"control.example:2", "--ca"}},
 		{"no spec", []string{control, "--", "sh"}, []string{"--spec is required"}},
 		{"spec without version", []string{control, "--spec=a", "--", "sh"}, []string{"--spec", "name:version"}},
+		{"a name for a version", []string{control, "--spec=a:latest-good", "--", "sh"}, []string{"--spec", "plain version", "specctl show"}},
 		{"bad version", []string{control, "--spec=a:v1", "--", "sh"}, []string{"--spec", `"v1"`}},
 		{"no agent", []string{control, spec}, []string{"--upstream", "-- COMMAND"}},
 		{"two agents", []string{control, spec, "--upstream=http://127.0.0.1:1", "--", "sh"}, []string{"--upstream", "not both"}},

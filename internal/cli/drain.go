@@ -39,8 +39,8 @@ of its contract. Nothing is changed.`,
 		Args: exactly(1, "one spec"),
 	}
 	output := outputFlag(cmd, asTable, asJSON)
-	to := cmd.Flags().String("to", "", "version to go to (default: last good)")
-	from := cmd.Flags().String("from", "", "version to abandon (default: the newest with traffic)")
+	to := cmd.Flags().String("to", "", "version to go to"+versionHelp+" (default: last good)")
+	from := cmd.Flags().String("from", "", "version to abandon"+versionHelp+" (default: the newest with traffic)")
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		format, err := output()
 		if err != nil {
@@ -48,6 +48,9 @@ of its contract. Nothing is changed.`,
 		}
 		c, err := a.connect()
 		if err != nil {
+			return err
+		}
+		if err := a.resolveVersions(cmd, c, args[0], to, from); err != nil {
 			return err
 		}
 		got, err := ask(cmd.Context(), c, client.PreviewDrain, &operatorv1.PreviewDrainRequest{Spec: args[0], To: *to, From: *from}, 0)

@@ -23,7 +23,7 @@ before it acted, or if it reported the act.`,
 		Args: exactly(1, "one spec"),
 	}
 	output := outputFlag(cmd, asTable, asCSV, asJSON)
-	on := cmd.Flags().String("on", "", "only this version")
+	on := cmd.Flags().String("on", "", "only this version"+versionHelp)
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		format, err := output()
 		if err != nil {
@@ -31,6 +31,9 @@ before it acted, or if it reported the act.`,
 		}
 		c, err := a.connect()
 		if err != nil {
+			return err
+		}
+		if err := a.resolveVersions(cmd, c, args[0], on); err != nil {
 			return err
 		}
 		list, err := ask(cmd.Context(), c, client.ListEffects, &operatorv1.ListEffectsRequest{Spec: args[0], Version: *on}, 0)

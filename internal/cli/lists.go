@@ -89,7 +89,7 @@ over, each with the rule that did.`,
 		Args: exactly(1, "one spec"),
 	}
 	output := outputFlag(cmd, asTable, asCSV, asJSON)
-	on := cmd.Flags().String("on", "", "only this version")
+	on := cmd.Flags().String("on", "", "only this version"+versionHelp)
 	failed := cmd.Flags().Bool("failed", false, "failed and cancelled executions instead of running ones")
 	decided := cmd.Flags().Bool("decided", false, "executions that a rollback, promotion or shutdown decided over, running or ended, each with why")
 	watch := cmd.Flags().BoolP("watch", "w", false, "print again whenever something changes, until Ctrl-C (json: one object a line)")
@@ -111,11 +111,14 @@ over, each with the rule that did.`,
 		if err != nil {
 			return err
 		}
-		read := func(ctx context.Context) (*operatorv1.ListExecutionsResponse, error) {
-			return ask(ctx, c, client.ListExecutions, &operatorv1.ListExecutionsRequest{Spec: args[0], Version: *on, Failed: *failed, Decided: *decided}, 0)
-		}
 		if *watch && format == asCSV {
 			return usageError(cmd, "--watch prints a table or json, not csv")
+		}
+		if err := a.resolveVersions(cmd, c, args[0], on); err != nil {
+			return err
+		}
+		read := func(ctx context.Context) (*operatorv1.ListExecutionsResponse, error) {
+			return ask(ctx, c, client.ListExecutions, &operatorv1.ListExecutionsRequest{Spec: args[0], Version: *on, Failed: *failed, Decided: *decided}, 0)
 		}
 		if *watch {
 			return poll(cmd.Context(), a, c, true, format, read, func(list *operatorv1.ListExecutionsResponse) {

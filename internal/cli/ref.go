@@ -6,6 +6,8 @@ import (
 	"io/fs"
 	"strings"
 
+	"github.com/spf13/cobra"
+
 	operatorv1 "github.com/specproxy/specproxy/gen/specproxy/operator/v1"
 	"github.com/specproxy/specproxy/internal/versions"
 )
@@ -85,14 +87,31 @@ func (a *app) resolve(ctx context.Context, c *conn, r reference) (versions.Ref, 
 	return ref, nil
 }
 
-// resolveVersion is resolve for a version that stands alone; what looks like none is left to the control plane to refuse.
-func (a *app) resolveVersion(ctx context.Context, c *conn, spec, what string) (string, error) {
-	r, err := parseWhat(spec, strings.TrimPrefix(what, "@"))
-	if what == "" || err != nil || r.exact() {
-		return what, nil
+// versionHelp ends the help of flags that take the version of a spec which is named already.
+const versionHelp = ", or a name for one such as 2.0 or @sha256:…"
+
+// resolveVersions is resolve for versions of one spec, each of which may also be written as a whole REF; what is empty stays so. Each is
+// replaced by what it means.
+func (a *app) resolveVersions(cmd *cobra.Command, c *conn, spec string, flags ...*string) error {
+	for _, v := range flags {
+		if *v == "" {
+			continue
+		}
+		what := strings.TrimPrefix(*v, spec+":")
+		if at, ok := strings.CutPrefix(*v, spec+"@"); ok {
+			what = at
+		}
+		r, err := parseWhat(spec, strings.TrimPrefix(what, "@"))
+		if err != nil {
+			return usageError(cmd, "%v", err)
+		}
+		ref, err := a.resolve(cmd.Context(), c, r)
+		if err != nil {
+			return err
+		}
+		*v = ref.Version
 	}
-	ref, err := a.resolve(ctx, c, r)
-	return ref.Version, err
+	return nil
 }
 
 // fetch gets a version with everything in it, and verifies every byte: what is shown, signed or exported is what its digest names.

@@ -30,8 +30,8 @@ changes nothing, whoever repeats it: it names what it abandons.`,
 	var f rollbackFlags
 	output := outputFlag(cmd, asTable, asJSON)
 	flags := cmd.Flags()
-	flags.StringVar(&f.to, "to", "", "version to go to, or a name for one such as 2.0 or @sha256:… (default: last good)")
-	flags.StringVar(&f.from, "from", "", "version to abandon (default: the newest that holds weight)")
+	flags.StringVar(&f.to, "to", "", "version to go to"+versionHelp+" (default: last good)")
+	flags.StringVar(&f.from, "from", "", "version to abandon"+versionHelp+" (default: the newest that holds weight)")
 	flags.StringVar(&f.reason, "reason", "", "why, for the record")
 	flags.StringVar(&f.undo, "undo", "", "put back what this rollback replaced, within an hour of it, such as PM-1")
 	flags.BoolVar(&f.dryRun, "dry-run", false, "say what would happen, change nothing")
@@ -59,7 +59,7 @@ changes nothing, whoever repeats it: it names what it abandons.`,
 		if f.undo != "" {
 			changes, err = undo(cmd.Context(), c, f)
 		} else {
-			if f.to, err = a.resolveVersion(cmd.Context(), c, args[0], f.to); err != nil {
+			if err := a.resolveVersions(cmd, c, args[0], &f.to, &f.from); err != nil {
 				return err
 			}
 			changes, err = rollback(cmd.Context(), c, args[0], f)

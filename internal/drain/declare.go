@@ -77,7 +77,11 @@ func (c Contract) NamesTools() bool {
 // NamesSkills is as NamesTools.
 func (c Contract) NamesSkills() bool {
 	return slices.ContainsFunc(c.Rules, func(r Rule) bool { return r.When.Skill != "" }) ||
-		slices.ContainsFunc(c.Declared, func(d Declaration) bool { return d.Skill != "" })
+		c.declaresSkills()
+}
+
+func (c Contract) declaresSkills() bool {
+	return slices.ContainsFunc(c.Declared, func(d Declaration) bool { return d.Skill != "" })
 }
 
 // HeaderNames lists the request headers that rules look at, lower case, sorted. No other is kept.

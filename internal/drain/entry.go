@@ -46,6 +46,8 @@ type entry struct {
 	omitted uint64
 	// called are tools that a request names, whether or not they are declared.
 	called []string
+	// unread: a request may name what could not be read.
+	unread bool
 
 	responded, replayable bool
 
@@ -141,6 +143,8 @@ func (e *entry) worst() (Effects, Source) {
 		}
 	}
 	switch {
+	case e.unread && EffectsUnknown.rank() > max(e.declared.rank(), seen.rank()):
+		return EffectsUnknown, SourceUnread
 	case e.declared.rank() > seen.rank():
 		return e.declared, SourceDeclared
 	case seen != "":

@@ -171,6 +171,19 @@ func (x *Execution) Observe(tools []string, skill string, now time.Time) {
 	e.touch()
 }
 
+// ObserveUnread tells that a request may name a tool or a skill where nobody can look, such as in a compressed body. What it can do is then
+// unknown, unless the agent asks before it acts and no skill is declared: what it did is known from its asking.
+func (x *Execution) ObserveUnread() {
+	e := x.entry
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if plan := e.ledger.plan; e.unread || !e.ended.IsZero() || plan.reporting() == Guarded && !plan.declaresSkills() {
+		return
+	}
+	e.unread = true
+	e.touch()
+}
+
 // Respond comes before the first response byte. ErrRefused: a hand-over or cancel was decided, so the agent's response must not go out. After
 // nil the execution can no longer be handed over.
 func (x *Execution) Respond(_ time.Time) error {

@@ -9,13 +9,14 @@ import (
 type Source string
 
 // Silent: nothing was said. Declared: by the manifest. Observed: a declared tool was called through the sidecar. Reported: told after the act.
-// Guarded: asked for beforehand, or silence of an agent that asks.
+// Guarded: asked for beforehand, or silence of an agent that asks. Unread: a request may name a tool or skill where nobody can look.
 const (
 	SourceSilent   Source = "silent"
 	SourceDeclared Source = "declared"
 	SourceObserved Source = "observed"
 	SourceReported Source = "reported"
 	SourceGuarded  Source = "guarded"
+	SourceUnread   Source = "unread"
 )
 
 // Outcome is the business outcome; empty while unknown.

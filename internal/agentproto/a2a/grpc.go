@@ -40,11 +40,15 @@ func Framed(body []byte) bool {
 	return len(body) >= frameHeader && uint64(len(body)-frameHeader) >= uint64(binary.BigEndian.Uint32(body[1:]))
 }
 
-// SkillGRPC is the id of the skill that a gRPC request asks for, empty if it names none or is compressed. body is the body or its beginning.
+// Legible says that the first message of a gRPC request's body is not compressed (gRPC over HTTP/2, "Compressed-Flag"). A request without a
+// message hides nothing.
+func Legible(body []byte) bool { return len(body) == 0 || body[0] == 0 }
+
+// SkillGRPC is the id of the skill that a gRPC request asks for, empty if it names none or is not legible. body is the body or its beginning.
 func SkillGRPC(path string, body []byte) string {
 	at, ok := rpcs[path]
 	body = body[:min(len(body), Limit)]
-	if !ok || len(body) < frameHeader || body[0] != 0 {
+	if !ok || len(body) < frameHeader || !Legible(body) {
 		return ""
 	}
 	size := uint64(binary.BigEndian.Uint32(body[1:]))

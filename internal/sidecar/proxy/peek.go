@@ -3,6 +3,7 @@ package proxy
 import (
 	"mime"
 	"net/http"
+	"strings"
 
 	"github.com/specproxy/specproxy/internal/agentproto/a2a"
 	"github.com/specproxy/specproxy/internal/agentproto/mcp"
@@ -12,6 +13,9 @@ import (
 const peekLimit = max(mcp.Limit, a2a.Limit)
 
 // peek collects the beginning of a request's body, to find out which tools it calls and which skill it asks for. It belongs to the body.
+//
+// Nothing is decoded: a body is the client's, and what unpacks to a thousand times its size is not for a sidecar to unpack. What might name a
+// tool or a skill and cannot be read counts as unknown.
 type peek struct {
 	looks bool
 	// framed: the first message of a gRPC call is enough.
@@ -21,14 +25,36 @@ type peek struct {
 
 // newPeek looks only where the contract asks about tools or skills, and the request may name one.
 func newPeek(x *exchange) peek {
-	if x.arrival.kind == grpcCall {
-		return peek{looks: x.proxy.Contract.NamesSkills() && a2a.IsSend(x.in.URL.Path), framed: true}
+	return peek{looks: x.mayName() && !encoded(x.in.Header), framed: x.arrival.kind == grpcCall}
+}
+
+// mayName says that the contract asks what the request's body may name.
+func (x *exchange) mayName() bool {
+	switch x.arrival.kind {
+	case grpcCall:
+		return x.proxy.Contract.NamesSkills() && a2a.IsSend(x.in.URL.Path)
+	case plainHTTP:
+		return x.proxy.peeks && x.in.Method == http.MethodPost && isJSON(x.in.Header)
+	case upgrade:
 	}
-	if !x.proxy.peeks || x.arrival.kind != plainHTTP || x.in.Method != http.MethodPost {
-		return peek{}
+	return false
+}
+
+func isJSON(h http.Header) bool {
+	kind, _, _ := mime.ParseMediaType(h.Get("Content-Type"))
+	return kind == "application/json" || kind == "application/a2a+json"
+}
+
+// encoded says that the body is not in the form that its type names (RFC 9110, section 8.4).
+func encoded(h http.Header) bool {
+	for _, line := range h["Content-Encoding"] {
+		for coding := range strings.SplitSeq(line, ",") {
+			if coding = strings.TrimSpace(coding); coding != "" && !strings.EqualFold(coding, "identity") {
+				return true
+			}
+		}
 	}
-	kind, _, _ := mime.ParseMediaType(x.in.Header.Get("Content-Type"))
-	return peek{looks: kind == "application/json" || kind == "application/a2a+json"}
+	return false
 }
 
 // take keeps what has come, and says that it is time to look: at the limit, or when the whole body is here.
@@ -46,17 +72,28 @@ func (p *peek) take(chunk []byte, whole bool) (begin []byte, look bool) {
 
 // observe tells the ledger what the request asks for, before the agent has all of it. body is its beginning, nil for the headers alone.
 func (x *exchange) observe(body []byte) {
-	if x.arrival.kind == grpcCall {
-		if skill := a2a.SkillGRPC(x.in.URL.Path, body); skill != "" {
-			x.execution.Observe(nil, skill, x.proxy.Now())
-			x.proxy.Changed()
-		}
-		return
+	var tools []string
+	var skill string
+	legible := true
+	switch {
+	case body == nil && x.mayName() && encoded(x.in.Header):
+		tools, legible = mcp.Tools(x.in.Header, nil), false
+	case x.arrival.kind == grpcCall:
+		skill, legible = a2a.SkillGRPC(x.in.URL.Path, body), a2a.Legible(body)
+	default:
+		tools, skill = mcp.Tools(x.in.Header, body), a2a.Skill(body)
 	}
-	tools, skill := mcp.Tools(x.in.Header, body), a2a.Skill(body)
-	if len(tools) == 0 && skill == "" {
-		return
+	found := len(tools) > 0 || skill != ""
+	if len(body) >= peekLimit && !found {
+		legible = false // what was looked for may come later
 	}
-	x.execution.Observe(tools, skill, x.proxy.Now())
-	x.proxy.Changed()
+	if found {
+		x.execution.Observe(tools, skill, x.proxy.Now())
+	}
+	if !legible {
+		x.execution.ObserveUnread()
+	}
+	if found || !legible {
+		x.proxy.Changed()
+	}
 }

@@ -1,6 +1,9 @@
 package proxy_test
 
 import (
+	"bytes"
+	"compress/gzip"
+	"encoding/binary"
 	"io"
 	"net/http"
 	"slices"
@@ -64,6 +67,87 @@ func TestToolsAreSeenBeforeTheAgentHasTheRequest(t *testing.T) {
 			row := get(t, "the row that the agent saw", seen)
 			if row.Effects != c.effects || !slices.Equal(row.Tools, c.tools) || row.Skill != c.skill {
 				t.Errorf("effects %s, tools %q, skill %q", row.Effects, row.Tools, row.Skill)
+			}
+		})
+	}
+}
+
+// routesAreHarmless declares its routes to be readonly, and a tool and a skill that are not.
+var routesAreHarmless = drain.Contract{
+	Effects: drain.Reported, Default: drain.Action{OnRollback: drain.Complete},
+	Declared: []drain.Declaration{
+		{Path: "/mcp", Class: drain.EffectsReadonly},
+		{GRPC: "lf.a2a.v1.A2AService/*", Class: drain.EffectsReadonly},
+		{Tool: "refund.issue", Class: drain.EffectsIrreversible},
+		{Skill: "pay", Class: drain.EffectsIrreversible},
+	},
+	Rules: []drain.Rule{{When: drain.Match{Effects: drain.AnyOf{drain.EffectsReadonly}}, Action: drain.Action{OnRollback: drain.Cancel}}},
+}
+
+func gzipped(text string) string {
+	var b bytes.Buffer
+	w := gzip.NewWriter(&b)
+	_, _ = io.WriteString(w, text)
+	_ = w.Close()
+	return b.String()
+}
+
+// framed is a message of a gRPC request.
+func framed(flag byte, message string) string {
+	return string(binary.BigEndian.AppendUint32([]byte{flag}, uint32(len(message)))) + message
+}
+
+// What might name a tool or a skill where it cannot be read is unknown, and no rule for something better takes it.
+func TestWhatCannotBeReadIsUnknown(t *testing.T) {
+	const send = "/lf.a2a.v1.A2AService/SendMessage"
+	json, rpc := []string{"Content-Type", "application/json"}, []string{"Content-Type", "application/grpc", "Grpc-Encoding", "gzip"}
+	guarded := routesAreHarmless
+	guarded.Effects = drain.Guarded
+	toolsOnly := guarded
+	toolsOnly.Declared = guarded.Declared[:3]
+	long := strings.Repeat(" ", 70<<10)
+	for _, c := range []struct {
+		name       string
+		contract   drain.Contract
+		path, body string
+		headers    []string
+		want       drain.Effects
+	}{
+		{"a plain body", routesAreHarmless, "/mcp", `{"method":"ping"}`, json, drain.EffectsReadonly},
+		{"a compressed body", routesAreHarmless, "/mcp", gzipped(callsRefund), append([]string{"Content-Encoding", "gzip"}, json...), drain.EffectsUnknown},
+		{"codings in a list", routesAreHarmless, "/mcp", gzipped(callsRefund), append([]string{"Content-Encoding", "identity, GZIP"}, json...), drain.EffectsUnknown},
+		{"no coding after all", routesAreHarmless, "/mcp", `{"method":"ping"}`, append([]string{"Content-Encoding", "identity"}, json...), drain.EffectsReadonly},
+		{"a compressed body whose tool the headers name", routesAreHarmless, "/mcp", gzipped(callsRefund),
+			append([]string{"Content-Encoding", "br", "Mcp-Method", "tools/call", "Mcp-Name", "refund.issue"}, json...), drain.EffectsIrreversible},
+		{"nothing within the limit", routesAreHarmless, "/mcp", `{"method":"tools/call","params":{"arguments":"` + long + `","name":"refund.issue"}}`, json, drain.EffectsUnknown},
+		{"a long body that names its tool", routesAreHarmless, "/mcp", callsRefund[:len(callsRefund)-1] + long + "}", json, drain.EffectsIrreversible},
+		{"a gRPC message", routesAreHarmless, send, framed(0, ""), rpc, drain.EffectsReadonly},
+		{"a compressed gRPC message", routesAreHarmless, send, framed(1, gzipped(asksForQuote)), rpc, drain.EffectsUnknown},
+		{"a compressed gRPC message of another method", routesAreHarmless, "/lf.a2a.v1.A2AService/GetTask", framed(1, gzipped("x")), rpc, drain.EffectsReadonly},
+		{"a long gRPC message", routesAreHarmless, send, framed(0, "\x12\x80\xb0\x04"+long), rpc, drain.EffectsUnknown},
+		// A guarded agent asks before it uses a tool, whoever could read that it was asked to; a skill holds from the first moment.
+		{"a guarded agent with tools", toolsOnly, "/mcp", gzipped(callsRefund), append([]string{"Content-Encoding", "gzip"}, json...), drain.EffectsReadonly},
+		{"a guarded agent with skills", guarded, "/mcp", gzipped(callsRefund), append([]string{"Content-Encoding", "gzip"}, json...), drain.EffectsUnknown},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			held := newHeld()
+			r := newRig(t, c.contract, http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
+				_, _ = io.Copy(io.Discard, req.Body)
+				held.ServeHTTP(w, req)
+			}))
+			answered := r.later(r.request("POST", c.path, c.body, c.headers...))
+			get(t, "the request", held.reached)
+			if rows := r.ledger.Running(); len(rows) != 1 || rows[0].Effects != c.want {
+				t.Errorf("effects %+v, want %s", rows, c.want)
+			}
+			r.fence()
+			if c.want != drain.EffectsReadonly {
+				held.answer <- reply("ok") // nothing cut it
+			}
+			get(t, "the response", answered)
+			disposition := map[bool]drain.Disposition{true: drain.Cancel, false: drain.Complete}[c.want == drain.EffectsReadonly]
+			if row := r.endedRow(); row.Disposition != disposition {
+				t.Errorf("%s: %s", row.Disposition, row.Why)
 			}
 		})
 	}

@@ -599,7 +599,7 @@ type Execution struct {
 	RouteGeneration uint64 `protobuf:"varint,7,opt,name=route_generation,json=routeGeneration,proto3" json:"route_generation,omitempty"`
 	// none, readonly, idempotent, compensable, irreversible, unknown.
 	Effects string `protobuf:"bytes,8,opt,name=effects,proto3" json:"effects,omitempty"`
-	// silent, declared, reported, guarded.
+	// silent, declared, observed, reported, guarded, unread.
 	EffectsSource string    `protobuf:"bytes,9,opt,name=effects_source,json=effectsSource,proto3" json:"effects_source,omitempty"`
 	Acts          []*Effect `protobuf:"bytes,10,rep,name=acts,proto3" json:"acts,omitempty"`
 	// A response byte has been sent to the client.

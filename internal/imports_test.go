@@ -39,7 +39,7 @@ var arrows = []struct {
 	{"internal/control", []string{
 		"internal/discovery", "internal/fleet", "internal/archive", "internal/store",
 		"internal/routing", "internal/postmortem", "internal/versions", "internal/drain",
-		"internal/conformance", "internal/signing", "internal/specdiff", "internal/rollout", "internal/rollout/evidence",
+		"internal/conformance", "internal/signing", "internal/specdiff", "internal/rollout", "internal/rollout/evidence", "internal/webhook",
 	}},
 	{"internal/discovery", []string{"internal/store", "internal/routing", "internal/routing/envoy", "internal/versions", "internal/drain"}},
 	{"internal/fleet", []string{"internal/store", "internal/routing", "internal/postmortem", "internal/versions", "internal/drain", "gen/sidecar"}},
@@ -76,6 +76,9 @@ var arrows = []struct {
 
 	{"internal/archive/registry", []string{"internal/archive", "internal/versions"}},
 	{"internal/archive", []string{"internal/versions"}},
+
+	// Questions to other people's servers: judges and gates of canaries.
+	{"internal/webhook", nil},
 
 	// Versions in a file, for moving between clusters: what export writes and import reads.
 	{"internal/archive/bundle", []string{"internal/versions"}},

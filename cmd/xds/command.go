@@ -60,6 +60,7 @@ When it listens it prints one JSON line with its addresses; logs go to standard 
 	f.StringVar(&o.EtcdKey, "etcd-key", "", "PEM key of that certificate")
 	f.StringVar(&o.Replica, "replica", "", "name of this process among those that use the same etcd cluster (default HOST:PORT of --grpc)")
 	f.StringSliceVar(&o.APIHosts, "api-host", nil, "host name, besides loopback, under which the API may be called")
+	f.StringVar(&o.PublicURL, "public-url", "", "where people reach the API, for the links of canaries' gates (default: the address of --api)")
 	f.StringVar(&o.TokenFile, "token-file", "", "token that proxies and sidecars must send; required beyond loopback")
 	f.StringVar(&o.MetricsTokenFile, "metrics-token-file", "", "token that may read /metrics of the API's listener, and nothing else; on loopback anybody may")
 	f.StringVar(&o.Admin, "admin", "", "loopback address of a page with /metrics, /healthz, /readyz and /debug/pprof/ (default: none)")

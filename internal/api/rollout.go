@@ -93,9 +93,16 @@ func (s *Server) GetRollout(_ context.Context, req *connect.Request[operatorv1.G
 
 // ChangeRollout carries out a command.
 func (s *Server) ChangeRollout(ctx context.Context, req *connect.Request[operatorv1.ChangeRolloutRequest]) (*connect.Response[operatorv1.ChangeRolloutResponse], error) {
+	if req.Msg.GetCommand() == "approve" {
+		ro, err := s.Control.OpenGates(ctx, actor(req.Header(), false), req.Msg.GetSpec(), req.Msg.GetReason())
+		if err != nil {
+			return nil, err
+		}
+		return connect.NewResponse(&operatorv1.ChangeRolloutResponse{Rollout: s.rolloutOf(ro)}), nil
+	}
 	event, ok := commands[req.Msg.GetCommand()]
 	if !ok {
-		return nil, invalid(fmt.Sprintf("command %q: there are pause, resume, promote, abort, retry and ack", req.Msg.GetCommand()))
+		return nil, invalid(fmt.Sprintf("command %q: there are pause, resume, promote, abort, retry, ack and approve", req.Msg.GetCommand()))
 	}
 	ro, change, err := s.Control.ChangeRollout(ctx, actor(req.Header(), false), req.Msg.GetSpec(), event, req.Msg.GetReason())
 	if err != nil {
@@ -127,7 +134,14 @@ func planFrom(m *operatorv1.RolloutPlan) (*rollout.Plan, error) {
 		if !ok {
 			return p, invalid(fmt.Sprintf("step %d: more than all of the traffic", i+1))
 		}
-		p.Steps = append(p.Steps, rollout.Step{Weight: weight, Until: rollout.Until(st.GetUntil()), Within: rollout.Duration(st.GetWithin().AsDuration())})
+		step := rollout.Step{Weight: weight, Until: rollout.Until(st.GetUntil()), Within: rollout.Duration(st.GetWithin().AsDuration())}
+		for _, g := range st.GetGates() {
+			step.Gates = append(step.Gates, rollout.Gate{
+				Name: g.GetName(), Manual: g.GetManual(), Notify: g.GetNotify(), Webhook: g.GetWebhook(), LinksFor: rollout.Duration(g.GetLinksFor().AsDuration()),
+				Timeout: rollout.Duration(g.GetTimeout().AsDuration()), Every: rollout.Duration(g.GetEvery().AsDuration()),
+			})
+		}
+		p.Steps = append(p.Steps, step)
 	}
 	for _, x := range m.GetMetrics() {
 		p.Metrics = append(p.Metrics, rollout.Metric{Name: x.GetName(), Alpha: x.GetAlpha(), PMax: x.GetPMax(), Never: x.GetNever(), Reason: x.GetReason()})
@@ -153,12 +167,28 @@ func planOf(p rollout.Plan) *operatorv1.RolloutPlan {
 		Outcomes: p.Outcomes, OnInsufficient: p.OnInsufficient, BakeFor: spanOf(time.Duration(p.Bake.For)), AckWithin: spanOf(time.Duration(p.AckWithin)),
 	}
 	for _, st := range p.Steps {
-		out.Steps = append(out.Steps, &operatorv1.RolloutStep{Weight: uint32(st.Weight), Until: string(st.Until), Within: spanOf(time.Duration(st.Within))})
+		step := &operatorv1.RolloutStep{Weight: uint32(st.Weight), Until: string(st.Until), Within: spanOf(time.Duration(st.Within))}
+		for _, g := range st.Gates {
+			step.Gates = append(step.Gates, gateOf(g))
+		}
+		out.Steps = append(out.Steps, step)
 	}
 	for _, m := range p.Metrics {
 		out.Metrics = append(out.Metrics, &operatorv1.RolloutMetric{Name: m.Name, Alpha: m.Alpha, PMax: m.PMax, Never: m.Never, Reason: m.Reason})
 	}
 	return out
+}
+
+func gateOf(g rollout.Gate) *operatorv1.RolloutGate {
+	return &operatorv1.RolloutGate{
+		Name: g.Name, Manual: g.Manual, Notify: g.Notify, Webhook: g.Webhook, LinksFor: spanOf(time.Duration(g.LinksFor)), Timeout: spanOf(time.Duration(g.Timeout)),
+		Every: spanOf(time.Duration(g.Every)),
+	}
+}
+
+// GetWebhookSecret returns what receivers check signatures with.
+func (s *Server) GetWebhookSecret(context.Context, *connect.Request[operatorv1.GetWebhookSecretRequest]) (*connect.Response[operatorv1.GetWebhookSecretResponse], error) {
+	return connect.NewResponse(&operatorv1.GetWebhookSecretResponse{Secret: s.Control.WebhookSecret()}), nil
 }
 
 // spanOf is unset for 0.
@@ -174,7 +204,7 @@ func (s *Server) rolloutOf(ro store.Rollout) *operatorv1.Rollout {
 	v := ro.Judge()
 	out := &operatorv1.Rollout{
 		Spec: ro.Spec, Canary: ro.Canary, Stable: ro.Stable, Plan: planOf(ro.Plan), Attempt: uint32(max(0, ro.Attempt)), //nolint:gosec // a small count
-		Phase: string(ro.Phase), Why: ro.Why, Step: uint32(max(0, ro.Step)) + 1, StartedAt: stamp(ro.StartedAt), EnteredAt: stamp(ro.EnteredAt), //nolint:gosec // a small count
+		Phase: string(ro.Phase), Why: ro.Why, Step: uint32(max(0, ro.Step+1)), StartedAt: stamp(ro.StartedAt), EnteredAt: stamp(ro.EnteredAt), //nolint:gosec // a small count
 		Origin: ro.Origin, AckBy: stamp(ro.AckBy), Weight: uint32(ro.Weight()), Share: -1, Verdict: verdictOf(v, ro.Plan.Rules()),
 	}
 	if share, ok := control.Share(ro); ok {
@@ -185,6 +215,11 @@ func (s *Server) rolloutOf(ro store.Rollout) *operatorv1.Rollout {
 		if wait, ok := s.Control.More(ro, v); ok {
 			out.Eta = durationpb.New(wait)
 		}
+	}
+	for i, g := range ro.Gates {
+		status := &operatorv1.GateStatus{Gate: gateOf(g.Gate), Since: stamp(g.Since), Open: g.Open, By: g.By, Why: g.Why, Asked: uint32(max(0, g.Asked))} //nolint:gosec // a small count
+		status.ApproveUrl, status.RollbackUrl = s.Control.Links(ro, i, now)
+		out.Gates = append(out.Gates, status)
 	}
 	for _, h := range ro.History {
 		out.History = append(out.History, &operatorv1.RolloutEntry{At: stamp(h.At), Event: string(h.Event), By: h.By, Phase: string(h.Phase), Weight: uint32(h.Weight), Why: h.Why})

@@ -21,7 +21,11 @@ preset's:
   preset: standard
   steps:
     - {weight: 5%, until: evidence, within: 6h}
-    - {weight: 25%, until: manual}
+    - weight: 25%
+      until: evidence
+      gates:             # before the step: a person, or a webhook that answers pass
+        - {name: sign-off, manual: true, notify: "https://chat.example.com/hook"}
+        - {name: ledger, webhook: "https://ledger.example.com/ok", timeout: 5s, every: 1m}
     - {weight: 50%, until: duration, within: 30m}
   bake: {for: 1h, control: 5%}
   alpha: 0.05          # chance of stopping a version that is as good as the old one
@@ -81,7 +85,14 @@ func planMessage(p rollout.Plan) *operatorv1.RolloutPlan {
 		Outcomes: p.Outcomes, OnInsufficient: p.OnInsufficient, BakeFor: durationpb.New(time.Duration(p.Bake.For)), AckWithin: durationpb.New(time.Duration(p.AckWithin)),
 	}
 	for _, st := range p.Steps {
-		out.Steps = append(out.Steps, &operatorv1.RolloutStep{Weight: uint32(st.Weight), Until: string(st.Until), Within: durationpb.New(time.Duration(st.Within))})
+		step := &operatorv1.RolloutStep{Weight: uint32(st.Weight), Until: string(st.Until), Within: durationpb.New(time.Duration(st.Within))}
+		for _, g := range st.Gates {
+			step.Gates = append(step.Gates, &operatorv1.RolloutGate{
+				Name: g.Name, Manual: g.Manual, Notify: g.Notify, Webhook: g.Webhook, LinksFor: durationpb.New(time.Duration(g.LinksFor)),
+				Timeout: durationpb.New(time.Duration(g.Timeout)), Every: durationpb.New(time.Duration(g.Every)),
+			})
+		}
+		out.Steps = append(out.Steps, step)
 	}
 	for _, m := range p.Metrics {
 		out.Metrics = append(out.Metrics, &operatorv1.RolloutMetric{Name: m.Name, Alpha: m.Alpha, PMax: m.PMax, Never: m.Never, Reason: m.Reason})
@@ -233,6 +244,7 @@ var canaryCommands = []struct{ name, short, long string }{
 	{"promote", "Go to the next step without waiting for its evidence", "After the last step that is the bake, then all the traffic."},
 	{"abort", "Roll the canary back", "Exactly what specctl rollback does, with the evidence in the record."},
 	{"retry", "Begin again at the first step, with new evidence", "For a measurement that was broken, and has been repaired."},
+	{"approve", "Open the gates that wait for a person", "What the links of these gates do. Other gates stay closed; promote passes by all."},
 	{"ack", "Take responsibility for a canary that has failed", "For plans with rollback manual or auto-unless-acked-in: the rollout is paused, and\nevidence no longer stops it by itself."},
 }
 
@@ -247,10 +259,11 @@ func (a *app) canaryCommand() *cobra.Command {
   specctl canary promote customer-service`,
 		Args: noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			return usageError(cmd, "say what: status, pause, resume, promote, abort, retry or ack")
+			return usageError(cmd, "say what: status, pause, resume, promote, abort, retry, approve, ack or secret")
 		},
 	}
 	cmd.AddCommand(a.canaryStatusCommand())
+	cmd.AddCommand(a.canarySecretCommand())
 	for _, k := range canaryCommands {
 		cmd.AddCommand(a.canaryChangeCommand(k.name, k.short, k.long))
 	}
@@ -325,6 +338,30 @@ func (a *app) canaryChangeCommand(name, short, long string) *cobra.Command {
 	return cmd
 }
 
+func (a *app) canarySecretCommand() *cobra.Command {
+	return &cobra.Command{
+		Use:   "secret",
+		Short: "Print what receivers of webhooks check signatures with",
+		Long: `Print the secret with which gates' and judges' webhooks are signed, as receivers
+that follow the Standard Webhooks specification write it. It is the same for all
+webhooks of a control plane, and for all its replicas.`,
+		Example: "  specctl canary secret",
+		Args:    noArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			c, err := a.connect()
+			if err != nil {
+				return err
+			}
+			got, err := ask(cmd.Context(), c, client.GetWebhookSecret, &operatorv1.GetWebhookSecretRequest{}, 0)
+			if err != nil {
+				return err
+			}
+			a.out.line("%s", got.GetSecret())
+			return nil
+		},
+	}
+}
+
 func ended(r *operatorv1.Rollout) bool {
 	switch r.GetPhase() {
 	case "promoted", "aborted", "superseded":
@@ -344,12 +381,18 @@ func rolloutOf(ctx context.Context, c *conn, spec string) *operatorv1.Rollout {
 
 func (a *app) printRollout(r *operatorv1.Rollout) {
 	step := fmt.Sprintf("step %d of %d", r.GetStep(), len(r.GetPlan().GetSteps()))
+	if r.GetStep() == 0 {
+		step = "before its first step"
+	}
 	if int(r.GetStep()) > len(r.GetPlan().GetSteps()) {
 		step = "after its steps"
 	}
 	a.out.line("canary %s:%s against %s: %s, %s", r.GetSpec(), r.GetCanary(), r.GetStable(), r.GetPhase(), step)
 	a.out.field("why", "%s", r.GetWhy())
 	a.out.field("plan", "%s, chosen by %s", r.GetPlan().GetPreset(), r.GetOrigin())
+	for _, g := range r.GetGates() {
+		a.printGate(r.GetSpec(), g)
+	}
 	actual := "none counted yet"
 	if r.GetShare() >= 0 {
 		actual = share(r.GetShare())
@@ -377,6 +420,24 @@ func (a *app) printRollout(r *operatorv1.Rollout) {
 	}
 	if r.GetAckBy() != nil {
 		a.out.field("ack by", "%s, or it is rolled back: specctl canary ack %s", a.moment(r.GetAckBy()), r.GetSpec())
+	}
+}
+
+func (a *app) printGate(spec string, g *operatorv1.GateStatus) {
+	text := "waits"
+	if g.GetOpen() {
+		text = "open, by " + g.GetBy()
+	}
+	if g.GetWhy() != "" {
+		text += ": " + g.GetWhy()
+	}
+	if g.GetAsked() > 0 && !g.GetOpen() {
+		text += fmt.Sprintf(" (%s)", plural(int(g.GetAsked()), "try", "tries"))
+	}
+	a.out.field("gate "+g.GetGate().GetName(), "%s", text)
+	if g.GetApproveUrl() != "" {
+		a.out.field("approve", "specctl canary approve %s, or %s", spec, g.GetApproveUrl())
+		a.out.field("roll back", "specctl canary abort %s, or %s", spec, g.GetRollbackUrl())
 	}
 }
 

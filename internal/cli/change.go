@@ -131,6 +131,8 @@ func (a *app) concludeJSON(ctx context.Context, c *conn, changes, committed []*o
 // printChange prints all that is known when the control plane has answered, ending with the commit.
 func (a *app) printChange(change *operatorv1.Change) {
 	switch {
+	case change.GetAlreadyDone() && change.GetPlanned() != "":
+		a.out.heading("%s: its rollout is under way, no traffic was moved now", change.GetSpec())
 	case change.GetAlreadyDone():
 		a.out.heading("%s: had been done before, nothing changed", change.GetSpec())
 	case change.GetDryRun():

@@ -44,7 +44,8 @@ type start struct {
 	impossible bool
 	// deploy: nobody asked for a canary, the manifest did. What cannot have one gets its traffic at once.
 	deploy bool
-	by     string
+	actor  Actor
+	how    How
 	now    time.Time
 
 	// begun is the rollout, or the one that was under way; zero if there is none.
@@ -73,6 +74,10 @@ func (c *Controller) begin(ctx context.Context, actor Actor, starts []*start, wa
 		s.begun.Marks = nil
 		s.begun.Mark(route.Generation)
 		return s.begun, nil
+	}
+	for _, s := range starts {
+		s.how = how
+		s.how.asked = true
 	}
 	changes, err := c.change(ctx, actor, wants, how)
 	if err != nil {
@@ -140,11 +145,21 @@ func (c *Controller) resolveStart(tx *store.Tx, before routing.Route, s *start) 
 	if !base.BaseKnown {
 		base.Base = rollout.AssumedBase
 	}
-	run, action, err := rollout.Begin(s.ref.Spec, s.ref.Version, stable, s.plan, base.Base, s.by, s.now)
+	run, action, err := rollout.Begin(s.ref.Spec, s.ref.Version, stable, s.plan, base.Base, s.actor.Name, s.now)
 	if err != nil {
 		return goal{}, err
 	}
 	run.Origin = s.origin
 	s.begun = store.Rollout{Run: run}
+	if !action.Changed {
+		// It stands at gates first. What would keep it from its traffic is said now, not when they open.
+		w := want{spec: s.ref.Spec, kind: routing.KindDeploy, resolve: func(*store.Tx, routing.Route) (goal, error) {
+			return goal{splits: splitsOf(run, uint16(run.Plan.Steps[0].Weight)), why: "you named it"}, nil
+		}}
+		if _, err := c.draft(tx, s.actor, w, s.how, s.now); err != nil {
+			return goal{}, err
+		}
+		return goal{done: &before, begins: &s.begun}, nil
+	}
 	return goal{splits: splitsOf(run, action.Weight), why: "you named it"}, nil
 }

@@ -81,6 +81,7 @@ type want struct {
 type goal struct {
 	splits []routing.Split
 	done   *routing.Route // already done: by this generation
+	begins *store.Rollout // that has no traffic yet: it stands at gates
 	why    string         // why the target, where the system chose it
 }
 
@@ -91,7 +92,7 @@ func (c *Controller) Deploy(ctx context.Context, actor Actor, refs []versions.Re
 	var starts []*start
 	for _, ref := range refs {
 		if plan, origin := c.chosen(ref, nil); origin == ofManifest && !how.AtOnce {
-			starts = append(starts, &start{ref: ref, plan: plan, origin: origin, impossible: how.Impossible, deploy: true, by: actor.Name, now: time.Now().UTC()})
+			starts = append(starts, &start{ref: ref, plan: plan, origin: origin, impossible: how.Impossible, deploy: true, actor: actor, now: time.Now().UTC()})
 			continue
 		}
 		wants = append(wants, want{spec: ref.Spec, kind: routing.KindDeploy, resolve: func(tx *store.Tx, _ routing.Route) (goal, error) {
@@ -189,6 +190,7 @@ type draft struct {
 	command routing.Kind      // what was typed; a deploy or weights may turn out to be a rollback
 	records []versions.Record // that the change can depend on, as they are before it
 	digest  string            // of the rollback's target
+	begins  *store.Rollout    // that has no traffic yet
 }
 
 func (c *Controller) draft(tx *store.Tx, actor Actor, w want, how How, now time.Time) (*draft, error) {
@@ -200,6 +202,7 @@ func (c *Controller) draft(tx *store.Tx, actor Actor, w want, how How, now time.
 	d := &draft{command: w.kind, records: tx.Relevant(w.spec, store.Weighted(before.Splits, g.splits))}
 	d.Before = before.Splits
 	if g.done != nil {
+		d.begins = g.begins
 		d.alreadyDone(tx, *g.done, before)
 		return d, nil
 	}

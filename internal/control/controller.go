@@ -31,6 +31,8 @@ type Options struct {
 	FreezeFor time.Duration
 	// Metrics is where counts are shown; nil: nowhere.
 	Metrics prometheus.Registerer
+	// PublicURL is how people reach the API, for links: scheme, host and port.
+	PublicURL string
 	// Alone says that no other replica uses the store, so what an earlier process had begun nobody will end.
 	Alone bool
 }
@@ -44,12 +46,14 @@ type Controller struct {
 	log       *zap.Logger
 	freezeFor time.Duration
 	alone     bool
+	publicURL string
 	started   time.Time
 	metrics   *metrics
 
 	commands sync.Mutex // one route change at a time in this replica
 
 	catalogue catalogue
+	errands   errands
 
 	mu       sync.Mutex
 	effects  map[effectKey]time.Time // when a generation was first seen effective
@@ -63,7 +67,7 @@ func New(o Options) *Controller {
 	}
 	c := &Controller{
 		store: o.Store, archive: o.Archive, fleet: o.Fleet, discovery: o.Discovery, log: o.Log, freezeFor: o.FreezeFor,
-		alone: o.Alone, started: time.Now(),
+		alone: o.Alone, publicURL: o.PublicURL, started: time.Now(),
 		effects: map[effectKey]time.Time{}, progress: make(chan struct{}),
 	}
 	c.metrics = newMetrics(o.Metrics, c)

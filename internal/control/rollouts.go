@@ -31,7 +31,7 @@ var errMoved = errors.New("the rollout has moved on meanwhile")
 // to an older version is a rollback: it has no plan, and none stands in its way; the rollout returned is then the zero one.
 func (c *Controller) StartRollout(ctx context.Context, actor Actor, ref versions.Ref, plan *rollout.Plan, how How) (Change, store.Rollout, error) {
 	chosen, origin := c.chosen(ref, plan)
-	s := &start{ref: ref, plan: chosen, origin: origin, impossible: how.Impossible, by: actor.Name, now: time.Now().UTC()}
+	s := &start{ref: ref, plan: chosen, origin: origin, impossible: how.Impossible, actor: actor, now: time.Now().UTC()}
 	changes, err := c.begin(ctx, actor, []*start{s}, nil, how)
 	if err != nil {
 		return Change{}, store.Rollout{}, err
@@ -168,6 +168,7 @@ func (c *Controller) followRoute(tx *store.Tx, d *draft, how How, actor Actor, n
 func (c *Controller) followRollouts(ctx context.Context) error {
 	tick := time.NewTicker(rolloutEvery)
 	defer tick.Stop()
+	defer c.errands.wg.Wait()
 	said := map[string]string{} // the last error of each spec, so that it is not said every second
 	for {
 		select {
@@ -180,6 +181,7 @@ func (c *Controller) followRollouts(ctx context.Context) error {
 				delete(said, ro.Spec)
 				continue
 			}
+			c.tendGates(ctx, ro, time.Now().UTC())
 			err := c.step(ctx, ro, time.Now().UTC())
 			if err == nil || errors.Is(err, errMoved) || ctx.Err() != nil {
 				delete(said, ro.Spec)
@@ -282,16 +284,19 @@ func (c *Controller) apply(ctx context.Context, actor Actor, seen, ro store.Roll
 
 // ChangeRollout carries out a person's command over a rollout.
 func (c *Controller) ChangeRollout(ctx context.Context, actor Actor, spec string, event rollout.Event, reason string) (store.Rollout, *Change, error) {
-	const tries = 5 // evidence may come in between
-	for try := 1; ; try++ {
-		seen, ok := c.store.View().Rollout(spec)
-		if !ok {
-			return seen, nil, &NotFound{Refused{Why: fmt.Sprintf("%s has no rollout", spec), Next: "specctl deploy " + spec + ":VERSION --canary"}}
-		}
-		ro, change, err := c.apply(ctx, actor, seen, seen, event, reason, time.Now().UTC())
-		if !errors.Is(err, errMoved) || try == tries {
-			return ro, change, err
-		}
+	var out store.Rollout
+	var change *Change
+	err := c.retrying(spec, func(seen store.Rollout) (err error) {
+		out, change, err = c.apply(ctx, actor, seen, seen, event, reason, time.Now().UTC())
+		return err
+	})
+	return out, change, err
+}
+
+// lament logs what nobody waits for.
+func (c *Controller) lament(ctx context.Context, what, spec string, err error) {
+	if err != nil && ctx.Err() == nil {
+		c.log.Error(what, zap.String("spec", spec), zap.Error(err))
 	}
 }
 

@@ -24,6 +24,9 @@ func (c *Controller) write(tx *store.Tx, drafts []*draft, actor Actor, how How, 
 	id, opened := "", postmortem.Opened{Reason: how.Reason}
 	for _, d := range drafts {
 		if d.AlreadyDone {
+			if d.begins != nil {
+				tx.PutRollout(*d.begins)
+			}
 			continue
 		}
 		if d.Route.Kind == routing.KindRollback {

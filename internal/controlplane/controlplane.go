@@ -10,8 +10,10 @@ import (
 	"fmt"
 	"net"
 	"net/http"
+	"net/url"
 	"os"
 	"path/filepath"
+	"strings"
 	"time"
 
 	"go.uber.org/zap"
@@ -47,6 +49,8 @@ type Options struct {
 	EtcdCA, EtcdCert, EtcdKey string
 	// Replica is this process's name among those that use EtcdEndpoints; empty: the host's name and the port of GRPC.
 	Replica string
+	// PublicURL is how people reach the API, for the links of gates; empty: the address of API.
+	PublicURL string
 	// APIHosts are names besides loopback under which the API may be called.
 	APIHosts []string
 	// TokenFile is demanded of proxies and sidecars; required beyond loopback.
@@ -131,7 +135,7 @@ func Run(ctx context.Context, o Options) (err error) {
 	}
 	disc := discovery.New(dopts)
 	fl := fleet.New(fleet.Options{Store: st, Archive: arch, Proxies: disc, Log: o.Log.Named("fleet"), Grace: o.Grace, Metrics: reg})
-	ctl := control.New(control.Options{Store: st, Archive: arch, Fleet: fl, Discovery: disc, Log: o.Log.Named("control"), FreezeFor: o.FreezeFor, Alone: len(o.EtcdEndpoints) == 0, Metrics: reg})
+	ctl := control.New(control.Options{Store: st, Archive: arch, Fleet: fl, Discovery: disc, PublicURL: o.public(apiListener.Addr().String()), Log: o.Log.Named("control"), FreezeFor: o.FreezeFor, Alone: len(o.EtcdEndpoints) == 0, Metrics: reg})
 
 	opts := append(auth.GRPC(token), grpc.KeepaliveParams(keepalive.ServerParameters{Time: 10 * time.Second, Timeout: 5 * time.Second}),
 		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: 5 * time.Second, PermitWithoutStream: true}))
@@ -222,6 +226,11 @@ func check(o Options) (*tls.Config, auth.Token, error) {
 			return nil, token, err
 		}
 	}
+	if o.PublicURL != "" {
+		if u, err := url.Parse(o.PublicURL); err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Host == "" || strings.Trim(u.Path, "/")+u.RawQuery+u.Fragment != "" || u.User != nil {
+			return nil, token, fmt.Errorf("--public-url %q: write a scheme and a host, such as https://specproxy.example.com", o.PublicURL)
+		}
+	}
 	if (o.TLSCert == "") != (o.TLSKey == "") {
 		return nil, token, errors.New("--tls-cert and --tls-key go together")
 	}
@@ -236,6 +245,17 @@ func check(o Options) (*tls.Config, auth.Token, error) {
 	hasTLS := tlsConfig != nil
 	// The API always has a token: the admin's.
 	return tlsConfig, token, errors.Join(auth.CheckListen("api", o.API, hasTLS, true), auth.CheckListen("grpc", o.GRPC, hasTLS, o.TokenFile != ""), checkAdmin(o.Admin))
+}
+
+// public is where links lead.
+func (o Options) public(listening string) string {
+	switch {
+	case o.PublicURL != "":
+		return strings.TrimRight(o.PublicURL, "/")
+	case o.TLSCert != "":
+		return "https://" + listening
+	}
+	return "http://" + listening
 }
 
 func listen(flag, address string) (net.Listener, error) {

@@ -36,6 +36,7 @@ func pages(o Options, operator *api.Server, reg *prometheus.Registry, admin, scr
 	open := err == nil && auth.Loopback(host)
 	mux := http.NewServeMux()
 	mux.Handle("/", auth.Guard(guarded, admin, o.APIHosts))
+	mux.Handle("/gates/", operator.Gates()) // whoever has a link may follow it
 	mux.Handle("GET /metrics", auth.Readable(telemetry.Metrics(reg), open, o.APIHosts, admin, scraper))
 	return mux
 }

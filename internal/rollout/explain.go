@@ -24,6 +24,9 @@ func Explain(p Plan) []string {
 	say := func(format string, args ...any) { out = append(out, fmt.Sprintf(format, args...)) }
 	demands := p.Demands(AssumedBase)
 	for i, s := range p.Steps {
+		for _, g := range s.Gates {
+			say("gate %s before step %d: %s", g.Name, i+1, g.words())
+		}
 		say("step %d: %s of new executions, %s", i+1, s.Weight, s.ends(demands[i]))
 	}
 	if p.Bake.For > 0 {
@@ -63,6 +66,17 @@ func (s Step) ends(demand float64) string {
 	case UntilEvidence:
 	}
 	return fmt.Sprintf("until proven to fail less often than %.3g %% (where %.3g %% fail before it)%s", 100*demand, 100*AssumedBase, bound)
+}
+
+func (g Gate) words() string {
+	if g.Manual {
+		out := fmt.Sprintf("a person opens it, by specctl canary approve or a link that is good for %s", Long(g.LinkLife()))
+		if g.Notify != "" {
+			out += "; the links are posted to " + g.Notify
+		}
+		return out
+	}
+	return fmt.Sprintf("%s is asked every %s and has %s to answer; no answer opens nothing", g.Webhook, Long(g.AskEvery()), Long(g.AskTimeout()))
 }
 
 func (m Metric) words() string {

@@ -19,12 +19,13 @@ func (r Run) Apply(e Event, by, why string, now time.Time) (Run, Action, bool, e
 		return r, Action{}, false, nil
 	}
 	before := r.Weight()
+	atGates := len(r.Gates) > 0
 	r.History = slices.Clone(r.History)
 	if err := r.carryOut(m, by, why, now); err != nil {
 		return r, Action{}, false, err
 	}
 	r.note(e, by, now)
-	a := Action{Weight: r.Weight(), Rollback: r.Phase == Aborted && m != end}
+	a := Action{Weight: r.Weight(), Rollback: r.Phase == Aborted && m != end && (before > 0 || !atGates)}
 	a.Changed = a.Weight != before && m != end && m != yield
 	return r, a, true, nil
 }
@@ -36,6 +37,9 @@ func (r *Run) carryOut(m move, by, why string, now time.Time) error {
 	case goOn:
 		r.move(now)
 		r.Phase, r.Why = Stepping, or(why, "it goes on")
+		if len(r.Gates) > 0 {
+			r.Phase = Gated
+		}
 		if r.Step >= len(r.Plan.Steps) {
 			r.Phase = Baking
 		}
@@ -63,15 +67,25 @@ func (r *Run) carryOut(m move, by, why string, now time.Time) error {
 		if err != nil {
 			return err
 		}
+		first := r.Step < 0
 		r.Evidence, r.Attempt, r.Step, r.Phase, r.Acked, r.AckBy = state, r.Attempt+1, 0, Stepping, false, time.Time{}
-		r.EnteredAt, r.StillAt, r.StoodFor, r.Marks = now, time.Time{}, 0, nil
+		r.EnteredAt, r.StillAt, r.StoodFor, r.Marks, r.Gates = now, time.Time{}, 0, nil, nil
 		r.Why = or(why, fmt.Sprintf("attempt %d begins, with new evidence", r.Attempt))
+		if first { // it had no traffic yet, and gets none by this: its gates are asked anew
+			r.Step = -1
+			r.stopAt(r.Plan.Steps[0].Gates, r.Why, now)
+		}
 	case ignore:
 	}
 	return nil
 }
 
 func (r *Run) advance(why string, now time.Time) {
+	if gates := r.nextGates(); len(gates) > 0 && len(r.Gates) == 0 {
+		r.stopAt(gates, why, now)
+		return
+	}
+	r.Gates = nil
 	r.Step++
 	r.EnteredAt, r.StillAt, r.StoodFor = now, time.Time{}, 0
 	switch n := len(r.Plan.Steps); {

@@ -32,6 +32,8 @@ type Step struct {
 	// Within is how long a step of a duration lasts. For the others it is an upper bound: when it has passed, the rollout is held.
 	// 0: no bound.
 	Within Duration `json:"within,omitempty" yaml:"within,omitempty"`
+	// Gates that must all be open before the step begins.
+	Gates []Gate `json:"gates,omitempty" yaml:"gates,omitempty"`
 }
 
 // Reaction says what becomes of a canary that failed.
@@ -231,6 +233,7 @@ func (p Plan) checkSteps(ps *problems) {
 		case s.Within < 0:
 			ps.add(at+".within", "is negative")
 		}
+		p.checkGates(at+".gates", s.Gates, ps)
 		last = s.Weight
 	}
 }

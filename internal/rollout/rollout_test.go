@@ -25,7 +25,7 @@ func begin(t testing.TB, p Plan) Run {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if a.Weight != uint16(p.Steps[0].Weight) || !a.Changed || a.Rollback {
+	if gated := len(p.Steps[0].Gates) > 0; !gated && a.Weight != uint16(p.Steps[0].Weight) || gated && a.Weight != 0 || a.Changed == gated || a.Rollback {
 		t.Fatalf("a rollout began with %+v", a)
 	}
 	r.Mark(7)
@@ -36,17 +36,18 @@ func begin(t testing.TB, p Plan) Run {
 func TestEveryPhaseMeetsEveryEvent(t *testing.T) {
 	for _, c := range []struct {
 		phase Phase
-		// Phases after pass, fail, due, broken, pause, resume, promote, abort, retry, ack, rolled-back, rerouted; "-" refused, "=" nothing happens.
+		// Phases after pass, fail, due, broken, open, pause, resume, promote, abort, retry, ack, rolled-back, rerouted; "-" refused, "=" nothing happens.
 		after string
 	}{
-		{Stepping, "stepping aborted held held paused - stepping aborted stepping - aborted superseded"},
-		{Baking, "promoted aborted held held paused - promoted aborted stepping - aborted superseded"},
-		{Paused, "= aborted = = - stepping stepping aborted stepping - aborted superseded"},
-		{Held, "stepping aborted = = paused stepping stepping aborted stepping - aborted superseded"},
-		{Failed, "= = aborted = - - - aborted stepping paused aborted superseded"},
-		{Promoted, "= = = = - - - - - - = ="},
-		{Aborted, "= = = = - - - = - - = ="},
-		{Superseded, "= = = = - - - - - - = ="},
+		{Stepping, "stepping aborted held held - paused - stepping aborted stepping - aborted superseded"},
+		{Gated, "= aborted = = stepping paused - stepping aborted stepping - aborted superseded"},
+		{Baking, "promoted aborted held held - paused - promoted aborted stepping - aborted superseded"},
+		{Paused, "= aborted = = - - stepping stepping aborted stepping - aborted superseded"},
+		{Held, "stepping aborted = = - paused stepping stepping aborted stepping - aborted superseded"},
+		{Failed, "= = aborted = - - - - aborted stepping paused aborted superseded"},
+		{Promoted, "= = = = - - - - - - - = ="},
+		{Aborted, "= = = = - - - - = - - = ="},
+		{Superseded, "= = = = - - - - - - - = ="},
 	} {
 		want := strings.Fields(c.after)
 		for i, e := range Events() {
@@ -54,6 +55,9 @@ func TestEveryPhaseMeetsEveryEvent(t *testing.T) {
 			r.Phase = c.phase
 			if c.phase == Baking {
 				r.Step = len(r.Plan.Steps)
+			}
+			if c.phase == Gated {
+				r.Gates = []GateState{{Gate: Gate{Name: "sign-off", Manual: true}}}
 			}
 			after, action, changed, err := r.Apply(e, "ann", "because", start.Add(time.Minute))
 			got := string(after.Phase)
@@ -135,6 +139,45 @@ func TestAGoodCanaryGetsAllTheTraffic(t *testing.T) {
 	s.tick(31*time.Minute, good)
 	s.tick(time.Hour, good)
 	s.expect("pass stepping 1000", "pass stepping 2500", "pass stepping 5000", "pass baking 9500", "pass promoted 10000")
+}
+
+// Gates stand before a step, the first one too. The step before is judged on, and must still have what it asks for when they open.
+func TestGates(t *testing.T) {
+	gate := []Gate{{Name: "sign-off", Manual: true}, {Name: "ledger", Webhook: "http://ledger"}}
+	steps := func() []Step {
+		steps := evidenceSteps(time.Hour, 500, 1000)
+		steps[0].Gates, steps[1].Gates = gate[:1], gate
+		return steps
+	}
+	s := &script{t: t, run: begin(t, Plan{Steps: steps()}), now: start}
+	open := func(gate int) { s.run = s.run.Opened(gate, "ann", "fine") }
+	s.tick(time.Hour, good)
+	open(0)
+	s.tick(time.Minute, little)
+	s.tick(time.Minute, good)
+	s.tick(72*time.Hour, good) // nobody comes: it waits for ever
+	open(1)
+	s.tick(time.Minute, good)
+	s.event(EventPause, "ann", "")
+	s.event(EventResume, "ann", "")
+	open(0)
+	s.tick(time.Minute, little) // it had enough when it came here, and has it no longer
+	s.tick(time.Minute, broken)
+	s.tick(time.Minute, good)
+	s.expect("open stepping 500", "pass gated 500", "pause paused 500", "resume gated 500", "open stepping 1000")
+	if s.run.Why != "step 2 of 2 begins: gates open: sign-off (ann: fine) ledger (ann: fine)" || len(s.run.Gates) != 0 {
+		t.Errorf("why: %s", s.run.Why)
+	}
+
+	// A canary that turns out bad at a gate is rolled back; one without traffic has nothing to be rolled back from. Promote passes by.
+	s = &script{t: t, run: begin(t, Plan{Steps: steps()}), now: start}
+	s.event(EventPromote, "ann", "")
+	s.tick(time.Minute, good)
+	s.tick(time.Minute, bad)
+	s.expect("promote stepping 500", "pass gated 500", "fail aborted 0 rollback")
+	s = &script{t: t, run: begin(t, Plan{Steps: steps()}), now: start}
+	s.event(EventAbort, "ann", "")
+	s.expect("abort aborted 0")
 }
 
 func TestInsufficientHoldsAndGoesOnWhenEvidenceComes(t *testing.T) {
@@ -223,10 +266,20 @@ func TestOutcomesAreJudgedByTheGenerationThatAssignedThem(t *testing.T) {
 // survives being stored.
 func TestAnyHistory(t *testing.T) {
 	rapid.Check(t, func(rt *rapid.T) {
-		r := begin(t, Plan{Preset: rapid.SampledFrom(Presets()).Draw(rt, "preset"), Rollback: rapid.SampledFrom([]Reaction{ReactAuto, ReactManual}).Draw(rt, "rollback")})
+		plan := Plan{Preset: rapid.SampledFrom(Presets()).Draw(rt, "preset"), Rollback: rapid.SampledFrom([]Reaction{ReactAuto, ReactManual}).Draw(rt, "rollback")}
+		if gated := rapid.SliceOfDistinct(rapid.IntRange(0, 3), rapid.ID[int]).Draw(rt, "gated"); len(gated) > 0 {
+			plan.Steps = evidenceSteps(time.Hour, 500, 1000, 2500, 5000)
+			for _, i := range gated {
+				plan.Steps[i].Gates = []Gate{{Name: "sign-off", Manual: true}}
+			}
+		}
+		r := begin(t, plan)
 		now := start
 		for range rapid.IntRange(1, 40).Draw(rt, "events") {
 			now = now.Add(time.Duration(rapid.IntRange(0, 400).Draw(rt, "minutes")) * time.Minute)
+			if r.Waits(0) && rapid.Bool().Draw(rt, "opened") {
+				r = r.Opened(0, "ann", "")
+			}
 			e := rapid.SampledFrom(Events()).Draw(rt, "event")
 			if rapid.Bool().Draw(rt, "tick") {
 				if e, _ = r.Tick(rapid.SampledFrom([]evidence.Verdict{little, good, bad, broken}).Draw(rt, "verdict"), now); e == "" {
@@ -243,10 +296,10 @@ func TestAnyHistory(t *testing.T) {
 			if r.Phase.Ended() {
 				rt.Fatalf("%s changed a rollout that was %s", e, r.Phase)
 			}
-			if after.Weight() > r.Weight() && !slices.Contains([]Event{EventPass, EventPromote}, e) {
+			if after.Weight() > r.Weight() && !slices.Contains([]Event{EventPass, EventPromote, EventOpen}, e) {
 				rt.Fatalf("%s raised the weight from %d to %d", e, r.Weight(), after.Weight())
 			}
-			if e == EventRolledBack && after.Phase != Aborted || e == EventAbort && !action.Rollback {
+			if e == EventRolledBack && after.Phase != Aborted || e == EventAbort && action.Rollback != (r.Weight() > 0) {
 				rt.Fatalf("%s in %s: %s", e, r.Phase, after.Phase)
 			}
 			if after.Why == "" || len(after.History) > historyLength {

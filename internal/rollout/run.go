@@ -19,6 +19,8 @@ type Phase string
 const (
 	// Stepping: a step is in force.
 	Stepping Phase = "stepping"
+	// Gated: the step in force has what it asked for, and a gate before the next one is not open. Judging goes on.
+	Gated Phase = "gated"
 	// Baking: the canary has all traffic but for the control.
 	Baking Phase = "baking"
 	// Paused by a person. Judging goes on.
@@ -49,6 +51,8 @@ const (
 	EventDue    Event = "due"
 	EventBroken Event = "broken"
 	// The others come from people, or from another command.
+	// EventOpen: all gates before the next step are open.
+	EventOpen    Event = "open"
 	EventPause   Event = "pause"
 	EventResume  Event = "resume"
 	EventPromote Event = "promote"
@@ -62,12 +66,12 @@ const (
 
 // Events lists every event.
 func Events() []Event {
-	return []Event{EventPass, EventFail, EventDue, EventBroken, EventPause, EventResume, EventPromote, EventAbort, EventRetry, EventAck, EventRolledBack, EventRerouted}
+	return []Event{EventPass, EventFail, EventDue, EventBroken, EventOpen, EventPause, EventResume, EventPromote, EventAbort, EventRetry, EventAck, EventRolledBack, EventRerouted}
 }
 
 // Phases lists every phase.
 func Phases() []Phase {
-	return []Phase{Stepping, Baking, Paused, Held, Failed, Promoted, Aborted, Superseded}
+	return []Phase{Stepping, Gated, Baking, Paused, Held, Failed, Promoted, Aborted, Superseded}
 }
 
 // move is what an event does.
@@ -90,6 +94,10 @@ const (
 var table = map[Phase]map[Event]move{
 	Stepping: {
 		EventPass: advance, EventFail: react, EventDue: hold, EventBroken: hold,
+		EventPause: pause, EventPromote: advance, EventAbort: rollback, EventRetry: restart, EventRolledBack: end, EventRerouted: yield,
+	},
+	Gated: {
+		EventPass: ignore, EventFail: react, EventDue: ignore, EventBroken: ignore, EventOpen: advance,
 		EventPause: pause, EventPromote: advance, EventAbort: rollback, EventRetry: restart, EventRolledBack: end, EventRerouted: yield,
 	},
 	Baking: {
@@ -146,12 +154,14 @@ type Run struct {
 	By        string    `json:"by"`
 
 	Phase Phase `json:"phase"`
-	// Step in force, or len(Plan.Steps) in the bake and after it.
+	// Step in force, or len(Plan.Steps) in the bake and after it; -1 at the gates before the first.
 	Step int `json:"step"`
 	// EnteredAt is when the step began, StoodFor how long it has stood still since: its clock stops while the rollout is paused or held.
 	EnteredAt time.Time     `json:"enteredAt"`
 	StillAt   time.Time     `json:"stillAt,omitzero"`
 	StoodFor  time.Duration `json:"stoodFor,omitempty"`
+	// Gates that it stands at, those before the step after Step; none: it does not stand at any.
+	Gates []GateState `json:"gates,omitempty"`
 	// Why it is in this phase.
 	Why string `json:"why"`
 	// AckBy is when a failed canary is rolled back without an acknowledgement; zero: never.
@@ -185,8 +195,12 @@ func Begin(spec, canary, stable string, plan Plan, base float64, by string, now 
 	}
 	r := Run{Spec: spec, Canary: canary, Stable: stable, Plan: plan, Attempt: 1, StartedAt: now, By: by, Phase: Stepping, EnteredAt: now, Base: base, Evidence: state}
 	r.Why = fmt.Sprintf("step 1 of %d begins", len(plan.Steps))
+	if gates := plan.Steps[0].Gates; len(gates) > 0 {
+		r.Step = -1
+		r.stopAt(gates, "the canary has no traffic before it opens", now)
+	}
 	r.note("", by, now)
-	return r, Action{Weight: r.Weight(), Changed: true}, nil
+	return r, Action{Weight: r.Weight(), Changed: r.Step >= 0}, nil
 }
 
 // Weight that the canary is to have now.
@@ -195,6 +209,8 @@ func (r *Run) Weight() uint16 {
 	case r.Phase == Promoted:
 		return evidence.Whole
 	case r.Phase == Aborted || r.Phase == Superseded:
+		return 0
+	case r.Step < 0:
 		return 0
 	case r.Step < len(r.Plan.Steps):
 		return uint16(r.Plan.Steps[r.Step].Weight)
@@ -220,7 +236,7 @@ func (r *Run) Mark(generation uint64) {
 // Demand is the failure rate that the canary must be proven to stay below for the step to end.
 func (r *Run) Demand() float64 {
 	if r.Step < len(r.Plan.Steps) {
-		return r.Plan.Demands(r.Base)[r.Step]
+		return r.Plan.Demands(r.Base)[max(0, r.Step)]
 	}
 	return r.Plan.PMax
 }
@@ -239,6 +255,9 @@ func (r *Run) Elapsed(now time.Time) time.Duration {
 
 // Bound is how long the step may last; 0: as long as it takes.
 func (r *Run) Bound() time.Duration {
+	if len(r.Gates) > 0 {
+		return 0
+	}
 	if r.Step < len(r.Plan.Steps) {
 		return time.Duration(r.Plan.Steps[r.Step].Within)
 	}
@@ -258,6 +277,9 @@ func (r *Run) Tick(v evidence.Verdict, now time.Time) (Event, string) {
 	}
 	if v.Result == evidence.Fail && !r.Acked {
 		return EventFail, v.Reason
+	}
+	if r.Phase == Gated {
+		return r.tickGates(v)
 	}
 	if v.Broken && (r.Phase == Stepping || r.Phase == Baking) {
 		return EventBroken, v.Reason

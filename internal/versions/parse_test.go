@@ -39,7 +39,11 @@ rollout:
   preset: careful
   steps:
     - {weight: 2.5%, until: evidence, within: 6h}
-    - {weight: 50%, until: manual}
+    - weight: 50%
+      until: manual
+      gates:
+        - {name: sign-off, manual: true, notify: "https://chat.example.com/hook", linksFor: 8h}
+        - {name: ledger, webhook: "http://ledger.example.com/ok?a=b", timeout: 5s, every: 1m}
   bake: {for: 2h, control: 5%}
   alpha: 0.01
   pMax: 0.1
@@ -87,7 +91,10 @@ func TestParseEveryField(t *testing.T) {
 		Rollout: rollout.Plan{
 			Preset: "careful",
 			Steps: []rollout.Step{
-				{Weight: 250, Until: rollout.UntilEvidence, Within: rollout.Duration(6 * time.Hour)}, {Weight: 5000, Until: rollout.UntilManual},
+				{Weight: 250, Until: rollout.UntilEvidence, Within: rollout.Duration(6 * time.Hour)}, {Weight: 5000, Until: rollout.UntilManual, Gates: []rollout.Gate{
+					{Name: "sign-off", Manual: true, Notify: "https://chat.example.com/hook", LinksFor: rollout.Duration(8 * time.Hour)},
+					{Name: "ledger", Webhook: "http://ledger.example.com/ok?a=b", Timeout: rollout.Duration(5 * time.Second), Every: rollout.Duration(time.Minute)},
+				}},
 			},
 			Bake: rollout.Bake{For: rollout.Duration(2 * time.Hour), Control: 500}, Alpha: 0.01, PMax: 0.1, MaxHarmed: 8,
 			Metrics:        []rollout.Metric{{Name: "policy", Reason: "policy", Never: true, Alpha: 0.001, PMax: 0.02}},
@@ -176,6 +183,14 @@ var bad = []struct {
 	{
 		name: "weights that fall", source: smallest + "rollout:\n  steps:\n    - {weight: 50%, until: evidence}\n    - {weight: 5%, until: evidence}\n",
 		want: []string{"line 8: rollout.steps[1].weight: weights must rise"}, parserOnly: true,
+	},
+	{
+		name: "gates of neither kind, and of both", source: smallest + "rollout:\n  steps:\n    - {weight: 5%, until: manual, gates: [{name: a}, {name: b, manual: true, webhook: \"http://x\"}]}\n",
+		want: []string{"line 7: rollout.steps[0].gates[0]: gate a is either manual or a webhook", "gate b is either"},
+	},
+	{
+		name: "a gate nowhere", source: smallest + "rollout: {steps: [{weight: 5%, until: manual, gates: [{name: a, webhook: \"ftp://x/y\"}]}]}\n",
+		want: []string{`line 5: rollout.steps[0].gates[0].webhook: "ftp://x/y" is no URL that can be asked`},
 	},
 	{name: "a rollback that waits for ever", source: smallest + "rollout: {preset: fast, rollback: auto-unless-acked-in}\n", want: []string{"needs ackWithin"}},
 	{name: "empty words", source: smallest + "rollout: {preset: \"\", steps: [{weight: 5%, until: manual}], outcomes: []}\n", want: []string{"rollout.preset: is empty", "rollout.outcomes: is empty"}},

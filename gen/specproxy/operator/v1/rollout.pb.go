@@ -171,8 +171,10 @@ type RolloutStep struct {
 	// Basis points.
 	Weight uint32 `protobuf:"varint,1,opt,name=weight,proto3" json:"weight,omitempty"`
 	// evidence, duration, manual.
-	Until         string               `protobuf:"bytes,2,opt,name=until,proto3" json:"until,omitempty"`
-	Within        *durationpb.Duration `protobuf:"bytes,3,opt,name=within,proto3" json:"within,omitempty"`
+	Until  string               `protobuf:"bytes,2,opt,name=until,proto3" json:"until,omitempty"`
+	Within *durationpb.Duration `protobuf:"bytes,3,opt,name=within,proto3" json:"within,omitempty"`
+	// All must be open before the step begins.
+	Gates         []*RolloutGate `protobuf:"bytes,4,rep,name=gates,proto3" json:"gates,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -228,6 +230,108 @@ func (x *RolloutStep) GetWithin() *durationpb.Duration {
 	return nil
 }
 
+func (x *RolloutStep) GetGates() []*RolloutGate {
+	if x != nil {
+		return x.Gates
+	}
+	return nil
+}
+
+// RolloutGate stands before a step.
+type RolloutGate struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Name  string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	// A person opens it, and the links are posted to notify.
+	Manual   bool                 `protobuf:"varint,2,opt,name=manual,proto3" json:"manual,omitempty"`
+	Notify   string               `protobuf:"bytes,3,opt,name=notify,proto3" json:"notify,omitempty"`
+	LinksFor *durationpb.Duration `protobuf:"bytes,4,opt,name=links_for,json=linksFor,proto3" json:"links_for,omitempty"`
+	// URL that is asked.
+	Webhook       string               `protobuf:"bytes,5,opt,name=webhook,proto3" json:"webhook,omitempty"`
+	Timeout       *durationpb.Duration `protobuf:"bytes,6,opt,name=timeout,proto3" json:"timeout,omitempty"`
+	Every         *durationpb.Duration `protobuf:"bytes,7,opt,name=every,proto3" json:"every,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RolloutGate) Reset() {
+	*x = RolloutGate{}
+	mi := &file_specproxy_operator_v1_rollout_proto_msgTypes[2]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RolloutGate) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RolloutGate) ProtoMessage() {}
+
+func (x *RolloutGate) ProtoReflect() protoreflect.Message {
+	mi := &file_specproxy_operator_v1_rollout_proto_msgTypes[2]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RolloutGate.ProtoReflect.Descriptor instead.
+func (*RolloutGate) Descriptor() ([]byte, []int) {
+	return file_specproxy_operator_v1_rollout_proto_rawDescGZIP(), []int{2}
+}
+
+func (x *RolloutGate) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *RolloutGate) GetManual() bool {
+	if x != nil {
+		return x.Manual
+	}
+	return false
+}
+
+func (x *RolloutGate) GetNotify() string {
+	if x != nil {
+		return x.Notify
+	}
+	return ""
+}
+
+func (x *RolloutGate) GetLinksFor() *durationpb.Duration {
+	if x != nil {
+		return x.LinksFor
+	}
+	return nil
+}
+
+func (x *RolloutGate) GetWebhook() string {
+	if x != nil {
+		return x.Webhook
+	}
+	return ""
+}
+
+func (x *RolloutGate) GetTimeout() *durationpb.Duration {
+	if x != nil {
+		return x.Timeout
+	}
+	return nil
+}
+
+func (x *RolloutGate) GetEvery() *durationpb.Duration {
+	if x != nil {
+		return x.Every
+	}
+	return nil
+}
+
 type RolloutMetric struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	Name  string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
@@ -243,7 +347,7 @@ type RolloutMetric struct {
 
 func (x *RolloutMetric) Reset() {
 	*x = RolloutMetric{}
-	mi := &file_specproxy_operator_v1_rollout_proto_msgTypes[2]
+	mi := &file_specproxy_operator_v1_rollout_proto_msgTypes[3]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -255,7 +359,7 @@ func (x *RolloutMetric) String() string {
 func (*RolloutMetric) ProtoMessage() {}
 
 func (x *RolloutMetric) ProtoReflect() protoreflect.Message {
-	mi := &file_specproxy_operator_v1_rollout_proto_msgTypes[2]
+	mi := &file_specproxy_operator_v1_rollout_proto_msgTypes[3]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -268,7 +372,7 @@ func (x *RolloutMetric) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RolloutMetric.ProtoReflect.Descriptor instead.
 func (*RolloutMetric) Descriptor() ([]byte, []int) {
-	return file_specproxy_operator_v1_rollout_proto_rawDescGZIP(), []int{2}
+	return file_specproxy_operator_v1_rollout_proto_rawDescGZIP(), []int{3}
 }
 
 func (x *RolloutMetric) GetName() string {
@@ -318,7 +422,7 @@ type LookAheadRequest struct {
 
 func (x *LookAheadRequest) Reset() {
 	*x = LookAheadRequest{}
-	mi := &file_specproxy_operator_v1_rollout_proto_msgTypes[3]
+	mi := &file_specproxy_operator_v1_rollout_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -330,7 +434,7 @@ func (x *LookAheadRequest) String() string {
 func (*LookAheadRequest) ProtoMessage() {}
 
 func (x *LookAheadRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_specproxy_operator_v1_rollout_proto_msgTypes[3]
+	mi := &file_specproxy_operator_v1_rollout_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -343,7 +447,7 @@ func (x *LookAheadRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LookAheadRequest.ProtoReflect.Descriptor instead.
 func (*LookAheadRequest) Descriptor() ([]byte, []int) {
-	return file_specproxy_operator_v1_rollout_proto_rawDescGZIP(), []int{3}
+	return file_specproxy_operator_v1_rollout_proto_rawDescGZIP(), []int{4}
 }
 
 func (x *LookAheadRequest) GetSpec() string {
@@ -395,7 +499,7 @@ type LookAheadResponse struct {
 
 func (x *LookAheadResponse) Reset() {
 	*x = LookAheadResponse{}
-	mi := &file_specproxy_operator_v1_rollout_proto_msgTypes[4]
+	mi := &file_specproxy_operator_v1_rollout_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -407,7 +511,7 @@ func (x *LookAheadResponse) String() string {
 func (*LookAheadResponse) ProtoMessage() {}
 
 func (x *LookAheadResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_specproxy_operator_v1_rollout_proto_msgTypes[4]
+	mi := &file_specproxy_operator_v1_rollout_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -420,7 +524,7 @@ func (x *LookAheadResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LookAheadResponse.ProtoReflect.Descriptor instead.
 func (*LookAheadResponse) Descriptor() ([]byte, []int) {
-	return file_specproxy_operator_v1_rollout_proto_rawDescGZIP(), []int{4}
+	return file_specproxy_operator_v1_rollout_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *LookAheadResponse) GetPlan() *RolloutPlan {
@@ -540,7 +644,7 @@ type StepOutlook struct {
 
 func (x *StepOutlook) Reset() {
 	*x = StepOutlook{}
-	mi := &file_specproxy_operator_v1_rollout_proto_msgTypes[5]
+	mi := &file_specproxy_operator_v1_rollout_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -552,7 +656,7 @@ func (x *StepOutlook) String() string {
 func (*StepOutlook) ProtoMessage() {}
 
 func (x *StepOutlook) ProtoReflect() protoreflect.Message {
-	mi := &file_specproxy_operator_v1_rollout_proto_msgTypes[5]
+	mi := &file_specproxy_operator_v1_rollout_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -565,7 +669,7 @@ func (x *StepOutlook) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StepOutlook.ProtoReflect.Descriptor instead.
 func (*StepOutlook) Descriptor() ([]byte, []int) {
-	return file_specproxy_operator_v1_rollout_proto_rawDescGZIP(), []int{5}
+	return file_specproxy_operator_v1_rollout_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *StepOutlook) GetName() string {
@@ -642,7 +746,7 @@ type StartRolloutRequest struct {
 
 func (x *StartRolloutRequest) Reset() {
 	*x = StartRolloutRequest{}
-	mi := &file_specproxy_operator_v1_rollout_proto_msgTypes[6]
+	mi := &file_specproxy_operator_v1_rollout_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -654,7 +758,7 @@ func (x *StartRolloutRequest) String() string {
 func (*StartRolloutRequest) ProtoMessage() {}
 
 func (x *StartRolloutRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_specproxy_operator_v1_rollout_proto_msgTypes[6]
+	mi := &file_specproxy_operator_v1_rollout_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -667,7 +771,7 @@ func (x *StartRolloutRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StartRolloutRequest.ProtoReflect.Descriptor instead.
 func (*StartRolloutRequest) Descriptor() ([]byte, []int) {
-	return file_specproxy_operator_v1_rollout_proto_rawDescGZIP(), []int{6}
+	return file_specproxy_operator_v1_rollout_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *StartRolloutRequest) GetSpec() string {
@@ -737,7 +841,7 @@ type StartRolloutResponse struct {
 
 func (x *StartRolloutResponse) Reset() {
 	*x = StartRolloutResponse{}
-	mi := &file_specproxy_operator_v1_rollout_proto_msgTypes[7]
+	mi := &file_specproxy_operator_v1_rollout_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -749,7 +853,7 @@ func (x *StartRolloutResponse) String() string {
 func (*StartRolloutResponse) ProtoMessage() {}
 
 func (x *StartRolloutResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_specproxy_operator_v1_rollout_proto_msgTypes[7]
+	mi := &file_specproxy_operator_v1_rollout_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -762,7 +866,7 @@ func (x *StartRolloutResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StartRolloutResponse.ProtoReflect.Descriptor instead.
 func (*StartRolloutResponse) Descriptor() ([]byte, []int) {
-	return file_specproxy_operator_v1_rollout_proto_rawDescGZIP(), []int{7}
+	return file_specproxy_operator_v1_rollout_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *StartRolloutResponse) GetChange() *Change {
@@ -788,7 +892,7 @@ type GetRolloutRequest struct {
 
 func (x *GetRolloutRequest) Reset() {
 	*x = GetRolloutRequest{}
-	mi := &file_specproxy_operator_v1_rollout_proto_msgTypes[8]
+	mi := &file_specproxy_operator_v1_rollout_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -800,7 +904,7 @@ func (x *GetRolloutRequest) String() string {
 func (*GetRolloutRequest) ProtoMessage() {}
 
 func (x *GetRolloutRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_specproxy_operator_v1_rollout_proto_msgTypes[8]
+	mi := &file_specproxy_operator_v1_rollout_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -813,7 +917,7 @@ func (x *GetRolloutRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetRolloutRequest.ProtoReflect.Descriptor instead.
 func (*GetRolloutRequest) Descriptor() ([]byte, []int) {
-	return file_specproxy_operator_v1_rollout_proto_rawDescGZIP(), []int{8}
+	return file_specproxy_operator_v1_rollout_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *GetRolloutRequest) GetSpec() string {
@@ -832,7 +936,7 @@ type GetRolloutResponse struct {
 
 func (x *GetRolloutResponse) Reset() {
 	*x = GetRolloutResponse{}
-	mi := &file_specproxy_operator_v1_rollout_proto_msgTypes[9]
+	mi := &file_specproxy_operator_v1_rollout_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -844,7 +948,7 @@ func (x *GetRolloutResponse) String() string {
 func (*GetRolloutResponse) ProtoMessage() {}
 
 func (x *GetRolloutResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_specproxy_operator_v1_rollout_proto_msgTypes[9]
+	mi := &file_specproxy_operator_v1_rollout_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -857,7 +961,7 @@ func (x *GetRolloutResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetRolloutResponse.ProtoReflect.Descriptor instead.
 func (*GetRolloutResponse) Descriptor() ([]byte, []int) {
-	return file_specproxy_operator_v1_rollout_proto_rawDescGZIP(), []int{9}
+	return file_specproxy_operator_v1_rollout_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *GetRolloutResponse) GetRollout() *Rollout {
@@ -870,7 +974,7 @@ func (x *GetRolloutResponse) GetRollout() *Rollout {
 type ChangeRolloutRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	Spec  string                 `protobuf:"bytes,1,opt,name=spec,proto3" json:"spec,omitempty"`
-	// pause, resume, promote, abort, retry, ack.
+	// pause, resume, promote, abort, retry, ack, approve.
 	Command       string `protobuf:"bytes,2,opt,name=command,proto3" json:"command,omitempty"`
 	Reason        string `protobuf:"bytes,3,opt,name=reason,proto3" json:"reason,omitempty"`
 	unknownFields protoimpl.UnknownFields
@@ -879,7 +983,7 @@ type ChangeRolloutRequest struct {
 
 func (x *ChangeRolloutRequest) Reset() {
 	*x = ChangeRolloutRequest{}
-	mi := &file_specproxy_operator_v1_rollout_proto_msgTypes[10]
+	mi := &file_specproxy_operator_v1_rollout_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -891,7 +995,7 @@ func (x *ChangeRolloutRequest) String() string {
 func (*ChangeRolloutRequest) ProtoMessage() {}
 
 func (x *ChangeRolloutRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_specproxy_operator_v1_rollout_proto_msgTypes[10]
+	mi := &file_specproxy_operator_v1_rollout_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -904,7 +1008,7 @@ func (x *ChangeRolloutRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ChangeRolloutRequest.ProtoReflect.Descriptor instead.
 func (*ChangeRolloutRequest) Descriptor() ([]byte, []int) {
-	return file_specproxy_operator_v1_rollout_proto_rawDescGZIP(), []int{10}
+	return file_specproxy_operator_v1_rollout_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *ChangeRolloutRequest) GetSpec() string {
@@ -939,7 +1043,7 @@ type ChangeRolloutResponse struct {
 
 func (x *ChangeRolloutResponse) Reset() {
 	*x = ChangeRolloutResponse{}
-	mi := &file_specproxy_operator_v1_rollout_proto_msgTypes[11]
+	mi := &file_specproxy_operator_v1_rollout_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -951,7 +1055,7 @@ func (x *ChangeRolloutResponse) String() string {
 func (*ChangeRolloutResponse) ProtoMessage() {}
 
 func (x *ChangeRolloutResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_specproxy_operator_v1_rollout_proto_msgTypes[11]
+	mi := &file_specproxy_operator_v1_rollout_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -964,7 +1068,7 @@ func (x *ChangeRolloutResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ChangeRolloutResponse.ProtoReflect.Descriptor instead.
 func (*ChangeRolloutResponse) Descriptor() ([]byte, []int) {
-	return file_specproxy_operator_v1_rollout_proto_rawDescGZIP(), []int{11}
+	return file_specproxy_operator_v1_rollout_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *ChangeRolloutResponse) GetRollout() *Rollout {
@@ -988,10 +1092,10 @@ type Rollout struct {
 	Stable  string                 `protobuf:"bytes,3,opt,name=stable,proto3" json:"stable,omitempty"`
 	Plan    *RolloutPlan           `protobuf:"bytes,4,opt,name=plan,proto3" json:"plan,omitempty"`
 	Attempt uint32                 `protobuf:"varint,5,opt,name=attempt,proto3" json:"attempt,omitempty"`
-	// stepping, baking, paused, held, failed, promoted, aborted, superseded.
+	// stepping, gated, baking, paused, held, failed, promoted, aborted, superseded.
 	Phase string `protobuf:"bytes,6,opt,name=phase,proto3" json:"phase,omitempty"`
 	Why   string `protobuf:"bytes,7,opt,name=why,proto3" json:"why,omitempty"`
-	// From 1; beyond the plan's steps: the bake.
+	// From 1; beyond the plan's steps: the bake; 0: at the gates before the first.
 	Step      uint32                 `protobuf:"varint,8,opt,name=step,proto3" json:"step,omitempty"`
 	StartedAt *timestamppb.Timestamp `protobuf:"bytes,9,opt,name=started_at,json=startedAt,proto3" json:"started_at,omitempty"`
 	EnteredAt *timestamppb.Timestamp `protobuf:"bytes,10,opt,name=entered_at,json=enteredAt,proto3" json:"entered_at,omitempty"`
@@ -1010,14 +1114,16 @@ type Rollout struct {
 	Demand float64          `protobuf:"fixed64,19,opt,name=demand,proto3" json:"demand,omitempty"`
 	Events []*EvidenceEvent `protobuf:"bytes,20,rep,name=events,proto3" json:"events,omitempty"`
 	// Who chose the plan, in words.
-	Origin        string `protobuf:"bytes,21,opt,name=origin,proto3" json:"origin,omitempty"`
+	Origin string `protobuf:"bytes,21,opt,name=origin,proto3" json:"origin,omitempty"`
+	// Gates that it stands at.
+	Gates         []*GateStatus `protobuf:"bytes,22,rep,name=gates,proto3" json:"gates,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Rollout) Reset() {
 	*x = Rollout{}
-	mi := &file_specproxy_operator_v1_rollout_proto_msgTypes[12]
+	mi := &file_specproxy_operator_v1_rollout_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1029,7 +1135,7 @@ func (x *Rollout) String() string {
 func (*Rollout) ProtoMessage() {}
 
 func (x *Rollout) ProtoReflect() protoreflect.Message {
-	mi := &file_specproxy_operator_v1_rollout_proto_msgTypes[12]
+	mi := &file_specproxy_operator_v1_rollout_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1042,7 +1148,7 @@ func (x *Rollout) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Rollout.ProtoReflect.Descriptor instead.
 func (*Rollout) Descriptor() ([]byte, []int) {
-	return file_specproxy_operator_v1_rollout_proto_rawDescGZIP(), []int{12}
+	return file_specproxy_operator_v1_rollout_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *Rollout) GetSpec() string {
@@ -1192,6 +1298,195 @@ func (x *Rollout) GetOrigin() string {
 	return ""
 }
 
+func (x *Rollout) GetGates() []*GateStatus {
+	if x != nil {
+		return x.Gates
+	}
+	return nil
+}
+
+type GetWebhookSecretRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GetWebhookSecretRequest) Reset() {
+	*x = GetWebhookSecretRequest{}
+	mi := &file_specproxy_operator_v1_rollout_proto_msgTypes[14]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GetWebhookSecretRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GetWebhookSecretRequest) ProtoMessage() {}
+
+func (x *GetWebhookSecretRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_specproxy_operator_v1_rollout_proto_msgTypes[14]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GetWebhookSecretRequest.ProtoReflect.Descriptor instead.
+func (*GetWebhookSecretRequest) Descriptor() ([]byte, []int) {
+	return file_specproxy_operator_v1_rollout_proto_rawDescGZIP(), []int{14}
+}
+
+type GetWebhookSecretResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Secret        string                 `protobuf:"bytes,1,opt,name=secret,proto3" json:"secret,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GetWebhookSecretResponse) Reset() {
+	*x = GetWebhookSecretResponse{}
+	mi := &file_specproxy_operator_v1_rollout_proto_msgTypes[15]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GetWebhookSecretResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GetWebhookSecretResponse) ProtoMessage() {}
+
+func (x *GetWebhookSecretResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_specproxy_operator_v1_rollout_proto_msgTypes[15]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GetWebhookSecretResponse.ProtoReflect.Descriptor instead.
+func (*GetWebhookSecretResponse) Descriptor() ([]byte, []int) {
+	return file_specproxy_operator_v1_rollout_proto_rawDescGZIP(), []int{15}
+}
+
+func (x *GetWebhookSecretResponse) GetSecret() string {
+	if x != nil {
+		return x.Secret
+	}
+	return ""
+}
+
+type GateStatus struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Gate  *RolloutGate           `protobuf:"bytes,1,opt,name=gate,proto3" json:"gate,omitempty"`
+	Since *timestamppb.Timestamp `protobuf:"bytes,2,opt,name=since,proto3" json:"since,omitempty"`
+	Open  bool                   `protobuf:"varint,3,opt,name=open,proto3" json:"open,omitempty"`
+	By    string                 `protobuf:"bytes,4,opt,name=by,proto3" json:"by,omitempty"`
+	Why   string                 `protobuf:"bytes,5,opt,name=why,proto3" json:"why,omitempty"`
+	// How often it was asked, or notice was given.
+	Asked uint32 `protobuf:"varint,6,opt,name=asked,proto3" json:"asked,omitempty"`
+	// Links that open pages, each good once. Unset unless it waits for a person.
+	ApproveUrl    string `protobuf:"bytes,7,opt,name=approve_url,json=approveUrl,proto3" json:"approve_url,omitempty"`
+	RollbackUrl   string `protobuf:"bytes,8,opt,name=rollback_url,json=rollbackUrl,proto3" json:"rollback_url,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GateStatus) Reset() {
+	*x = GateStatus{}
+	mi := &file_specproxy_operator_v1_rollout_proto_msgTypes[16]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GateStatus) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GateStatus) ProtoMessage() {}
+
+func (x *GateStatus) ProtoReflect() protoreflect.Message {
+	mi := &file_specproxy_operator_v1_rollout_proto_msgTypes[16]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GateStatus.ProtoReflect.Descriptor instead.
+func (*GateStatus) Descriptor() ([]byte, []int) {
+	return file_specproxy_operator_v1_rollout_proto_rawDescGZIP(), []int{16}
+}
+
+func (x *GateStatus) GetGate() *RolloutGate {
+	if x != nil {
+		return x.Gate
+	}
+	return nil
+}
+
+func (x *GateStatus) GetSince() *timestamppb.Timestamp {
+	if x != nil {
+		return x.Since
+	}
+	return nil
+}
+
+func (x *GateStatus) GetOpen() bool {
+	if x != nil {
+		return x.Open
+	}
+	return false
+}
+
+func (x *GateStatus) GetBy() string {
+	if x != nil {
+		return x.By
+	}
+	return ""
+}
+
+func (x *GateStatus) GetWhy() string {
+	if x != nil {
+		return x.Why
+	}
+	return ""
+}
+
+func (x *GateStatus) GetAsked() uint32 {
+	if x != nil {
+		return x.Asked
+	}
+	return 0
+}
+
+func (x *GateStatus) GetApproveUrl() string {
+	if x != nil {
+		return x.ApproveUrl
+	}
+	return ""
+}
+
+func (x *GateStatus) GetRollbackUrl() string {
+	if x != nil {
+		return x.RollbackUrl
+	}
+	return ""
+}
+
 type RolloutVerdict struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// pass, fail, insufficient.
@@ -1207,7 +1502,7 @@ type RolloutVerdict struct {
 
 func (x *RolloutVerdict) Reset() {
 	*x = RolloutVerdict{}
-	mi := &file_specproxy_operator_v1_rollout_proto_msgTypes[13]
+	mi := &file_specproxy_operator_v1_rollout_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1219,7 +1514,7 @@ func (x *RolloutVerdict) String() string {
 func (*RolloutVerdict) ProtoMessage() {}
 
 func (x *RolloutVerdict) ProtoReflect() protoreflect.Message {
-	mi := &file_specproxy_operator_v1_rollout_proto_msgTypes[13]
+	mi := &file_specproxy_operator_v1_rollout_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1232,7 +1527,7 @@ func (x *RolloutVerdict) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RolloutVerdict.ProtoReflect.Descriptor instead.
 func (*RolloutVerdict) Descriptor() ([]byte, []int) {
-	return file_specproxy_operator_v1_rollout_proto_rawDescGZIP(), []int{13}
+	return file_specproxy_operator_v1_rollout_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *RolloutVerdict) GetResult() string {
@@ -1297,7 +1592,7 @@ type MetricVerdict struct {
 
 func (x *MetricVerdict) Reset() {
 	*x = MetricVerdict{}
-	mi := &file_specproxy_operator_v1_rollout_proto_msgTypes[14]
+	mi := &file_specproxy_operator_v1_rollout_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1309,7 +1604,7 @@ func (x *MetricVerdict) String() string {
 func (*MetricVerdict) ProtoMessage() {}
 
 func (x *MetricVerdict) ProtoReflect() protoreflect.Message {
-	mi := &file_specproxy_operator_v1_rollout_proto_msgTypes[14]
+	mi := &file_specproxy_operator_v1_rollout_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1322,7 +1617,7 @@ func (x *MetricVerdict) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MetricVerdict.ProtoReflect.Descriptor instead.
 func (*MetricVerdict) Descriptor() ([]byte, []int) {
-	return file_specproxy_operator_v1_rollout_proto_rawDescGZIP(), []int{14}
+	return file_specproxy_operator_v1_rollout_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *MetricVerdict) GetName() string {
@@ -1416,7 +1711,7 @@ type RolloutEntry struct {
 
 func (x *RolloutEntry) Reset() {
 	*x = RolloutEntry{}
-	mi := &file_specproxy_operator_v1_rollout_proto_msgTypes[15]
+	mi := &file_specproxy_operator_v1_rollout_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1428,7 +1723,7 @@ func (x *RolloutEntry) String() string {
 func (*RolloutEntry) ProtoMessage() {}
 
 func (x *RolloutEntry) ProtoReflect() protoreflect.Message {
-	mi := &file_specproxy_operator_v1_rollout_proto_msgTypes[15]
+	mi := &file_specproxy_operator_v1_rollout_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1441,7 +1736,7 @@ func (x *RolloutEntry) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RolloutEntry.ProtoReflect.Descriptor instead.
 func (*RolloutEntry) Descriptor() ([]byte, []int) {
-	return file_specproxy_operator_v1_rollout_proto_rawDescGZIP(), []int{15}
+	return file_specproxy_operator_v1_rollout_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *RolloutEntry) GetAt() *timestamppb.Timestamp {
@@ -1501,7 +1796,7 @@ type EvidenceEvent struct {
 
 func (x *EvidenceEvent) Reset() {
 	*x = EvidenceEvent{}
-	mi := &file_specproxy_operator_v1_rollout_proto_msgTypes[16]
+	mi := &file_specproxy_operator_v1_rollout_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1513,7 +1808,7 @@ func (x *EvidenceEvent) String() string {
 func (*EvidenceEvent) ProtoMessage() {}
 
 func (x *EvidenceEvent) ProtoReflect() protoreflect.Message {
-	mi := &file_specproxy_operator_v1_rollout_proto_msgTypes[16]
+	mi := &file_specproxy_operator_v1_rollout_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1526,7 +1821,7 @@ func (x *EvidenceEvent) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use EvidenceEvent.ProtoReflect.Descriptor instead.
 func (*EvidenceEvent) Descriptor() ([]byte, []int) {
-	return file_specproxy_operator_v1_rollout_proto_rawDescGZIP(), []int{16}
+	return file_specproxy_operator_v1_rollout_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *EvidenceEvent) GetExecution() string {
@@ -1584,11 +1879,20 @@ const file_specproxy_operator_v1_rollout_proto_rawDesc = "" +
 	"ack_within\x18\n" +
 	" \x01(\v2\x19.google.protobuf.DurationR\tackWithin\x12\x1a\n" +
 	"\boutcomes\x18\v \x03(\tR\boutcomes\x12'\n" +
-	"\x0fon_insufficient\x18\f \x01(\tR\x0eonInsufficient\"n\n" +
+	"\x0fon_insufficient\x18\f \x01(\tR\x0eonInsufficient\"\xa8\x01\n" +
 	"\vRolloutStep\x12\x16\n" +
 	"\x06weight\x18\x01 \x01(\rR\x06weight\x12\x14\n" +
 	"\x05until\x18\x02 \x01(\tR\x05until\x121\n" +
-	"\x06within\x18\x03 \x01(\v2\x19.google.protobuf.DurationR\x06within\"|\n" +
+	"\x06within\x18\x03 \x01(\v2\x19.google.protobuf.DurationR\x06within\x128\n" +
+	"\x05gates\x18\x04 \x03(\v2\".specproxy.operator.v1.RolloutGateR\x05gates\"\x89\x02\n" +
+	"\vRolloutGate\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12\x16\n" +
+	"\x06manual\x18\x02 \x01(\bR\x06manual\x12\x16\n" +
+	"\x06notify\x18\x03 \x01(\tR\x06notify\x126\n" +
+	"\tlinks_for\x18\x04 \x01(\v2\x19.google.protobuf.DurationR\blinksFor\x12\x18\n" +
+	"\awebhook\x18\x05 \x01(\tR\awebhook\x123\n" +
+	"\atimeout\x18\x06 \x01(\v2\x19.google.protobuf.DurationR\atimeout\x12/\n" +
+	"\x05every\x18\a \x01(\v2\x19.google.protobuf.DurationR\x05every\"|\n" +
 	"\rRolloutMetric\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x14\n" +
 	"\x05alpha\x18\x02 \x01(\x01R\x05alpha\x12\x13\n" +
@@ -1656,7 +1960,7 @@ const file_specproxy_operator_v1_rollout_proto_rawDesc = "" +
 	"\x06reason\x18\x03 \x01(\tR\x06reason\"\x88\x01\n" +
 	"\x15ChangeRolloutResponse\x128\n" +
 	"\arollout\x18\x01 \x01(\v2\x1e.specproxy.operator.v1.RolloutR\arollout\x125\n" +
-	"\x06change\x18\x02 \x01(\v2\x1d.specproxy.operator.v1.ChangeR\x06change\"\xb3\x06\n" +
+	"\x06change\x18\x02 \x01(\v2\x1d.specproxy.operator.v1.ChangeR\x06change\"\xec\x06\n" +
 	"\aRollout\x12\x12\n" +
 	"\x04spec\x18\x01 \x01(\tR\x04spec\x12\x16\n" +
 	"\x06canary\x18\x02 \x01(\tR\x06canary\x12\x16\n" +
@@ -1681,7 +1985,22 @@ const file_specproxy_operator_v1_rollout_proto_rawDesc = "" +
 	"\x03eta\x18\x12 \x01(\v2\x19.google.protobuf.DurationR\x03eta\x12\x16\n" +
 	"\x06demand\x18\x13 \x01(\x01R\x06demand\x12<\n" +
 	"\x06events\x18\x14 \x03(\v2$.specproxy.operator.v1.EvidenceEventR\x06events\x12\x16\n" +
-	"\x06origin\x18\x15 \x01(\tR\x06origin\"\xc4\x01\n" +
+	"\x06origin\x18\x15 \x01(\tR\x06origin\x127\n" +
+	"\x05gates\x18\x16 \x03(\v2!.specproxy.operator.v1.GateStatusR\x05gates\"\x19\n" +
+	"\x17GetWebhookSecretRequest\"2\n" +
+	"\x18GetWebhookSecretResponse\x12\x16\n" +
+	"\x06secret\x18\x01 \x01(\tR\x06secret\"\x86\x02\n" +
+	"\n" +
+	"GateStatus\x126\n" +
+	"\x04gate\x18\x01 \x01(\v2\".specproxy.operator.v1.RolloutGateR\x04gate\x120\n" +
+	"\x05since\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\x05since\x12\x12\n" +
+	"\x04open\x18\x03 \x01(\bR\x04open\x12\x0e\n" +
+	"\x02by\x18\x04 \x01(\tR\x02by\x12\x10\n" +
+	"\x03why\x18\x05 \x01(\tR\x03why\x12\x14\n" +
+	"\x05asked\x18\x06 \x01(\rR\x05asked\x12\x1f\n" +
+	"\vapprove_url\x18\a \x01(\tR\n" +
+	"approveUrl\x12!\n" +
+	"\frollback_url\x18\b \x01(\tR\vrollbackUrl\"\xc4\x01\n" +
 	"\x0eRolloutVerdict\x12\x16\n" +
 	"\x06result\x18\x01 \x01(\tR\x06result\x12\x16\n" +
 	"\x06reason\x18\x02 \x01(\tR\x06reason\x12\x12\n" +
@@ -1714,13 +2033,14 @@ const file_specproxy_operator_v1_rollout_proto_rawDesc = "" +
 	"\x03arm\x18\x02 \x01(\tR\x03arm\x12\x16\n" +
 	"\x06weight\x18\x03 \x01(\rR\x06weight\x12*\n" +
 	"\x02at\x18\x04 \x01(\v2\x1a.google.protobuf.TimestampR\x02at\x12\x14\n" +
-	"\x05stake\x18\x05 \x01(\x01R\x05stake2\xa8\x03\n" +
+	"\x05stake\x18\x05 \x01(\x01R\x05stake2\x9d\x04\n" +
 	"\x0eRolloutService\x12^\n" +
 	"\tLookAhead\x12'.specproxy.operator.v1.LookAheadRequest\x1a(.specproxy.operator.v1.LookAheadResponse\x12g\n" +
 	"\fStartRollout\x12*.specproxy.operator.v1.StartRolloutRequest\x1a+.specproxy.operator.v1.StartRolloutResponse\x12a\n" +
 	"\n" +
 	"GetRollout\x12(.specproxy.operator.v1.GetRolloutRequest\x1a).specproxy.operator.v1.GetRolloutResponse\x12j\n" +
-	"\rChangeRollout\x12+.specproxy.operator.v1.ChangeRolloutRequest\x1a,.specproxy.operator.v1.ChangeRolloutResponseB\xe4\x01\n" +
+	"\rChangeRollout\x12+.specproxy.operator.v1.ChangeRolloutRequest\x1a,.specproxy.operator.v1.ChangeRolloutResponse\x12s\n" +
+	"\x10GetWebhookSecret\x12..specproxy.operator.v1.GetWebhookSecretRequest\x1a/.specproxy.operator.v1.GetWebhookSecretResponseB\xe4\x01\n" +
 	"\x19com.specproxy.operator.v1B\fRolloutProtoP\x01ZCgithub.com/specproxy/specproxy/gen/specproxy/operator/v1;operatorv1\xa2\x02\x03SOX\xaa\x02\x15Specproxy.Operator.V1\xca\x02\x15Specproxy\\Operator\\V1\xe2\x02!Specproxy\\Operator\\V1\\GPBMetadata\xea\x02\x17Specproxy::Operator::V1b\x06proto3"
 
 var (
@@ -1735,74 +2055,87 @@ func file_specproxy_operator_v1_rollout_proto_rawDescGZIP() []byte {
 	return file_specproxy_operator_v1_rollout_proto_rawDescData
 }
 
-var file_specproxy_operator_v1_rollout_proto_msgTypes = make([]protoimpl.MessageInfo, 17)
+var file_specproxy_operator_v1_rollout_proto_msgTypes = make([]protoimpl.MessageInfo, 21)
 var file_specproxy_operator_v1_rollout_proto_goTypes = []any{
-	(*RolloutPlan)(nil),           // 0: specproxy.operator.v1.RolloutPlan
-	(*RolloutStep)(nil),           // 1: specproxy.operator.v1.RolloutStep
-	(*RolloutMetric)(nil),         // 2: specproxy.operator.v1.RolloutMetric
-	(*LookAheadRequest)(nil),      // 3: specproxy.operator.v1.LookAheadRequest
-	(*LookAheadResponse)(nil),     // 4: specproxy.operator.v1.LookAheadResponse
-	(*StepOutlook)(nil),           // 5: specproxy.operator.v1.StepOutlook
-	(*StartRolloutRequest)(nil),   // 6: specproxy.operator.v1.StartRolloutRequest
-	(*StartRolloutResponse)(nil),  // 7: specproxy.operator.v1.StartRolloutResponse
-	(*GetRolloutRequest)(nil),     // 8: specproxy.operator.v1.GetRolloutRequest
-	(*GetRolloutResponse)(nil),    // 9: specproxy.operator.v1.GetRolloutResponse
-	(*ChangeRolloutRequest)(nil),  // 10: specproxy.operator.v1.ChangeRolloutRequest
-	(*ChangeRolloutResponse)(nil), // 11: specproxy.operator.v1.ChangeRolloutResponse
-	(*Rollout)(nil),               // 12: specproxy.operator.v1.Rollout
-	(*RolloutVerdict)(nil),        // 13: specproxy.operator.v1.RolloutVerdict
-	(*MetricVerdict)(nil),         // 14: specproxy.operator.v1.MetricVerdict
-	(*RolloutEntry)(nil),          // 15: specproxy.operator.v1.RolloutEntry
-	(*EvidenceEvent)(nil),         // 16: specproxy.operator.v1.EvidenceEvent
-	(*durationpb.Duration)(nil),   // 17: google.protobuf.Duration
-	(*Override)(nil),              // 18: specproxy.operator.v1.Override
-	(*Change)(nil),                // 19: specproxy.operator.v1.Change
-	(*timestamppb.Timestamp)(nil), // 20: google.protobuf.Timestamp
+	(*RolloutPlan)(nil),              // 0: specproxy.operator.v1.RolloutPlan
+	(*RolloutStep)(nil),              // 1: specproxy.operator.v1.RolloutStep
+	(*RolloutGate)(nil),              // 2: specproxy.operator.v1.RolloutGate
+	(*RolloutMetric)(nil),            // 3: specproxy.operator.v1.RolloutMetric
+	(*LookAheadRequest)(nil),         // 4: specproxy.operator.v1.LookAheadRequest
+	(*LookAheadResponse)(nil),        // 5: specproxy.operator.v1.LookAheadResponse
+	(*StepOutlook)(nil),              // 6: specproxy.operator.v1.StepOutlook
+	(*StartRolloutRequest)(nil),      // 7: specproxy.operator.v1.StartRolloutRequest
+	(*StartRolloutResponse)(nil),     // 8: specproxy.operator.v1.StartRolloutResponse
+	(*GetRolloutRequest)(nil),        // 9: specproxy.operator.v1.GetRolloutRequest
+	(*GetRolloutResponse)(nil),       // 10: specproxy.operator.v1.GetRolloutResponse
+	(*ChangeRolloutRequest)(nil),     // 11: specproxy.operator.v1.ChangeRolloutRequest
+	(*ChangeRolloutResponse)(nil),    // 12: specproxy.operator.v1.ChangeRolloutResponse
+	(*Rollout)(nil),                  // 13: specproxy.operator.v1.Rollout
+	(*GetWebhookSecretRequest)(nil),  // 14: specproxy.operator.v1.GetWebhookSecretRequest
+	(*GetWebhookSecretResponse)(nil), // 15: specproxy.operator.v1.GetWebhookSecretResponse
+	(*GateStatus)(nil),               // 16: specproxy.operator.v1.GateStatus
+	(*RolloutVerdict)(nil),           // 17: specproxy.operator.v1.RolloutVerdict
+	(*MetricVerdict)(nil),            // 18: specproxy.operator.v1.MetricVerdict
+	(*RolloutEntry)(nil),             // 19: specproxy.operator.v1.RolloutEntry
+	(*EvidenceEvent)(nil),            // 20: specproxy.operator.v1.EvidenceEvent
+	(*durationpb.Duration)(nil),      // 21: google.protobuf.Duration
+	(*Override)(nil),                 // 22: specproxy.operator.v1.Override
+	(*Change)(nil),                   // 23: specproxy.operator.v1.Change
+	(*timestamppb.Timestamp)(nil),    // 24: google.protobuf.Timestamp
 }
 var file_specproxy_operator_v1_rollout_proto_depIdxs = []int32{
 	1,  // 0: specproxy.operator.v1.RolloutPlan.steps:type_name -> specproxy.operator.v1.RolloutStep
-	17, // 1: specproxy.operator.v1.RolloutPlan.bake_for:type_name -> google.protobuf.Duration
-	2,  // 2: specproxy.operator.v1.RolloutPlan.metrics:type_name -> specproxy.operator.v1.RolloutMetric
-	17, // 3: specproxy.operator.v1.RolloutPlan.ack_within:type_name -> google.protobuf.Duration
-	17, // 4: specproxy.operator.v1.RolloutStep.within:type_name -> google.protobuf.Duration
-	0,  // 5: specproxy.operator.v1.LookAheadRequest.plan:type_name -> specproxy.operator.v1.RolloutPlan
-	0,  // 6: specproxy.operator.v1.LookAheadResponse.plan:type_name -> specproxy.operator.v1.RolloutPlan
-	5,  // 7: specproxy.operator.v1.LookAheadResponse.steps:type_name -> specproxy.operator.v1.StepOutlook
-	17, // 8: specproxy.operator.v1.LookAheadResponse.total:type_name -> google.protobuf.Duration
-	17, // 9: specproxy.operator.v1.StepOutlook.duration:type_name -> google.protobuf.Duration
-	0,  // 10: specproxy.operator.v1.StartRolloutRequest.plan:type_name -> specproxy.operator.v1.RolloutPlan
-	18, // 11: specproxy.operator.v1.StartRolloutRequest.override:type_name -> specproxy.operator.v1.Override
-	19, // 12: specproxy.operator.v1.StartRolloutResponse.change:type_name -> specproxy.operator.v1.Change
-	12, // 13: specproxy.operator.v1.StartRolloutResponse.rollout:type_name -> specproxy.operator.v1.Rollout
-	12, // 14: specproxy.operator.v1.GetRolloutResponse.rollout:type_name -> specproxy.operator.v1.Rollout
-	12, // 15: specproxy.operator.v1.ChangeRolloutResponse.rollout:type_name -> specproxy.operator.v1.Rollout
-	19, // 16: specproxy.operator.v1.ChangeRolloutResponse.change:type_name -> specproxy.operator.v1.Change
-	0,  // 17: specproxy.operator.v1.Rollout.plan:type_name -> specproxy.operator.v1.RolloutPlan
-	20, // 18: specproxy.operator.v1.Rollout.started_at:type_name -> google.protobuf.Timestamp
-	20, // 19: specproxy.operator.v1.Rollout.entered_at:type_name -> google.protobuf.Timestamp
-	17, // 20: specproxy.operator.v1.Rollout.elapsed:type_name -> google.protobuf.Duration
-	17, // 21: specproxy.operator.v1.Rollout.bound:type_name -> google.protobuf.Duration
-	20, // 22: specproxy.operator.v1.Rollout.ack_by:type_name -> google.protobuf.Timestamp
-	13, // 23: specproxy.operator.v1.Rollout.verdict:type_name -> specproxy.operator.v1.RolloutVerdict
-	15, // 24: specproxy.operator.v1.Rollout.history:type_name -> specproxy.operator.v1.RolloutEntry
-	17, // 25: specproxy.operator.v1.Rollout.eta:type_name -> google.protobuf.Duration
-	16, // 26: specproxy.operator.v1.Rollout.events:type_name -> specproxy.operator.v1.EvidenceEvent
-	14, // 27: specproxy.operator.v1.RolloutVerdict.metrics:type_name -> specproxy.operator.v1.MetricVerdict
-	20, // 28: specproxy.operator.v1.RolloutEntry.at:type_name -> google.protobuf.Timestamp
-	20, // 29: specproxy.operator.v1.EvidenceEvent.at:type_name -> google.protobuf.Timestamp
-	3,  // 30: specproxy.operator.v1.RolloutService.LookAhead:input_type -> specproxy.operator.v1.LookAheadRequest
-	6,  // 31: specproxy.operator.v1.RolloutService.StartRollout:input_type -> specproxy.operator.v1.StartRolloutRequest
-	8,  // 32: specproxy.operator.v1.RolloutService.GetRollout:input_type -> specproxy.operator.v1.GetRolloutRequest
-	10, // 33: specproxy.operator.v1.RolloutService.ChangeRollout:input_type -> specproxy.operator.v1.ChangeRolloutRequest
-	4,  // 34: specproxy.operator.v1.RolloutService.LookAhead:output_type -> specproxy.operator.v1.LookAheadResponse
-	7,  // 35: specproxy.operator.v1.RolloutService.StartRollout:output_type -> specproxy.operator.v1.StartRolloutResponse
-	9,  // 36: specproxy.operator.v1.RolloutService.GetRollout:output_type -> specproxy.operator.v1.GetRolloutResponse
-	11, // 37: specproxy.operator.v1.RolloutService.ChangeRollout:output_type -> specproxy.operator.v1.ChangeRolloutResponse
-	34, // [34:38] is the sub-list for method output_type
-	30, // [30:34] is the sub-list for method input_type
-	30, // [30:30] is the sub-list for extension type_name
-	30, // [30:30] is the sub-list for extension extendee
-	0,  // [0:30] is the sub-list for field type_name
+	21, // 1: specproxy.operator.v1.RolloutPlan.bake_for:type_name -> google.protobuf.Duration
+	3,  // 2: specproxy.operator.v1.RolloutPlan.metrics:type_name -> specproxy.operator.v1.RolloutMetric
+	21, // 3: specproxy.operator.v1.RolloutPlan.ack_within:type_name -> google.protobuf.Duration
+	21, // 4: specproxy.operator.v1.RolloutStep.within:type_name -> google.protobuf.Duration
+	2,  // 5: specproxy.operator.v1.RolloutStep.gates:type_name -> specproxy.operator.v1.RolloutGate
+	21, // 6: specproxy.operator.v1.RolloutGate.links_for:type_name -> google.protobuf.Duration
+	21, // 7: specproxy.operator.v1.RolloutGate.timeout:type_name -> google.protobuf.Duration
+	21, // 8: specproxy.operator.v1.RolloutGate.every:type_name -> google.protobuf.Duration
+	0,  // 9: specproxy.operator.v1.LookAheadRequest.plan:type_name -> specproxy.operator.v1.RolloutPlan
+	0,  // 10: specproxy.operator.v1.LookAheadResponse.plan:type_name -> specproxy.operator.v1.RolloutPlan
+	6,  // 11: specproxy.operator.v1.LookAheadResponse.steps:type_name -> specproxy.operator.v1.StepOutlook
+	21, // 12: specproxy.operator.v1.LookAheadResponse.total:type_name -> google.protobuf.Duration
+	21, // 13: specproxy.operator.v1.StepOutlook.duration:type_name -> google.protobuf.Duration
+	0,  // 14: specproxy.operator.v1.StartRolloutRequest.plan:type_name -> specproxy.operator.v1.RolloutPlan
+	22, // 15: specproxy.operator.v1.StartRolloutRequest.override:type_name -> specproxy.operator.v1.Override
+	23, // 16: specproxy.operator.v1.StartRolloutResponse.change:type_name -> specproxy.operator.v1.Change
+	13, // 17: specproxy.operator.v1.StartRolloutResponse.rollout:type_name -> specproxy.operator.v1.Rollout
+	13, // 18: specproxy.operator.v1.GetRolloutResponse.rollout:type_name -> specproxy.operator.v1.Rollout
+	13, // 19: specproxy.operator.v1.ChangeRolloutResponse.rollout:type_name -> specproxy.operator.v1.Rollout
+	23, // 20: specproxy.operator.v1.ChangeRolloutResponse.change:type_name -> specproxy.operator.v1.Change
+	0,  // 21: specproxy.operator.v1.Rollout.plan:type_name -> specproxy.operator.v1.RolloutPlan
+	24, // 22: specproxy.operator.v1.Rollout.started_at:type_name -> google.protobuf.Timestamp
+	24, // 23: specproxy.operator.v1.Rollout.entered_at:type_name -> google.protobuf.Timestamp
+	21, // 24: specproxy.operator.v1.Rollout.elapsed:type_name -> google.protobuf.Duration
+	21, // 25: specproxy.operator.v1.Rollout.bound:type_name -> google.protobuf.Duration
+	24, // 26: specproxy.operator.v1.Rollout.ack_by:type_name -> google.protobuf.Timestamp
+	17, // 27: specproxy.operator.v1.Rollout.verdict:type_name -> specproxy.operator.v1.RolloutVerdict
+	19, // 28: specproxy.operator.v1.Rollout.history:type_name -> specproxy.operator.v1.RolloutEntry
+	21, // 29: specproxy.operator.v1.Rollout.eta:type_name -> google.protobuf.Duration
+	20, // 30: specproxy.operator.v1.Rollout.events:type_name -> specproxy.operator.v1.EvidenceEvent
+	16, // 31: specproxy.operator.v1.Rollout.gates:type_name -> specproxy.operator.v1.GateStatus
+	2,  // 32: specproxy.operator.v1.GateStatus.gate:type_name -> specproxy.operator.v1.RolloutGate
+	24, // 33: specproxy.operator.v1.GateStatus.since:type_name -> google.protobuf.Timestamp
+	18, // 34: specproxy.operator.v1.RolloutVerdict.metrics:type_name -> specproxy.operator.v1.MetricVerdict
+	24, // 35: specproxy.operator.v1.RolloutEntry.at:type_name -> google.protobuf.Timestamp
+	24, // 36: specproxy.operator.v1.EvidenceEvent.at:type_name -> google.protobuf.Timestamp
+	4,  // 37: specproxy.operator.v1.RolloutService.LookAhead:input_type -> specproxy.operator.v1.LookAheadRequest
+	7,  // 38: specproxy.operator.v1.RolloutService.StartRollout:input_type -> specproxy.operator.v1.StartRolloutRequest
+	9,  // 39: specproxy.operator.v1.RolloutService.GetRollout:input_type -> specproxy.operator.v1.GetRolloutRequest
+	11, // 40: specproxy.operator.v1.RolloutService.ChangeRollout:input_type -> specproxy.operator.v1.ChangeRolloutRequest
+	14, // 41: specproxy.operator.v1.RolloutService.GetWebhookSecret:input_type -> specproxy.operator.v1.GetWebhookSecretRequest
+	5,  // 42: specproxy.operator.v1.RolloutService.LookAhead:output_type -> specproxy.operator.v1.LookAheadResponse
+	8,  // 43: specproxy.operator.v1.RolloutService.StartRollout:output_type -> specproxy.operator.v1.StartRolloutResponse
+	10, // 44: specproxy.operator.v1.RolloutService.GetRollout:output_type -> specproxy.operator.v1.GetRolloutResponse
+	12, // 45: specproxy.operator.v1.RolloutService.ChangeRollout:output_type -> specproxy.operator.v1.ChangeRolloutResponse
+	15, // 46: specproxy.operator.v1.RolloutService.GetWebhookSecret:output_type -> specproxy.operator.v1.GetWebhookSecretResponse
+	42, // [42:47] is the sub-list for method output_type
+	37, // [37:42] is the sub-list for method input_type
+	37, // [37:37] is the sub-list for extension type_name
+	37, // [37:37] is the sub-list for extension extendee
+	0,  // [0:37] is the sub-list for field type_name
 }
 
 func init() { file_specproxy_operator_v1_rollout_proto_init() }
@@ -1817,7 +2150,7 @@ func file_specproxy_operator_v1_rollout_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_specproxy_operator_v1_rollout_proto_rawDesc), len(file_specproxy_operator_v1_rollout_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   17,
+			NumMessages:   21,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

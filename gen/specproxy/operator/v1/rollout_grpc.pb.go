@@ -21,10 +21,11 @@ import (
 const _ = grpc.SupportPackageIsVersion9
 
 const (
-	RolloutService_LookAhead_FullMethodName     = "/specproxy.operator.v1.RolloutService/LookAhead"
-	RolloutService_StartRollout_FullMethodName  = "/specproxy.operator.v1.RolloutService/StartRollout"
-	RolloutService_GetRollout_FullMethodName    = "/specproxy.operator.v1.RolloutService/GetRollout"
-	RolloutService_ChangeRollout_FullMethodName = "/specproxy.operator.v1.RolloutService/ChangeRollout"
+	RolloutService_LookAhead_FullMethodName        = "/specproxy.operator.v1.RolloutService/LookAhead"
+	RolloutService_StartRollout_FullMethodName     = "/specproxy.operator.v1.RolloutService/StartRollout"
+	RolloutService_GetRollout_FullMethodName       = "/specproxy.operator.v1.RolloutService/GetRollout"
+	RolloutService_ChangeRollout_FullMethodName    = "/specproxy.operator.v1.RolloutService/ChangeRollout"
+	RolloutService_GetWebhookSecret_FullMethodName = "/specproxy.operator.v1.RolloutService/GetWebhookSecret"
 )
 
 // RolloutServiceClient is the client API for RolloutService service.
@@ -41,6 +42,8 @@ type RolloutServiceClient interface {
 	GetRollout(ctx context.Context, in *GetRolloutRequest, opts ...grpc.CallOption) (*GetRolloutResponse, error)
 	// ChangeRollout carries out a person's command.
 	ChangeRollout(ctx context.Context, in *ChangeRolloutRequest, opts ...grpc.CallOption) (*ChangeRolloutResponse, error)
+	// GetWebhookSecret returns what receivers of webhooks check their signatures with (Standard Webhooks, "whsec_…").
+	GetWebhookSecret(ctx context.Context, in *GetWebhookSecretRequest, opts ...grpc.CallOption) (*GetWebhookSecretResponse, error)
 }
 
 type rolloutServiceClient struct {
@@ -91,6 +94,16 @@ func (c *rolloutServiceClient) ChangeRollout(ctx context.Context, in *ChangeRoll
 	return out, nil
 }
 
+func (c *rolloutServiceClient) GetWebhookSecret(ctx context.Context, in *GetWebhookSecretRequest, opts ...grpc.CallOption) (*GetWebhookSecretResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(GetWebhookSecretResponse)
+	err := c.cc.Invoke(ctx, RolloutService_GetWebhookSecret_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 // RolloutServiceServer is the server API for RolloutService service.
 // All implementations must embed UnimplementedRolloutServiceServer
 // for forward compatibility.
@@ -105,6 +118,8 @@ type RolloutServiceServer interface {
 	GetRollout(context.Context, *GetRolloutRequest) (*GetRolloutResponse, error)
 	// ChangeRollout carries out a person's command.
 	ChangeRollout(context.Context, *ChangeRolloutRequest) (*ChangeRolloutResponse, error)
+	// GetWebhookSecret returns what receivers of webhooks check their signatures with (Standard Webhooks, "whsec_…").
+	GetWebhookSecret(context.Context, *GetWebhookSecretRequest) (*GetWebhookSecretResponse, error)
 	mustEmbedUnimplementedRolloutServiceServer()
 }
 
@@ -126,6 +141,9 @@ func (UnimplementedRolloutServiceServer) GetRollout(context.Context, *GetRollout
 }
 func (UnimplementedRolloutServiceServer) ChangeRollout(context.Context, *ChangeRolloutRequest) (*ChangeRolloutResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method ChangeRollout not implemented")
+}
+func (UnimplementedRolloutServiceServer) GetWebhookSecret(context.Context, *GetWebhookSecretRequest) (*GetWebhookSecretResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method GetWebhookSecret not implemented")
 }
 func (UnimplementedRolloutServiceServer) mustEmbedUnimplementedRolloutServiceServer() {}
 func (UnimplementedRolloutServiceServer) testEmbeddedByValue()                        {}
@@ -220,6 +238,24 @@ func _RolloutService_ChangeRollout_Handler(srv interface{}, ctx context.Context,
 	return interceptor(ctx, in, info, handler)
 }
 
+func _RolloutService_GetWebhookSecret_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(GetWebhookSecretRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(RolloutServiceServer).GetWebhookSecret(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: RolloutService_GetWebhookSecret_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(RolloutServiceServer).GetWebhookSecret(ctx, req.(*GetWebhookSecretRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 // RolloutService_ServiceDesc is the grpc.ServiceDesc for RolloutService service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
@@ -242,6 +278,10 @@ var RolloutService_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "ChangeRollout",
 			Handler:    _RolloutService_ChangeRollout_Handler,
+		},
+		{
+			MethodName: "GetWebhookSecret",
+			Handler:    _RolloutService_GetWebhookSecret_Handler,
 		},
 	},
 	Streams:  []grpc.StreamDesc{},

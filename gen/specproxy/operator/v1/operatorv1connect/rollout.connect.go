@@ -47,6 +47,9 @@ const (
 	// RolloutServiceChangeRolloutProcedure is the fully-qualified name of the RolloutService's
 	// ChangeRollout RPC.
 	RolloutServiceChangeRolloutProcedure = "/specproxy.operator.v1.RolloutService/ChangeRollout"
+	// RolloutServiceGetWebhookSecretProcedure is the fully-qualified name of the RolloutService's
+	// GetWebhookSecret RPC.
+	RolloutServiceGetWebhookSecretProcedure = "/specproxy.operator.v1.RolloutService/GetWebhookSecret"
 )
 
 // RolloutServiceClient is a client for the specproxy.operator.v1.RolloutService service.
@@ -59,6 +62,8 @@ type RolloutServiceClient interface {
 	GetRollout(context.Context, *connect.Request[v1.GetRolloutRequest]) (*connect.Response[v1.GetRolloutResponse], error)
 	// ChangeRollout carries out a person's command.
 	ChangeRollout(context.Context, *connect.Request[v1.ChangeRolloutRequest]) (*connect.Response[v1.ChangeRolloutResponse], error)
+	// GetWebhookSecret returns what receivers of webhooks check their signatures with (Standard Webhooks, "whsec_…").
+	GetWebhookSecret(context.Context, *connect.Request[v1.GetWebhookSecretRequest]) (*connect.Response[v1.GetWebhookSecretResponse], error)
 }
 
 // NewRolloutServiceClient constructs a client for the specproxy.operator.v1.RolloutService service.
@@ -96,15 +101,22 @@ func NewRolloutServiceClient(httpClient connect.HTTPClient, baseURL string, opts
 			connect.WithSchema(rolloutServiceMethods.ByName("ChangeRollout")),
 			connect.WithClientOptions(opts...),
 		),
+		getWebhookSecret: connect.NewClient[v1.GetWebhookSecretRequest, v1.GetWebhookSecretResponse](
+			httpClient,
+			baseURL+RolloutServiceGetWebhookSecretProcedure,
+			connect.WithSchema(rolloutServiceMethods.ByName("GetWebhookSecret")),
+			connect.WithClientOptions(opts...),
+		),
 	}
 }
 
 // rolloutServiceClient implements RolloutServiceClient.
 type rolloutServiceClient struct {
-	lookAhead     *connect.Client[v1.LookAheadRequest, v1.LookAheadResponse]
-	startRollout  *connect.Client[v1.StartRolloutRequest, v1.StartRolloutResponse]
-	getRollout    *connect.Client[v1.GetRolloutRequest, v1.GetRolloutResponse]
-	changeRollout *connect.Client[v1.ChangeRolloutRequest, v1.ChangeRolloutResponse]
+	lookAhead        *connect.Client[v1.LookAheadRequest, v1.LookAheadResponse]
+	startRollout     *connect.Client[v1.StartRolloutRequest, v1.StartRolloutResponse]
+	getRollout       *connect.Client[v1.GetRolloutRequest, v1.GetRolloutResponse]
+	changeRollout    *connect.Client[v1.ChangeRolloutRequest, v1.ChangeRolloutResponse]
+	getWebhookSecret *connect.Client[v1.GetWebhookSecretRequest, v1.GetWebhookSecretResponse]
 }
 
 // LookAhead calls specproxy.operator.v1.RolloutService.LookAhead.
@@ -127,6 +139,11 @@ func (c *rolloutServiceClient) ChangeRollout(ctx context.Context, req *connect.R
 	return c.changeRollout.CallUnary(ctx, req)
 }
 
+// GetWebhookSecret calls specproxy.operator.v1.RolloutService.GetWebhookSecret.
+func (c *rolloutServiceClient) GetWebhookSecret(ctx context.Context, req *connect.Request[v1.GetWebhookSecretRequest]) (*connect.Response[v1.GetWebhookSecretResponse], error) {
+	return c.getWebhookSecret.CallUnary(ctx, req)
+}
+
 // RolloutServiceHandler is an implementation of the specproxy.operator.v1.RolloutService service.
 type RolloutServiceHandler interface {
 	// LookAhead says what a plan comes to at today's traffic. It changes nothing.
@@ -137,6 +154,8 @@ type RolloutServiceHandler interface {
 	GetRollout(context.Context, *connect.Request[v1.GetRolloutRequest]) (*connect.Response[v1.GetRolloutResponse], error)
 	// ChangeRollout carries out a person's command.
 	ChangeRollout(context.Context, *connect.Request[v1.ChangeRolloutRequest]) (*connect.Response[v1.ChangeRolloutResponse], error)
+	// GetWebhookSecret returns what receivers of webhooks check their signatures with (Standard Webhooks, "whsec_…").
+	GetWebhookSecret(context.Context, *connect.Request[v1.GetWebhookSecretRequest]) (*connect.Response[v1.GetWebhookSecretResponse], error)
 }
 
 // NewRolloutServiceHandler builds an HTTP handler from the service implementation. It returns the
@@ -170,6 +189,12 @@ func NewRolloutServiceHandler(svc RolloutServiceHandler, opts ...connect.Handler
 		connect.WithSchema(rolloutServiceMethods.ByName("ChangeRollout")),
 		connect.WithHandlerOptions(opts...),
 	)
+	rolloutServiceGetWebhookSecretHandler := connect.NewUnaryHandler(
+		RolloutServiceGetWebhookSecretProcedure,
+		svc.GetWebhookSecret,
+		connect.WithSchema(rolloutServiceMethods.ByName("GetWebhookSecret")),
+		connect.WithHandlerOptions(opts...),
+	)
 	return "/specproxy.operator.v1.RolloutService/", http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		switch r.URL.Path {
 		case RolloutServiceLookAheadProcedure:
@@ -180,6 +205,8 @@ func NewRolloutServiceHandler(svc RolloutServiceHandler, opts ...connect.Handler
 			rolloutServiceGetRolloutHandler.ServeHTTP(w, r)
 		case RolloutServiceChangeRolloutProcedure:
 			rolloutServiceChangeRolloutHandler.ServeHTTP(w, r)
+		case RolloutServiceGetWebhookSecretProcedure:
+			rolloutServiceGetWebhookSecretHandler.ServeHTTP(w, r)
 		default:
 			http.NotFound(w, r)
 		}
@@ -203,4 +230,8 @@ func (UnimplementedRolloutServiceHandler) GetRollout(context.Context, *connect.R
 
 func (UnimplementedRolloutServiceHandler) ChangeRollout(context.Context, *connect.Request[v1.ChangeRolloutRequest]) (*connect.Response[v1.ChangeRolloutResponse], error) {
 	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("specproxy.operator.v1.RolloutService.ChangeRollout is not implemented"))
+}
+
+func (UnimplementedRolloutServiceHandler) GetWebhookSecret(context.Context, *connect.Request[v1.GetWebhookSecretRequest]) (*connect.Response[v1.GetWebhookSecretResponse], error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("specproxy.operator.v1.RolloutService.GetWebhookSecret is not implemented"))
 }

@@ -101,6 +101,7 @@ func (c *catalog) publish(revision int64, entries map[string]*entry) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.seq++
+	news := map[*mailbox]struct{}{}
 	hosts := map[string]struct{}{}
 	for name, next := range entries {
 		old := c.specs[name]
@@ -114,10 +115,14 @@ func (c *catalog) publish(revision int64, entries map[string]*entry) {
 		if !same(old, next) {
 			for m := range c.followers[name] {
 				m.spec(name)
+				news[m] = struct{}{}
 			}
 		}
 	}
-	c.settleHosts(hosts)
+	c.settleHosts(hosts, news)
+	for m := range news {
+		m.ring()
+	}
 	c.revision = revision
 	close(c.moved)
 	c.moved = make(chan struct{})
@@ -143,8 +148,9 @@ func (c *catalog) claim(spec string, old, next *entry, hosts map[string]struct{}
 }
 
 // settleHosts gives each host to one of the specs that claim it. Envoy refuses all scopes if two have the same key, so one spec too many
-// must not reach it: the host's own spec ("<name>.agents") comes first, then the first by name. That is the same on every replica.
-func (c *catalog) settleHosts(hosts map[string]struct{}) {
+// must not reach it: the host's own spec ("<name>.agents") comes first, then the first by name. That is the same on every replica. Whose
+// mailbox has news of it is noted.
+func (c *catalog) settleHosts(hosts map[string]struct{}, news map[*mailbox]struct{}) {
 	for h := range hosts {
 		winner := ""
 		for spec := range c.claims[h] {
@@ -175,6 +181,7 @@ func (c *catalog) settleHosts(hosts map[string]struct{}) {
 		}
 		for m := range c.all {
 			m.host(h)
+			news[m] = struct{}{}
 		}
 	}
 }
@@ -280,14 +287,12 @@ func (m *mailbox) spec(name string) {
 	m.mu.Lock()
 	m.specs[name] = struct{}{}
 	m.mu.Unlock()
-	m.ring()
 }
 
 func (m *mailbox) host(name string) {
 	m.mu.Lock()
 	m.hosts[name] = struct{}{}
 	m.mu.Unlock()
-	m.ring()
 }
 
 func (m *mailbox) ring() {

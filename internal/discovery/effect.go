@@ -30,11 +30,11 @@ type ProxyEffect struct {
 // Effect is how far one generation of a spec has come, at all replicas. Proxies that have nothing of the spec are in none of the lists: they
 // get the newest route with their first request. Each list is sorted by node.
 type Effect struct {
-	// Acked have acknowledged the generation or a later one.
+	// Acked have acknowledged the generation or a later one, and refuse nothing of it.
 	Acked []ProxyEffect
 	// Pending are connected and have not answered yet.
 	Pending []ProxyEffect
-	// Refused keep an older generation and said why.
+	// Refused keep an older generation, or the generation as it was before a refused addition, and said why.
 	Refused []ProxyEffect
 	// Gone are connected to no replica, were seen in the last 24 hours and had the spec: nobody knows what they do. They are unproven.
 	Gone []ProxyEffect
@@ -130,7 +130,7 @@ func (l *ledger) effect(spec string, generation uint64, now time.Time, others ne
 func (e *Effect) add(a routing.ProxyAck, generation uint64, where string) {
 	p := ProxyEffect{Node: a.Node, Generation: a.Generation, AckedAt: a.At}
 	switch {
-	case a.Generation >= generation:
+	case a.Proven() >= generation:
 		e.Acked = append(e.Acked, p)
 	case a.Refusal != "" && (a.RefusedGeneration == 0 || a.RefusedGeneration >= generation):
 		p.Refusal, p.Reason = a.Refusal, "refused it: "+a.Refusal+where
@@ -155,11 +155,12 @@ func (n *node) ack(spec string) (slowest routing.ProxyAck, ok bool) {
 			}
 			continue
 		}
-		this := routing.ProxyAck{Node: n.name, Generation: r.generation, At: r.at, Refusal: r.refusal, RefusedGeneration: r.refusedGeneration}
+		refusal := s.refusal(spec)
+		this := routing.ProxyAck{Node: n.name, Generation: r.generation, At: r.at, Refusal: refusal.message, RefusedGeneration: refusal.generation}
 		switch {
-		case !ok, this.Generation < slowest.Generation:
+		case !ok, this.Proven() < slowest.Proven():
 			slowest = this
-		case this.Generation == slowest.Generation && (this.Refusal != "" || slowest.Refusal == "" && this.At.After(slowest.At)):
+		case this.Proven() == slowest.Proven() && (this.Refusal != "" || slowest.Refusal == "" && this.At.After(slowest.At)):
 			slowest = this
 		}
 		ok = true
@@ -178,12 +179,12 @@ func (l *ledger) acks(spec string) routing.Acks {
 	}
 	l.mu.Unlock()
 	slices.SortFunc(out.Proxies, func(a, b routing.ProxyAck) int {
-		return cmp.Or(cmp.Compare(a.Generation, b.Generation), cmp.Compare(b.Refusal, a.Refusal), cmp.Compare(a.Node, b.Node))
+		return cmp.Or(cmp.Compare(a.Proven(), b.Proven()), cmp.Compare(b.Refusal, a.Refusal), cmp.Compare(a.Node, b.Node))
 	})
 	if len(out.Proxies) > routing.MaxAcks {
 		out.More = map[uint64]int{}
 		for _, a := range out.Proxies[routing.MaxAcks:] {
-			out.More[a.Generation]++
+			out.More[a.Proven()]++
 		}
 		out.Proxies = slices.Clip(out.Proxies[:routing.MaxAcks])
 	}
@@ -233,8 +234,8 @@ func (n *node) states(elsewhere []SpecState) (all []SpecState, refusal string) {
 		}
 	}
 	for s := range n.sessions {
-		if s.trouble != "" {
-			refusal = s.trouble
+		if trouble := s.troubles(); trouble != "" {
+			refusal = trouble
 		}
 		for spec := range s.routes {
 			// Of two Envoys with one name, the older generation counts.

@@ -1,6 +1,7 @@
 package discovery
 
 import (
+	"cmp"
 	"maps"
 	"slices"
 	"sync"
@@ -13,14 +14,20 @@ import (
 // remembered is how long a proxy that is not connected still counts as one that may be serving.
 const remembered = 24 * time.Hour
 
+// noticeEvery is how often, at most, whoever waits for acknowledgements is woken.
+const noticeEvery = 5 * time.Millisecond
+
 // ledger knows, for every proxy, what it acknowledged. Streams write to it, the effect of a change is read from it.
 type ledger struct {
 	mu    sync.Mutex
 	nodes map[string]*node
 	// holders are the nodes that have the route of a spec, or may have it: the reverse of node.specs.
 	holders map[string]map[*node]struct{}
-	// moved is closed at the next change.
-	moved chan struct{}
+	// moved is closed at the next change, or a moment later if there was one just before: thousands of acknowledgements come together, and who
+	// waits for them looks through all of them each time.
+	moved   chan struct{}
+	movedAt time.Time
+	moving  bool
 	// unsaved are the nodes whose record is to be written, untold the specs whose Acks the other replicas are to be told; save holds a token
 	// while there are any.
 	unsaved, untold map[string]struct{}
@@ -50,16 +57,24 @@ type session struct {
 	resumed                                    map[string]struct{}
 	routes                                     map[string]*routeState
 	endpoints                                  map[string]*endpointState
-	trouble                                    string
+	// refusals are what the client keeps refusing. trouble is what is wrong with it from the start.
+	refusals map[resource]refusal
+	trouble  string
+}
+
+// resource is one of any type, by name.
+type resource struct{ typeURL, name string }
+
+// refusal is a client's own words about a resource, and the generation if that is a route.
+type refusal struct {
+	message    string
+	generation uint64
 }
 
 // routeState is one subscribed spec.
 type routeState struct {
 	generation uint64
 	at         time.Time
-	// refusal of a push after the last acknowledgement, and the generation that it was for: 0 if it was a cluster or endpoints.
-	refusal           string
-	refusedGeneration uint64
 }
 
 // endpointState is one cluster's assignment: nil resources are unknown ones until known says otherwise.
@@ -135,8 +150,26 @@ func (l *ledger) merge(past []routing.Proxy, self string) {
 	l.touch()
 }
 
-// touch wakes whoever waits for a change; the caller holds mu.
+// touch wakes whoever waits for a change, at once if it is the first for a moment; the caller holds mu.
 func (l *ledger) touch() {
+	if l.moving {
+		return
+	}
+	if since := time.Since(l.movedAt); since < noticeEvery {
+		l.moving = true
+		time.AfterFunc(noticeEvery-since, func() {
+			l.mu.Lock()
+			defer l.mu.Unlock()
+			l.moving = false
+			l.notify()
+		})
+		return
+	}
+	l.notify()
+}
+
+func (l *ledger) notify() {
+	l.movedAt = time.Now()
 	close(l.moved)
 	l.moved = make(chan struct{})
 }
@@ -175,6 +208,7 @@ func (l *ledger) connect(name, version string, now time.Time) *session {
 	s := &session{
 		ledger: l, node: n, since: now,
 		routes: map[string]*routeState{}, endpoints: map[string]*endpointState{}, resumed: map[string]struct{}{},
+		refusals: map[resource]refusal{},
 	}
 	n.sessions[s] = struct{}{}
 	l.keepAll(n)
@@ -285,41 +319,105 @@ func (s *session) subscribed(spec string, generation uint64) {
 func (s *session) unsubscribed(spec string) {
 	s.change(func() {
 		delete(s.routes, spec)
+		delete(s.refusals, resource{envoy.TypeRoute, envoy.RouteName(spec)})
 		s.learnOf(spec)
 	})
 }
 
-func (s *session) acknowledged(spec string, generation uint64, now time.Time) {
+// acknowledged notes all that the client took in with one push.
+func (s *session) acknowledged(typeURL string, p *push, now time.Time) {
+	if typeURL == envoy.TypeCluster && len(p.upserts)+len(p.removals) == 0 {
+		return // the empty answer of a beginning
+	}
 	s.change(func() {
-		r := s.routes[spec]
-		if r == nil {
-			return // unsubscribed while it was on its way
+		for _, r := range p.upserts {
+			s.forgive(resource{typeURL, r.Name})
+			switch typeURL {
+			case envoy.TypeRoute:
+				s.routeHeld(r, now)
+			case envoy.TypeEndpoint:
+				s.assigned(r.Name, r)
+			}
 		}
-		r.generation, r.at, r.refusal, r.refusedGeneration = generation, now, "", 0
-		s.node.lastSeen = now
-		s.ledger.tell(spec)
+		for _, name := range p.removals {
+			s.forgive(resource{typeURL, name})
+			if typeURL == envoy.TypeEndpoint {
+				s.assigned(name, nil)
+			}
+		}
 	})
 }
 
-// refused notes the client's own words with every spec that the push was about.
+// routeHeld notes an acknowledged route; the caller holds the lock.
+func (s *session) routeHeld(r *envoy.Resource, now time.Time) {
+	spec, ok := envoy.SpecOfRoute(r.Name)
+	if state := s.routes[spec]; ok && state != nil { // else it was unsubscribed while it was on its way
+		state.generation, state.at = r.Generation, now
+		s.node.lastSeen = now
+		s.ledger.tell(spec)
+	}
+}
+
+// refused notes the client's own words with everything that the push was about.
 func (s *session) refused(typeURL string, p *push, message string) {
 	s.change(func() {
-		generation := map[string]uint64{}
 		for _, r := range p.upserts {
-			if spec, ok := specOf(typeURL, r.Name); ok {
-				generation[spec] = max(generation[spec], r.Generation)
-			}
+			s.refuse(resource{typeURL, r.Name}, refusal{message: message, generation: r.Generation})
 		}
-		if len(generation) == 0 {
+		for _, name := range p.removals {
+			s.refuse(resource{typeURL, name}, refusal{message: message})
+		}
+		if len(p.upserts)+len(p.removals) == 0 {
 			s.trouble = message
 		}
-		for spec, g := range generation {
-			if r := s.routes[spec]; r != nil {
-				r.refusal, r.refusedGeneration = message, g
-				s.ledger.tell(spec)
+	})
+}
+
+func (s *session) refuse(what resource, why refusal) {
+	s.refusals[what] = why
+	if spec, ok := specOf(what.typeURL, what.name); ok {
+		s.ledger.tell(spec)
+	}
+}
+
+// overcome ends a refusal without an acknowledgement: the client has what it should have, since that is what it was before again.
+func (s *session) overcome(typeURL, name string) {
+	s.change(func() { s.forgive(resource{typeURL, name}) })
+}
+
+// forgive ends a refusal, if there is one; the caller holds the lock.
+func (s *session) forgive(what resource) {
+	if _, refused := s.refusals[what]; !refused {
+		return
+	}
+	delete(s.refusals, what)
+	if spec, ok := specOf(what.typeURL, what.name); ok {
+		s.ledger.tell(spec)
+	}
+}
+
+// refusal is what the client keeps refusing of a spec: of its newest route if it is that. The caller holds the lock.
+func (s *session) refusal(spec string) (newest refusal) {
+	for what, why := range s.refusals {
+		if of, ok := specOf(what.typeURL, what.name); ok && of == spec {
+			newest = cmp.Or(newest, why)
+			if why.generation > newest.generation || why.generation == newest.generation && why.message < newest.message {
+				newest = why
 			}
 		}
-	})
+	}
+	return newest
+}
+
+// troubles is what is wrong with the client as a whole, in its own words if it refuses something that is of no spec. The caller holds the lock.
+func (s *session) troubles() string {
+	first := s.trouble
+	for what, why := range s.refusals {
+		if _, ok := specOf(what.typeURL, what.name); !ok && (first == "" || why.message < first) {
+			first = why.message
+		}
+	}
+	return first
 }
 
 func specOf(typeURL, name string) (string, bool) {
@@ -342,7 +440,12 @@ func (s *session) endpointsAsked(cluster string) {
 	})
 }
 
-func (s *session) endpointsDropped(cluster string) { s.change(func() { delete(s.endpoints, cluster) }) }
+func (s *session) endpointsDropped(cluster string) {
+	s.change(func() {
+		delete(s.endpoints, cluster)
+		s.forgive(resource{envoy.TypeEndpoint, cluster})
+	})
+}
 
 func (s *session) endpointsSent(cluster string, r *envoy.Resource) {
 	s.ledger.mu.Lock()
@@ -353,11 +456,14 @@ func (s *session) endpointsSent(cluster string, r *envoy.Resource) {
 }
 
 func (s *session) endpointsHeld(cluster string, r *envoy.Resource) {
-	s.change(func() {
-		if e := s.endpoints[cluster]; e != nil {
-			e.known, e.sent, e.acked = true, r, r
-		}
-	})
+	s.change(func() { s.assigned(cluster, r) })
+}
+
+// assigned notes the endpoints that the client has of a cluster; the caller holds the lock.
+func (s *session) assigned(cluster string, r *envoy.Resource) {
+	if e := s.endpoints[cluster]; e != nil {
+		e.known, e.sent, e.acked = true, r, r
+	}
 }
 
 // news is what the ledger has learned since it was last asked.

@@ -197,8 +197,8 @@ func (m *model) converged(specs map[string]envoy.Spec) {
 		}
 		effect := m.w.cp.Effect(spec.Name, spec.Route.Generation)
 		if m.refused[name] == res.Route.Version && m.have[envoy.TypeRoute][name] != res.Route.Version {
-			// It may have refused no more than a pin that came on top of the generation which it has.
-			if len(effect.Refused) != 1 && envoy.GenerationOf(m.have[envoy.TypeRoute][name]) < spec.Route.Generation {
+			// Be it no more than a pin that came on top of the generation which it has.
+			if len(effect.Refused) != 1 || effect.Proven() {
 				m.rt.Fatalf("the refused route of %s has the effect %+v", spec.Name, effect)
 			}
 			for _, old := range targets(m.routes[name]) { // kept for the old route

@@ -55,6 +55,9 @@ func (s *stream) plan(f *feed) *push {
 		if verdict == later {
 			continue
 		}
+		if verdict == nothing {
+			s.overcome(f, name, want)
+		}
 		if verdict == send {
 			version := ""
 			if want != nil {
@@ -124,6 +127,18 @@ func (s *stream) judge(f *feed, name string, want *envoy.Resource) verdict {
 		return later
 	}
 	return send
+}
+
+// overcome ends the refusal of what is not wanted of the client any more: it is gone, or is again what the client has.
+func (s *stream) overcome(f *feed, name string, want *envoy.Resource) {
+	_, refused := f.refused[name]
+	_, suspect := f.suspects[name]
+	if !refused && !suspect || want != nil && f.held[name].version != want.Version {
+		return
+	}
+	delete(f.refused, name)
+	delete(f.suspects, name)
+	s.session.overcome(f.typeURL, name)
 }
 
 // older says that the client has a route of a later generation than this replica knows; the replica will catch up.

@@ -227,15 +227,8 @@ func (w *whole) acknowledged(l *wholeList) {
 		}
 		l.held[r.Name] = r
 		delete(l.floor, r.Name)
-		switch l.typeURL {
-		case envoy.TypeRoute:
-			if spec, ok := envoy.SpecOfRoute(r.Name); ok {
-				w.session.acknowledged(spec, r.Generation, w.server.now())
-			}
-		case envoy.TypeEndpoint:
-			w.session.endpointsHeld(r.Name, r)
-		}
 	}
+	w.session.acknowledged(l.typeURL, &p.push, w.server.now())
 	if l.typeURL == envoy.TypeListener && !w.lists[envoy.TypeRoute].seen {
 		w.session.settled() // first requests of all types come before anything is read: it has no routes
 	}
@@ -326,6 +319,12 @@ func (w *whole) plan(l *wholeList) (*wholePush, error) {
 
 // confirm notes that what the client brought along is just what it should have.
 func (w *whole) confirm(l *wholeList, all []*envoy.Resource) {
+	if l.refused != "" {
+		l.refused = ""
+		for _, r := range all {
+			w.session.overcome(l.typeURL, r.Name)
+		}
+	}
 	for _, r := range all {
 		if l.held[r.Name] != nil {
 			continue

@@ -302,9 +302,11 @@ func markAll(clusters *feed, e *entry) {
 	}
 }
 
-// changed takes in what the catalog has published since the last look.
+// changed takes in what the catalog has published since the last look, whole publications only.
 func (s *stream) changed() {
+	s.server.catalog.mu.RLock()
 	specs, hosts := s.mailbox.take()
+	s.server.catalog.mu.RUnlock()
 	scopes := s.feeds[envoy.TypeScope]
 	for host := range hosts {
 		if scopes.wildcard {
@@ -345,22 +347,7 @@ func (s *stream) changed() {
 }
 
 func (s *stream) acknowledged(f *feed) {
-	p := f.acknowledge()
-	switch f.typeURL {
-	case envoy.TypeRoute:
-		for _, r := range p.upserts {
-			if spec, ok := envoy.SpecOfRoute(r.Name); ok {
-				s.session.acknowledged(spec, r.Generation, s.server.now())
-			}
-		}
-	case envoy.TypeEndpoint:
-		for _, r := range p.upserts {
-			s.session.endpointsHeld(r.Name, r)
-		}
-		for _, name := range p.removals {
-			s.session.endpointsHeld(name, nil)
-		}
-	}
+	s.session.acknowledged(f.typeURL, f.acknowledge(), s.server.now())
 }
 
 func (s *stream) refused(f *feed, message string) {

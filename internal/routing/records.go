@@ -133,7 +133,7 @@ type Acks struct {
 	Replica string `json:"replica"`
 	// Proxies are the slowest, lowest generation first, then by node: at most MaxAcks.
 	Proxies []ProxyAck `json:"proxies"`
-	// More counts the others by generation.
+	// More counts the others by the generation that their word proves.
 	More map[uint64]int `json:"more,omitempty"`
 }
 
@@ -146,7 +146,16 @@ type ProxyAck struct {
 	// Generation acknowledged, and when; 0: none yet, or it has not said.
 	Generation uint64    `json:"generation"`
 	At         time.Time `json:"at,omitzero"`
-	// Refusal is its own message if it refused something newer, of RefusedGeneration; 0: of the spec's clusters or endpoints.
+	// Refusal is its own message if it refused what came later, of RefusedGeneration; 0: of the spec's clusters or endpoints.
 	Refusal           string `json:"refusal,omitempty"`
 	RefusedGeneration uint64 `json:"refusedGeneration,omitempty"`
+}
+
+// Proven is the newest generation that its word proves. A route can change within a generation, as when a version's pin comes on top: who
+// acknowledged the one and refuses the other does not have the generation as it is.
+func (a ProxyAck) Proven() uint64 {
+	if a.Refusal != "" && a.RefusedGeneration > 0 && a.RefusedGeneration <= a.Generation {
+		return a.RefusedGeneration - 1
+	}
+	return a.Generation
 }

@@ -7,6 +7,8 @@ import (
 	"net/http"
 	"syscall"
 	"testing"
+
+	"github.com/specproxy/specproxy/internal/sidecar/proxy"
 )
 
 // An agent that answers before the request has ended must not leave the rest of it to be read as the next request.
@@ -104,6 +106,7 @@ func TestAnEarlyAnswerIsNotLostOnAClientThatStillSends(t *testing.T) {
 
 // On HTTP/2, frames that come after the end of a stream make Envoy end the connection with everything that runs on it.
 func TestAnEarlyAnswerOverHTTP2WaitsForWhatIsOnItsWay(t *testing.T) {
+	proxy.LingerHTTP2(t, patience)
 	r := newRig(t, completes, http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
 		w.WriteHeader(http.StatusOK) // at any other, this test's client would stop by itself
 	}))

@@ -103,13 +103,19 @@ func (c *Controller) WaitEffect(ctx context.Context, spec string, generation uin
 		if e.Effective && enough == nil {
 			enough = time.After(proofWait)
 		}
-		select {
-		case <-acked:
-		case <-fenced:
-		case <-enough:
-			return e, nil
-		case <-ctx.Done():
-			return e, nil
+		for again := false; !again; {
+			select {
+			case <-acked:
+				// Thousands of proxies answer one after the other: it is the last of them that is waited for.
+				acked = c.discovery.Changes()
+				again = len(e.Route.Abandoned) > 0 || !c.discovery.Waits(spec, e.Route.Generation)
+			case <-fenced:
+				again = true
+			case <-enough:
+				return e, nil
+			case <-ctx.Done():
+				return c.Effect(spec, generation)
+			}
 		}
 	}
 }

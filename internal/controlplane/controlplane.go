@@ -82,6 +82,9 @@ type UsageError struct{ Err error }
 func (e *UsageError) Error() string { return e.Err.Error() }
 func (e *UsageError) Unwrap() error { return e.Err }
 
+// window is how much a proxy or a sidecar may send before it is read: a first request of an Envoy that brings 10,000 hosts along.
+const window = 1 << 20
+
 // Run serves until ctx ends or a part fails.
 func Run(ctx context.Context, o Options) (err error) {
 	tlsConfig, token, err := check(o)
@@ -138,7 +141,10 @@ func Run(ctx context.Context, o Options) (err error) {
 	ctl := control.New(control.Options{Store: st, Archive: arch, Fleet: fl, Discovery: disc, PublicURL: o.public(apiListener.Addr().String()), Log: o.Log.Named("control"), FreezeFor: o.FreezeFor, Alone: len(o.EtcdEndpoints) == 0, Metrics: reg})
 
 	opts := append(auth.GRPC(token), grpc.KeepaliveParams(keepalive.ServerParameters{Time: 10 * time.Second, Timeout: 5 * time.Second}),
-		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: 5 * time.Second, PermitWithoutStream: true}))
+		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: 5 * time.Second, PermitWithoutStream: true}),
+		// With a window of fixed size gRPC does not measure the line, which takes a ping for every acknowledgement of a proxy; and no buffer
+		// is kept for streams that say nothing.
+		grpc.InitialWindowSize(window), grpc.InitialConnWindowSize(window), grpc.SharedWriteBuffer(true))
 	if tlsConfig != nil {
 		opts = append(opts, grpc.Creds(credentials.NewTLS(tlsConfig)))
 	}

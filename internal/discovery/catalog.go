@@ -25,6 +25,20 @@ func (e *entry) cluster(name string) *envoy.Resource {
 	return find(e.Clusters, name)
 }
 
+func (e *entry) clusters() []*envoy.Resource {
+	if e == nil {
+		return nil
+	}
+	return e.Clusters
+}
+
+func (e *entry) assignments() []*envoy.Resource {
+	if e == nil {
+		return nil
+	}
+	return e.Assignments
+}
+
 func (e *entry) assignment(name string) *envoy.Resource {
 	if e == nil {
 		return nil
@@ -101,7 +115,7 @@ func (c *catalog) publish(revision int64, entries map[string]*entry) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.seq++
-	news := map[*mailbox]struct{}{}
+	var news []*mailbox
 	hosts := map[string]struct{}{}
 	for name, next := range entries {
 		old := c.specs[name]
@@ -114,13 +128,13 @@ func (c *catalog) publish(revision int64, entries map[string]*entry) {
 		}
 		if !same(old, next) {
 			for m := range c.followers[name] {
-				m.spec(name)
-				news[m] = struct{}{}
+				if m.spec(name) {
+					news = append(news, m)
+				}
 			}
 		}
 	}
-	c.settleHosts(hosts, news)
-	for m := range news {
+	for _, m := range append(news, c.settleHosts(hosts)...) {
 		m.ring()
 	}
 	c.revision = revision
@@ -148,9 +162,9 @@ func (c *catalog) claim(spec string, old, next *entry, hosts map[string]struct{}
 }
 
 // settleHosts gives each host to one of the specs that claim it. Envoy refuses all scopes if two have the same key, so one spec too many
-// must not reach it: the host's own spec ("<name>.agents") comes first, then the first by name. That is the same on every replica. Whose
-// mailbox has news of it is noted.
-func (c *catalog) settleHosts(hosts map[string]struct{}, news map[*mailbox]struct{}) {
+// must not reach it: the host's own spec ("<name>.agents") comes first, then the first by name. That is the same on every replica. It
+// returns the mailboxes that were empty and have news now.
+func (c *catalog) settleHosts(hosts map[string]struct{}) (news []*mailbox) {
 	for h := range hosts {
 		winner := ""
 		for spec := range c.claims[h] {
@@ -180,10 +194,12 @@ func (c *catalog) settleHosts(hosts map[string]struct{}, news map[*mailbox]struc
 			c.owners[h] = winner
 		}
 		for m := range c.all {
-			m.host(h)
-			news[m] = struct{}{}
+			if m.host(h) {
+				news = append(news, m)
+			}
 		}
 	}
+	return news
 }
 
 func owns(spec, host string) bool { return host == spec+".agents" }
@@ -279,20 +295,22 @@ type mailbox struct {
 	wake chan struct{}
 }
 
-func newMailbox() *mailbox {
-	return &mailbox{specs: map[string]struct{}{}, hosts: map[string]struct{}{}, wake: make(chan struct{}, 1)}
-}
+func newMailbox() *mailbox { return &mailbox{wake: make(chan struct{}, 1)} }
 
-func (m *mailbox) spec(name string) {
-	m.mu.Lock()
-	m.specs[name] = struct{}{}
-	m.mu.Unlock()
-}
+// spec puts a name in and says whether the mailbox was empty: if it was not, its owner has been woken and not looked yet.
+func (m *mailbox) spec(name string) (first bool) { return m.put(&m.specs, name) }
 
-func (m *mailbox) host(name string) {
+func (m *mailbox) host(name string) (first bool) { return m.put(&m.hosts, name) }
+
+func (m *mailbox) put(names *map[string]struct{}, name string) (first bool) {
 	m.mu.Lock()
-	m.hosts[name] = struct{}{}
-	m.mu.Unlock()
+	defer m.mu.Unlock()
+	first = m.specs == nil && m.hosts == nil
+	if *names == nil {
+		*names = map[string]struct{}{}
+	}
+	(*names)[name] = struct{}{}
+	return first
 }
 
 func (m *mailbox) ring() {
@@ -307,6 +325,6 @@ func (m *mailbox) take() (specs, hosts map[string]struct{}) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	specs, hosts = m.specs, m.hosts
-	m.specs, m.hosts = map[string]struct{}{}, map[string]struct{}{}
+	m.specs, m.hosts = nil, nil
 	return specs, hosts
 }

@@ -126,6 +126,22 @@ func (l *ledger) effect(spec string, generation uint64, now time.Time, others ne
 	return e
 }
 
+// waits says that the effect of a generation is not complete, for want of a connected proxy's answer, and that no proxy refuses anything. It
+// mostly looks at few of them.
+func (l *ledger) waits(spec string, generation uint64) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if len(l.refusing) > 0 {
+		return false
+	}
+	for n := range l.holders[spec] {
+		if ack, ok := n.ack(spec); ok && ack.Proven() < generation {
+			return true
+		}
+	}
+	return false
+}
+
 // add puts a connected proxy's word into the list where it belongs.
 func (e *Effect) add(a routing.ProxyAck, generation uint64, where string) {
 	p := ProxyEffect{Node: a.Node, Generation: a.Generation, AckedAt: a.At}
@@ -286,6 +302,10 @@ func (s *Server) Effect(spec string, generation uint64) Effect {
 	others, _ := s.neighbours()
 	return s.ledger.effect(spec, generation, s.now(), others, s.memory.Acks(spec))
 }
+
+// Waits says, at a small part of the price of Effect, that it will only tell of answers that are still to come: a connected proxy has not
+// acknowledged the generation, and none refuses anything here.
+func (s *Server) Waits(spec string, generation uint64) bool { return s.ledger.waits(spec, generation) }
 
 // Proxies lists the proxies that are connected to any replica or were seen in the last 24 hours, by node.
 func (s *Server) Proxies() []ProxyState {

@@ -32,6 +32,8 @@ type ledger struct {
 	// while there are any.
 	unsaved, untold map[string]struct{}
 	save            chan struct{}
+	// refusing are the sessions that refuse something.
+	refusing map[*session]struct{}
 	// saving are nodes whose record is being written.
 	saving map[string]struct{}
 }
@@ -87,6 +89,7 @@ func newLedger(past []routing.Proxy) *ledger {
 	l := &ledger{
 		nodes: map[string]*node{}, holders: map[string]map[*node]struct{}{}, moved: make(chan struct{}),
 		unsaved: map[string]struct{}{}, untold: map[string]struct{}{}, save: make(chan struct{}, 1),
+		refusing: map[*session]struct{}{},
 	}
 	l.merge(past, "")
 	return l
@@ -222,6 +225,7 @@ func (s *session) close(now time.Time) {
 	s.node.lastSeen = now
 	s.learn()
 	delete(s.node.sessions, s)
+	delete(s.ledger.refusing, s)
 	s.ledger.keepAll(s.node)
 	s.ledger.touch()
 }
@@ -319,7 +323,7 @@ func (s *session) subscribed(spec string, generation uint64) {
 func (s *session) unsubscribed(spec string) {
 	s.change(func() {
 		delete(s.routes, spec)
-		delete(s.refusals, resource{envoy.TypeRoute, envoy.RouteName(spec)})
+		s.forgive(resource{envoy.TypeRoute, envoy.RouteName(spec)})
 		s.learnOf(spec)
 	})
 }
@@ -375,6 +379,7 @@ func (s *session) refused(typeURL string, p *push, message string) {
 
 func (s *session) refuse(what resource, why refusal) {
 	s.refusals[what] = why
+	s.ledger.refusing[s] = struct{}{}
 	if spec, ok := specOf(what.typeURL, what.name); ok {
 		s.ledger.tell(spec)
 	}
@@ -391,6 +396,9 @@ func (s *session) forgive(what resource) {
 		return
 	}
 	delete(s.refusals, what)
+	if len(s.refusals) == 0 {
+		delete(s.ledger.refusing, s)
+	}
 	if spec, ok := specOf(what.typeURL, what.name); ok {
 		s.ledger.tell(spec)
 	}

@@ -7,20 +7,25 @@ import (
 	"github.com/prometheus/client_golang/prometheus/promauto"
 )
 
-// metrics of what proxies were sent and refused, by the type of the resources.
-type metrics struct{ pushes, bytes, refusals *prometheus.CounterVec }
+// metrics of what proxies were sent and refused, by the type URL of the resources.
+type metrics struct{ pushes, bytes, refusals map[string]prometheus.Counter }
 
 func newMetrics(reg prometheus.Registerer, s *Server) *metrics {
-	counter := func(name, help string) *prometheus.CounterVec {
-		return promauto.With(reg).NewCounterVec(prometheus.CounterOpts{Name: name, Help: help}, []string{"type"})
+	counters := func(name, help string) map[string]prometheus.Counter {
+		vec := promauto.With(reg).NewCounterVec(prometheus.CounterOpts{Name: name, Help: help}, []string{"type"})
+		out := make(map[string]prometheus.Counter, len(pushOrder))
+		for _, typeURL := range pushOrder {
+			out[typeURL] = vec.WithLabelValues(kindOf(typeURL))
+		}
+		return out
 	}
 	if reg != nil {
 		reg.MustRegister(proxyMetrics{s})
 	}
 	return &metrics{
-		pushes:   counter("specproxy_xds_pushes_total", "Responses sent to proxies, by type of resource."),
-		bytes:    counter("specproxy_xds_pushed_bytes_total", "Bytes of these responses, without framing."),
-		refusals: counter("specproxy_xds_refusals_total", "Responses that proxies refused (NACK), by type of resource; the proxy keeps what it had."),
+		pushes:   counters("specproxy_xds_pushes_total", "Responses sent to proxies, by type of resource."),
+		bytes:    counters("specproxy_xds_pushed_bytes_total", "Bytes of these responses, without framing."),
+		refusals: counters("specproxy_xds_refusals_total", "Responses that proxies refused (NACK), by type of resource; the proxy keeps what it had."),
 	}
 }
 
@@ -28,11 +33,11 @@ func newMetrics(reg prometheus.Registerer, s *Server) *metrics {
 func kindOf(typeURL string) string { return typeURL[strings.LastIndexByte(typeURL, '.')+1:] }
 
 func (m *metrics) pushed(typeURL string, size int) {
-	m.pushes.WithLabelValues(kindOf(typeURL)).Inc()
-	m.bytes.WithLabelValues(kindOf(typeURL)).Add(float64(size))
+	m.pushes[typeURL].Inc()
+	m.bytes[typeURL].Add(float64(size))
 }
 
-func (m *metrics) refused(typeURL string) { m.refusals.WithLabelValues(kindOf(typeURL)).Inc() }
+func (m *metrics) refused(typeURL string) { m.refusals[typeURL].Inc() }
 
 // proxyMetrics counts the proxies when somebody looks.
 type proxyMetrics struct{ s *Server }

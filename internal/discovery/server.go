@@ -322,50 +322,95 @@ func (s *Server) enter() bool {
 
 // DeltaAggregatedResources serves one Envoy.
 func (s *Server) DeltaAggregatedResources(g discoveryv3.AggregatedDiscoveryService_DeltaAggregatedResourcesServer) error {
-	return serve(s, g, newStream(s, g).run)
+	st := newStream(s, g)
+	return serve(s, g, st.mailbox, st)
 }
 
 // StreamAggregatedResources serves one gRPC client, which speaks the state-of-the-world variant only. Envoys use DELTA_GRPC.
 func (s *Server) StreamAggregatedResources(g discoveryv3.AggregatedDiscoveryService_StreamAggregatedResourcesServer) error {
-	return serve(s, g, newWhole(s, g).run)
+	w := newWhole(s, g)
+	return serve(s, g, w.mailbox, w)
 }
 
-// serve runs one stream of either variant, whose requests are Requests.
+// conversation is one stream of either variant. One goroutine at a time uses it.
+type conversation[Request any] interface {
+	// request takes in what the client says, changed what the catalog has published. push sends what is to be sent now.
+	request(req *Request) error
+	changed()
+	push() error
+	// leave ends it.
+	leave()
+}
+
+// serve runs one stream. Two goroutines take turns at the conversation: the one that reads takes in requests itself, since most are acknowledgements
+// that ask for no answer and need not wake another; this one waits for changes and for the end.
 func serve[Request any](s *Server, g interface {
 	Context() context.Context
 	Recv() (*Request, error)
-}, run func(context.Context, <-chan *Request, <-chan struct{}) error,
+}, m *mailbox, c conversation[Request],
 ) error {
 	if !s.enter() {
-		return status.Error(codes.Unavailable, "the control plane is stopping")
+		return errStopping
 	}
 	defer s.streams.Done()
-	requests := make(chan *Request)
+	var mu sync.Mutex
+	left := false
+	s.catalog.join(m)
+	defer func() {
+		mu.Lock()
+		defer mu.Unlock()
+		left = true
+		c.leave()
+	}()
+	ended := make(chan error, 1)
 	// Receive cannot be interrupted but by the end of this handler, so the reader outlives it by a moment; Run waits for both.
 	go func() {
 		defer s.streams.Done()
-		defer close(requests)
+		select {
+		case <-s.loaded:
+		case <-g.Context().Done():
+			return
+		}
 		for {
 			req, err := g.Recv()
 			if err != nil {
 				if !errors.Is(err, io.EOF) && status.Code(err) != codes.Canceled {
 					s.log.Debug("proxy's stream broke", zap.Error(err))
 				}
+				ended <- nil
 				return
 			}
-			select {
-			case requests <- req:
-			case <-g.Context().Done():
+			mu.Lock()
+			if !left {
+				if err = c.request(req); err == nil {
+					err = c.push()
+				}
+			}
+			mu.Unlock()
+			if err != nil {
+				ended <- err
 				return
 			}
 		}
 	}()
-	select {
-	case <-s.loaded:
-	case <-s.stopping:
-		return status.Error(codes.Unavailable, "the control plane is stopping")
-	case <-g.Context().Done():
-		return status.FromContextError(g.Context().Err()).Err()
+	for {
+		select {
+		case <-g.Context().Done():
+			return status.FromContextError(g.Context().Err()).Err()
+		case <-s.stopping:
+			return errStopping
+		case err := <-ended:
+			return err
+		case <-m.wake:
+		}
+		mu.Lock()
+		c.changed()
+		err := c.push()
+		mu.Unlock()
+		if err != nil {
+			return err
+		}
 	}
-	return run(g.Context(), requests, s.stopping)
 }
+
+var errStopping = status.Error(codes.Unavailable, "the control plane is stopping")

@@ -1,7 +1,6 @@
 package discovery
 
 import (
-	"context"
 	"crypto/sha256"
 	"encoding/hex"
 	"fmt"
@@ -26,7 +25,7 @@ import (
 var wholeOrder = []string{envoy.TypeCluster, envoy.TypeEndpoint, envoy.TypeListener, envoy.TypeRoute}
 
 // whole is one stream of the state-of-the-world variant, which gRPC clients speak: a request names all that the client wants of a type,
-// and an answer has one version for all of it. Its goroutine alone touches it.
+// and an answer has one version for all of it.
 type whole struct {
 	server  *Server
 	grpc    discoveryv3.AggregatedDiscoveryService_StreamAggregatedResourcesServer
@@ -70,36 +69,15 @@ func newWhole(s *Server, g discoveryv3.AggregatedDiscoveryService_StreamAggregat
 	return w
 }
 
-// run serves until the client goes, stop is closed, or a request makes no sense.
-func (w *whole) run(ctx context.Context, requests <-chan *discoveryv3.DiscoveryRequest, stop <-chan struct{}) error {
-	w.server.catalog.join(w.mailbox)
-	defer func() { w.server.catalog.leave(w.mailbox, w.specs) }()
-	defer func() {
-		if w.session != nil {
-			w.session.close(w.server.now())
-		}
-	}()
-	for {
-		select {
-		case <-ctx.Done():
-			return status.FromContextError(ctx.Err()).Err()
-		case <-stop:
-			return status.Error(codes.Unavailable, "the control plane is stopping")
-		case req, ok := <-requests:
-			if !ok {
-				return nil
-			}
-			if err := w.request(req); err != nil {
-				return err
-			}
-		case <-w.mailbox.wake:
-			w.mailbox.take()
-		}
-		if err := w.push(); err != nil {
-			return err
-		}
+func (w *whole) leave() {
+	if w.session != nil {
+		w.session.close(w.server.now())
 	}
+	w.server.catalog.leave(w.mailbox, w.specs)
 }
+
+// changed empties the mailbox: what has changed is found by looking at all that the client wants.
+func (w *whole) changed() { w.mailbox.take() }
 
 func (w *whole) hello(node *corev3.Node) error {
 	if node.GetId() == "" {
@@ -264,9 +242,10 @@ func (w *whole) push() error {
 		for _, r := range p.upserts {
 			res.Resources = append(res.Resources, r.Body)
 		}
-		w.server.metrics.pushed(typeURL, proto.Size(res))
+		size := proto.Size(res)
+		w.server.metrics.pushed(typeURL, size)
 		if w.server.observe != nil {
-			w.server.observe(Push{Node: w.node, Type: typeURL, Upserted: names(p.upserts), Bytes: proto.Size(res)})
+			w.server.observe(Push{Node: w.node, Type: typeURL, Upserted: names(p.upserts), Bytes: size})
 		}
 		if err := w.grpc.Send(res); err != nil {
 			return err

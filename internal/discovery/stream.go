@@ -1,7 +1,6 @@
 package discovery
 
 import (
-	"context"
 	"math"
 	"strconv"
 	"strings"
@@ -16,7 +15,7 @@ import (
 	"github.com/specproxy/specproxy/internal/routing/envoy"
 )
 
-// stream is one Envoy's ADS stream. Its goroutine alone touches it.
+// stream is one Envoy's ADS stream.
 type stream struct {
 	server  *Server
 	grpc    discoveryv3.AggregatedDiscoveryService_DeltaAggregatedResourcesServer
@@ -53,35 +52,11 @@ func newStream(s *Server, g discoveryv3.AggregatedDiscoveryService_DeltaAggregat
 	return st
 }
 
-// run serves until the client goes, stop is closed, or a request makes no sense.
-func (s *stream) run(ctx context.Context, requests <-chan *discoveryv3.DeltaDiscoveryRequest, stop <-chan struct{}) error {
-	s.server.catalog.join(s.mailbox)
-	defer s.server.catalog.leave(s.mailbox, s.specs)
-	defer func() {
-		if s.session != nil {
-			s.session.close(s.server.now())
-		}
-	}()
-	for {
-		select {
-		case <-ctx.Done():
-			return status.FromContextError(ctx.Err()).Err()
-		case <-stop:
-			return status.Error(codes.Unavailable, "the control plane is stopping")
-		case req, ok := <-requests:
-			if !ok {
-				return nil
-			}
-			if err := s.request(req); err != nil {
-				return err
-			}
-		case <-s.mailbox.wake:
-			s.changed()
-		}
-		if err := s.push(); err != nil {
-			return err
-		}
+func (s *stream) leave() {
+	if s.session != nil {
+		s.session.close(s.server.now())
 	}
+	s.server.catalog.leave(s.mailbox, s.specs)
 }
 
 // hello reads the node, which comes with the first request only.
@@ -253,7 +228,7 @@ func (s *stream) unsubscribe(f *feed, name string) {
 	case envoy.TypeRoute:
 		if spec, ok := envoy.SpecOfRoute(name); ok {
 			delete(s.resumed, spec)
-			s.leave(spec)
+			s.unfollow(spec)
 			s.session.unsubscribed(spec)
 		}
 	case envoy.TypeEndpoint:
@@ -266,7 +241,7 @@ func (s *stream) settle() {
 	routes := s.feeds[envoy.TypeRoute]
 	for spec := range s.resumed {
 		if _, ok := routes.names[envoy.RouteName(spec)]; !ok {
-			s.leave(spec)
+			s.unfollow(spec)
 		}
 	}
 	clear(s.resumed)
@@ -283,7 +258,7 @@ func (s *stream) follow(spec string) *entry {
 	return e
 }
 
-func (s *stream) leave(spec string) {
+func (s *stream) unfollow(spec string) {
 	e, ok := s.specs[spec]
 	if !ok {
 		return
@@ -329,15 +304,16 @@ func (s *stream) changed() {
 				}
 			}
 		}
-		for _, e := range []*entry{before, now} {
-			if e == nil {
-				continue
-			}
-			for _, c := range e.Clusters {
-				clusters.mark(c.Name)
-				if endpoints.wants(c.Name) {
-					endpoints.mark(c.Name)
-				}
+		// What is unchanged has kept its identity.
+		for _, name := range changedNames(before.clusters(), now.clusters()) {
+			clusters.mark(name)
+		}
+		if s.server.order == RemoveFirst {
+			markAll(clusters, now) // there the route decides over clusters
+		}
+		for _, name := range changedNames(before.assignments(), now.assignments()) {
+			if endpoints.wants(name) {
+				endpoints.mark(name)
 			}
 		}
 		if name := envoy.RouteName(spec); routes.wants(name) {
@@ -375,9 +351,10 @@ func (s *stream) push() error {
 		p.nonce = strconv.FormatUint(s.nonce, 36)
 		f.flight = p
 		res := response(typeURL, p)
-		s.server.metrics.pushed(typeURL, proto.Size(res))
+		size := proto.Size(res)
+		s.server.metrics.pushed(typeURL, size)
 		if s.server.observe != nil {
-			s.server.observe(Push{Node: s.node, Type: typeURL, Upserted: names(p.upserts), Removed: p.removals, Bytes: proto.Size(res)})
+			s.server.observe(Push{Node: s.node, Type: typeURL, Upserted: names(p.upserts), Removed: p.removals, Bytes: size})
 		}
 		if err := s.grpc.Send(res); err != nil {
 			return err
@@ -411,6 +388,34 @@ func response(typeURL string, p *push) *discoveryv3.DeltaDiscoveryResponse {
 		res.Resources = append(res.Resources, &discoveryv3.Resource{Name: r.Name, Version: r.Version, Resource: r.Body})
 	}
 	return res
+}
+
+// changedNames are those of resources that are in one of two sorted lists alone, or another one in each.
+func changedNames(before, now []*envoy.Resource) []string {
+	var out []string
+	for len(before) > 0 || len(now) > 0 {
+		order := 0
+		switch {
+		case len(before) == 0:
+			order = 1
+		case len(now) == 0:
+			order = -1
+		default:
+			order = strings.Compare(before[0].Name, now[0].Name)
+		}
+		switch {
+		case order < 0:
+			out, before = append(out, before[0].Name), before[1:]
+		case order > 0:
+			out, now = append(out, now[0].Name), now[1:]
+		default:
+			if before[0] != now[0] {
+				out = append(out, now[0].Name)
+			}
+			before, now = before[1:], now[1:]
+		}
+	}
+	return out
 }
 
 func names(resources []*envoy.Resource) []string {

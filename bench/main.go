@@ -19,9 +19,12 @@ import (
 	"github.com/specproxy/specproxy/bench/drain"
 	"github.com/specproxy/specproxy/bench/edge"
 	"github.com/specproxy/specproxy/bench/evidence"
+	"github.com/specproxy/specproxy/bench/fanout"
 	"github.com/specproxy/specproxy/bench/flip"
 	"github.com/specproxy/specproxy/bench/hop"
 	"github.com/specproxy/specproxy/bench/report"
+	"github.com/specproxy/specproxy/bench/storm"
+	"github.com/specproxy/specproxy/bench/swarm"
 )
 
 // outDir is where reports are kept, below the working directory.
@@ -50,6 +53,27 @@ func all() []benchmark {
 			return edge.Run(ctx, edge.Options{Xds: program("xds"), Dir: dir, Progress: progress})
 		},
 		summarise: edge.Summarise,
+	}, {
+		name: "fanout",
+		run: func(ctx context.Context, dir string, progress io.Writer) (any, error) {
+			self, err := os.Executable()
+			if err != nil {
+				return nil, err
+			}
+			return fanout.Run(ctx, fanout.Options{Xds: program("xds"), Self: self, Dir: dir, Progress: progress})
+		},
+		summarise: fanout.Summarise,
+		fair:      fanout.Fair,
+	}, {
+		name: "storm",
+		run: func(ctx context.Context, dir string, progress io.Writer) (any, error) {
+			self, err := os.Executable()
+			if err != nil {
+				return nil, err
+			}
+			return storm.Run(ctx, storm.Options{Xds: program("xds"), Self: self, Dir: dir, Progress: progress})
+		},
+		summarise: storm.Summarise,
 	}, {
 		name: "archive",
 		run: func(ctx context.Context, dir string, progress io.Writer) (any, error) {
@@ -101,8 +125,15 @@ func main() {
 }
 
 func child(ctx context.Context, args []string) error {
-	if len(args) > 0 && (args[0] == "hop" || args[0] == "httputil") {
-		return hop.Child(ctx, args, os.Stdout, os.Stderr)
+	if len(args) > 0 {
+		switch args[0] {
+		case "hop", "httputil":
+			return hop.Child(ctx, args, os.Stdout, os.Stderr)
+		case "swarm":
+			return swarm.Child(ctx, args[1:], os.Stdout)
+		case "fanout":
+			return fanout.Child(ctx, args[1:], os.Stdout)
+		}
 	}
 	return drain.Child(ctx, args, os.Stdin, os.Stdout)
 }

@@ -8,7 +8,6 @@ import (
 	"context"
 	"fmt"
 	"io"
-	"net"
 	"net/http"
 	"path/filepath"
 	"time"
@@ -67,7 +66,7 @@ type plane struct {
 func Run(ctx context.Context, o Options) (_ []Sample, err error) {
 	var stack rig.Stack
 	defer stack.Stop()
-	agent, err := startAgent(ctx, &stack)
+	agent, err := rig.StartAgent(ctx, &stack)
 	if err != nil {
 		return nil, err
 	}
@@ -109,27 +108,6 @@ func Run(ctx context.Context, o Options) (_ []Sample, err error) {
 		}
 	}
 	return samples, nil
-}
-
-// startAgent serves for every spec.
-func startAgent(ctx context.Context, stack *rig.Stack) (address string, err error) {
-	l, err := new(net.ListenConfig).Listen(ctx, "tcp", "127.0.0.1:0")
-	if err != nil {
-		return "", fmt.Errorf("agent: %w", err)
-	}
-	agent := &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
-		_, _ = w.Write([]byte("ok\n")) // Whoever asked sees what is missing.
-	})}
-	done := make(chan struct{})
-	go func() {
-		defer close(done)
-		_ = agent.Serve(l) // Ends by Close alone.
-	}()
-	stack.Push(func() {
-		_ = agent.Close() // It has answered all that will be asked.
-		<-done
-	})
-	return l.Addr().String(), nil
 }
 
 func start(ctx context.Context, o Options, stack *rig.Stack, specs int, agent string) (*plane, error) {
@@ -188,7 +166,7 @@ func (p *plane) measure(ctx context.Context, o Options, stack *rig.Stack, round 
 
 // free is an address that nobody listens on; Envoy's would have to be asked for otherwise, which takes time.
 func free(ctx context.Context) (string, error) {
-	l, err := new(net.ListenConfig).Listen(ctx, "tcp", "127.0.0.1:0")
+	l, err := rig.Listen(ctx)
 	if err != nil {
 		return "", fmt.Errorf("address for Envoy: %w", err)
 	}

@@ -64,21 +64,9 @@ func start(ctx context.Context, o Options, specs int) (f *fleet, err error) {
 // register publishes the measured spec's versions.
 func (f *fleet) register(ctx context.Context) error {
 	for _, v := range versionsOfSpec {
-		if err := f.publish(ctx, spec, v); err != nil {
+		if err := rig.Publish(ctx, f.control, spec, v); err != nil {
 			return err
 		}
-	}
-	return nil
-}
-
-func (f *fleet) publish(ctx context.Context, name, version string) error {
-	manifest := fmt.Sprintf("name: %s\nversion: %s\ndocuments: [prompt.md]\ninFlight:\n  default: {onRollback: complete, within: 30s, then: cancel}\n", name, version)
-	_, err := f.control.API.Publish(ctx, connect.NewRequest(&operatorv1.PublishRequest{Files: []*operatorv1.File{
-		{Path: "spec.yaml", Content: []byte(manifest)},
-		{Path: "prompt.md", Content: []byte("Answer ok.\n")},
-	}}))
-	if err != nil {
-		return fmt.Errorf("publish %s:%s: %w", name, version, err)
 	}
 	return nil
 }

@@ -89,7 +89,7 @@ func drainOf(p control.Progress) *operatorv1.Drain {
 	return &operatorv1.Drain{
 		Spec: p.Spec, Version: p.Version, Kind: string(kind), Target: p.Target, Generation: p.Generation, State: string(p.State), OrderedAt: stamp(p.OrderedAt), EndedAt: stamp(p.EndedAt),
 		InFlight: p.InFlight, Settling: p.Pool.Settling, Completed: p.Counts.Completed, HandedOver: p.Counts.HandedOver, Cancelled: p.Counts.Cancelled, Held: p.Counts.Held,
-		Arrived: p.Arrived, Postmortem: p.PostMortem, Instance: p.Instance, Lost: p.Lost,
+		Arrived: p.Arrived, Postmortem: p.PostMortem, Instance: p.Instance, Lost: p.Lost, Holding: p.Holding, FinalTarget: p.Final,
 	}
 }
 

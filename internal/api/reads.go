@@ -131,8 +131,12 @@ func (s *Server) ListExecutions(_ context.Context, req *connect.Request[operator
 		if _, ok := view.Version(name, refs[0]); !ok {
 			return nil, &control.NotFound{Refused: control.Refused{Why: "version " + refs[0] + " of " + name + " is not published", Next: "specctl versions " + name}}
 		}
-	case req.Msg.GetFailed() || req.Msg.GetDecided():
+	case req.Msg.GetFailed():
 		refs = recorded(view, name)
+	case req.Msg.GetDecided(): // of a version whose first order has just come nothing is recorded yet
+		refs = slices.Concat(recorded(view, name), s.Fleet.Seen(view, name))
+		slices.Sort(refs)
+		refs = slices.Compact(refs)
 	default:
 		refs = s.Fleet.Seen(view, name)
 	}
@@ -182,7 +186,7 @@ func runningOf(version string, r fleet.Running) *operatorv1.Execution {
 		Id: x.GetId(), Key: x.GetKey(), Version: version, Instance: r.Instance, Method: x.GetMethod(), Path: x.GetPath(), StartedAt: x.GetStartedAt(), EndedAt: x.GetEndedAt(),
 		Effects: x.GetEffects(), Outcome: x.GetOutcome(), Reason: x.GetOutcomeReason(), Disposition: x.GetDisposition(), Why: x.GetWhy(),
 		RouteGeneration: x.GetRouteGeneration(), Status: x.GetStatus(), Tools: x.GetTools(), Skill: x.GetSkill(),
-		SettleBy: x.GetSettleBy(),
+		SettleBy: x.GetSettleBy(), Holds: x.GetHolds(),
 	}
 }
 

@@ -1,8 +1,11 @@
 package cli
 
 import (
+	"cmp"
 	"context"
 	"fmt"
+	"maps"
+	"slices"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -77,13 +80,11 @@ func (a *app) printPreview(got *operatorv1.PreviewDrainResponse) {
 		a.out.line("nothing is running there")
 		return
 	}
+	a.out.line("%s", foreseen(got))
 	t := newTable("STARTED", "VERSION", "REQUEST", "EFFECTS", "WOULD", "ID AND WHY")
 	for _, p := range got.GetExecutions() {
 		x := p.GetExecution()
-		would := p.GetDisposition()
-		if p.GetThen() != "" {
-			would += ", then " + p.GetThen()
-		}
+		would := wouldBe(p)
 		t.row(a.clock(x.GetStartedAt()), x.GetVersion(), x.GetMethod()+" "+x.GetPath(), x.GetEffects(), would, x.GetId()+": "+p.GetWhy())
 		if p.GetDisposition() == "cancel" {
 			t.mark(4, red)
@@ -93,6 +94,27 @@ func (a *app) printPreview(got *operatorv1.PreviewDrainResponse) {
 	if n := got.GetUnseen(); n > 0 {
 		a.out.line("and %d more that began a moment ago, or run on instances that are silent", n)
 	}
+}
+
+func wouldBe(p *operatorv1.PreviewedExecution) string {
+	if p.GetThen() == "" {
+		return p.GetDisposition()
+	}
+	return p.GetDisposition() + ", then " + p.GetThen()
+}
+
+// foreseen is the preview in a line: "4 running: 1 handover, 2 complete, then hold, …", most first.
+func foreseen(got *operatorv1.PreviewDrainResponse) string {
+	counts := map[string]int{}
+	for _, p := range got.GetExecutions() {
+		counts[wouldBe(p)]++
+	}
+	kinds := slices.SortedFunc(maps.Keys(counts), func(x, y string) int { return cmp.Or(cmp.Compare(counts[y], counts[x]), cmp.Compare(x, y)) })
+	parts := make([]string, 0, len(kinds))
+	for _, kind := range kinds {
+		parts = append(parts, fmt.Sprintf("%d %s", counts[kind], kind))
+	}
+	return fmt.Sprintf("%d running: %s", len(got.GetExecutions()), strings.Join(parts, "; "))
 }
 
 func (a *app) drainStatusCommand() *cobra.Command {
@@ -152,6 +174,9 @@ func (a *app) printDrain(d *operatorv1.Drain) {
 		where = "instance " + d.GetInstance() + " of " + where
 	}
 	a.out.line("%s: %s %s, %d running, ordered %s", where, d.GetKind(), d.GetState(), running, a.moment(d.GetOrderedAt()))
+	if d.GetFinalTarget() != "" {
+		a.out.field("now to", "%s, since %s was abandoned too", d.GetFinalTarget(), d.GetTarget())
+	}
 	a.out.field("settled", "%d completed, %d handed over (%d arrived), %d cancelled, %d held", d.GetCompleted(), d.GetHandedOver(), d.GetArrived(), d.GetCancelled(), d.GetHeld())
 	if n := d.GetLost(); n > 0 {
 		a.out.field("lost", "%d still ran when the process ended, as it had last told", n)
@@ -160,6 +185,9 @@ func (a *app) printDrain(d *operatorv1.Drain) {
 		line := fmt.Sprintf("%s %s, began %s: %s", x.GetMethod(), x.GetPath(), a.moment(x.GetStartedAt()), executionName(x))
 		if x.GetSettleBy().IsValid() {
 			line += "; until " + a.moment(x.GetSettleBy())
+			if x.GetHolds() {
+				line += ", then held"
+			}
 		}
 		a.out.field("oldest", "%s", line)
 	}
@@ -169,6 +197,9 @@ func (a *app) printDrain(d *operatorv1.Drain) {
 		if d.GetP50() != nil {
 			line += fmt.Sprintf(" (executions here take %s, 99 %% at most %s)", span(d.GetP50().AsDuration()), span(d.GetP99().AsDuration()))
 		}
+		if n := d.GetHolding(); n > 0 {
+			line += fmt.Sprintf("; %d of them then held for a person, if not done before", n)
+		}
 		a.out.field("ends", "%s", line)
 	case d.GetEtaUnknown() != "":
 		a.out.field("ends", "not known: %s", d.GetEtaUnknown())
@@ -176,8 +207,16 @@ func (a *app) printDrain(d *operatorv1.Drain) {
 	for _, l := range d.GetLaggards() {
 		a.out.field("waiting", "%s", l)
 	}
+	earlier := 0
 	for _, i := range d.GetInterventions() {
+		if i.GetAt().AsTime().Before(d.GetOrderedAt().AsTime()) {
+			earlier++ // than this order
+			continue
+		}
 		a.out.field(i.GetId(), "%s", a.interventionLine(i))
+	}
+	if earlier > 0 {
+		a.out.field("earlier", "%s by operators before this order (-o json has them)", plural(earlier, "decision", "decisions"))
 	}
 	if d.GetState() == "held" {
 		a.out.field("next", "specctl executions %s --on %s   (then: specctl execution cancel|complete ID --reason \"…\")", d.GetSpec(), d.GetVersion())

@@ -54,17 +54,19 @@ func (f *fakeControl) ListDrains(_ context.Context, req *connect.Request[operato
 	if len(f.spec.GetDrains()) == 0 {
 		return connect.NewResponse(out), nil
 	}
+	earlier := intervention("IV-0", "x-0", "cancel", "done")
+	earlier.At = ago(time.Hour)
 	out.Drains = []*operatorv1.Drain{
 		{
 			Spec: "customer-service", Version: "2.1.0", Target: "2.0.3", Kind: "rollback", Generation: 6, State: "held", OrderedAt: ago(4 * time.Minute), InFlight: 1,
 			Completed: 12, HandedOver: 3, Arrived: 3, Cancelled: 5, Held: 1, Postmortem: "PM-1", Acked: 3, Instances: 3, Oldest: f.executions[1],
 			EtaUnknown: "what is held waits for a person", DefaultWithin: durationpb.New(time.Minute),
-			Interventions: []*operatorv1.Intervention{intervention("IV-1", "x-1", "cancel", "done")},
+			Interventions: []*operatorv1.Intervention{intervention("IV-1", "x-1", "cancel", "done"), earlier}, FinalTarget: "2.0.2",
 		},
 		{
 			Spec: "customer-service", Version: "2.0.2", Target: "2.0.3", Kind: "promote", Generation: 4, State: "draining", OrderedAt: ago(90 * time.Second), InFlight: 7, Settling: 2,
 			Completed: 4, Acked: 1, Instances: 2, Laggards: []string{"instance i-9 at 10.0.0.9:9000: order not acknowledged"},
-			Eta: durationpb.New(20 * time.Second), P50: durationpb.New(400 * time.Millisecond), P99: durationpb.New(9 * time.Second),
+			Eta: durationpb.New(20 * time.Second), P50: durationpb.New(400 * time.Millisecond), P99: durationpb.New(9 * time.Second), Holding: 1,
 		},
 		{
 			Spec: "customer-service", Version: "2.0.3", Target: "2.0.3", Kind: "shutdown", Instance: "i-4", State: "drained", OrderedAt: ago(10 * time.Minute), EndedAt: ago(9 * time.Minute),

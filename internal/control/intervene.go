@@ -86,6 +86,7 @@ func (c *Controller) allowed(tx *store.Tx, spec, version string, running fleet.R
 	var standing *drain.Order
 	if order, ok := tx.Drain(spec, version); ok && (order.Fences() || order.Settles()) {
 		o := underOrder(order)
+		o.Target = fleet.FinalTarget(tx, order)
 		standing = &o
 	}
 	override := drain.Override{Disposition: w.Disposition, DespiteEffects: w.DespiteEffects}

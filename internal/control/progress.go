@@ -21,6 +21,10 @@ type Progress struct {
 	Held uint64
 	// Oldest began first of those that are known one by one; nil if none is.
 	Oldest *fleet.Running
+	// Holding counts those that are held at their deadlines rather than ended.
+	Holding uint64
+	// Final is where hand-overs go by now, if the target has been abandoned since; else empty.
+	Final string
 	// ETA is when half of the chances are that nothing runs any more; Unknown says why there is none.
 	ETA     time.Duration
 	Unknown string
@@ -41,6 +45,9 @@ func Measure(view *store.View, f *fleet.Fleet, order drain.Drain) Progress {
 	case drain.KindRollback, "":
 	}
 	if order.Unfinished() {
+		if final := fleet.FinalTarget(view, order); final != order.Target {
+			p.Final = final
+		}
 		p.Counts = order.CountsWith(here)
 		p.Arrived = order.ArrivedWith(f.Arrived(view, order.Spec, order.Origin()))
 	}
@@ -83,6 +90,9 @@ func (p Progress) Forecast(f *fleet.Fleet, now time.Time) Progress {
 			if x.GetSettleBy() != nil {
 				left.Until = x.GetSettleBy().AsTime()
 			}
+			if x.GetHolds() {
+				p.Holding++
+			}
 			remaining = append(remaining, left)
 		}
 	}
@@ -98,7 +108,7 @@ func (p Progress) Forecast(f *fleet.Fleet, now time.Time) Progress {
 	case !known && p.Pool.Durations.Count() == 0:
 		p.Unknown = "no execution of this pool has ended by itself yet"
 	case !known:
-		p.Unknown = "the oldest has run longer than any that ended, and has no deadline"
+		p.Unknown = "one has run longer than any that ended here, and has no deadline"
 	default:
 		p.ETA = eta
 	}

@@ -239,7 +239,7 @@ func (e *entry) copy() Row {
 	if e.decision != nil {
 		row.Disposition, row.Why = e.decision.Disposition, e.decision.Why
 		if !e.void && !e.cut() && !e.held {
-			row.SettleBy = e.decision.Deadline
+			row.SettleBy, row.Holds = e.decision.Deadline, !e.decision.Deadline.IsZero() && (e.decision.Then == Hold || worst == EffectsIrreversible)
 		}
 	}
 	if e.held {

@@ -87,9 +87,11 @@ func CheckOverride(c Contract, x View, o Override, standing *Order) error {
 		if standing == nil {
 			return errors.New("there is no version to hand it over to: its own is not being drained")
 		}
-		named := effects == EffectsIdempotent || o.DespiteEffects
-		if obstacle := newPlan(c).obstacle(x, standing, named, effects); obstacle != "" {
+		if obstacle := newPlan(c).obstacle(x, standing, true, effects); obstacle != "" {
 			return fmt.Errorf("a hand-over is impossible: %s", obstacle)
+		}
+		if worst := effects; !o.DespiteEffects && worst.rank() > EffectsIdempotent.rank() {
+			return fmt.Errorf("its effects are %s, and what it did may be done again: say that this is meant (despite effects)", worst)
 		}
 		return nil
 	case Cancel:

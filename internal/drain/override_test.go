@@ -33,7 +33,7 @@ func TestOverride(t *testing.T) {
 		{"hand over", nil, true, drain.Override{Disposition: drain.Handover}, "", drain.Handover},
 		{"hand over without a drain", nil, false, drain.Override{Disposition: drain.Handover}, "not being drained", ""},
 		{"hand over after the first byte", func(x *drain.Execution) { _ = x.Respond(noon) }, true, drain.Override{Disposition: drain.Handover, DespiteEffects: true}, "a response byte was sent", drain.Complete},
-		{"hand over what acted", compensable, true, drain.Override{Disposition: drain.Handover}, "effects are compensable", drain.Complete},
+		{"hand over what acted", compensable, true, drain.Override{Disposition: drain.Handover}, "its effects are compensable, and what it did may be done again", drain.Complete},
 		{"hand over what acted, knowing that", compensable, true, drain.Override{Disposition: drain.Handover, DespiteEffects: true}, "", drain.Handover},
 		{"an irreversible act is never repeated", irreversible, true, drain.Override{Disposition: drain.Handover, DespiteEffects: true}, "effects are irreversible", drain.Complete},
 		{"hold is no order", nil, true, drain.Override{Disposition: drain.Hold}, "cannot be ordered", drain.Complete},

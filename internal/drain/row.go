@@ -65,6 +65,8 @@ type Row struct {
 	Deadline time.Time
 	// SettleBy is when the standing order ends or holds it; zero: it does not.
 	SettleBy time.Time
+	// Holds: then it is held, and goes on.
+	Holds bool
 	// Conversation: several exchanges belong to it.
 	Conversation bool
 }

@@ -170,3 +170,24 @@ func TestRunning(t *testing.T) {
 		t.Errorf("running %v, want b, a, c: longest running first, then by id", got)
 	}
 }
+
+// A deadline that holds is told from one that ends: the effects that are known by now count, too.
+func TestRowsSayWhatTheirDeadlineDoes(t *testing.T) {
+	l := drain.NewLedger(mustContract(t, `{effects: guarded, default: {onRollback: complete, within: 1m, then: cancel}, rules: [{when: {path: /jobs}, onRollback: complete, within: 2m, then: hold}]}`))
+	ends, _ := l.Admit(drain.Begin{ID: "ends", Path: "/", Started: noon})
+	holds, _ := l.Admit(drain.Begin{ID: "holds", Path: "/jobs", Started: noon})
+	acts, _ := l.Admit(drain.Begin{ID: "acts", Path: "/", Started: noon})
+	l.Order(order(1), noon)
+	if err := acts.Grant(act(drain.EffectsIrreversible), nil); err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range []struct {
+		x     *drain.Execution
+		by    time.Time
+		holds bool
+	}{{ends, noon.Add(time.Minute), false}, {holds, noon.Add(2 * time.Minute), true}, {acts, noon.Add(time.Minute), true}} {
+		if row := c.x.Row(); !row.SettleBy.Equal(c.by) || row.Holds != c.holds {
+			t.Errorf("%s: by %s, holds %v", row.ID, row.SettleBy, row.Holds)
+		}
+	}
+}

@@ -194,6 +194,8 @@ func TestOperatorsDecideOverSingleExecutions(t *testing.T) {
 	g.ctl(1, []string{"its version is not being drained"}, "execution", "complete", jobs["plain"].id, "--reason", "why not")
 	g.rollback("shop")
 	g.drainOf("shop", "2.1.0", "holds one", func(d *operatorv1.Drain) bool { return d.GetHeld() == 1 })
+	// Nothing has ended yet, so no record is kept: what runs is shown all the same, each with its rule.
+	g.ctl(0, []string{jobs["held"].id, "why: "}, "executions", "shop", "--decided")
 
 	g.ctl(2, []string{"--reason is required"}, "execution", "cancel", jobs["plain"].id)
 	g.ctl(1, []string{"is not running", "specctl executions SPEC"}, "execution", "cancel", "nobody", "--reason", "why not")
@@ -554,6 +556,7 @@ func TestChainOfRollbacksEndsOnTheFinalTarget(t *testing.T) {
 		}
 		return nil
 	})
+	w.ctl(0, []string{"shop:2.2.0 -> 2.1.0: ", "now to: 2.0.0, since 2.1.0 was abandoned too"}, "drain", "status", "shop")
 	arrived := desks["2.0.0"].job("plain")
 	w.ctl(0, []string{"done"}, "execution", "handover", plain.id, "--reason", "finish it where it is right")
 	arrived.begins()

@@ -26,7 +26,7 @@ func (f *Fleet) passesElsewhere(ctx context.Context, key poolKey, revision int64
 	view := f.store.View()
 	from := map[string]bool{}
 	for _, order := range view.Drains(key.spec) {
-		from[order.Version] = (order.Fences() || order.Settles()) && finalTarget(view, order) == key.version
+		from[order.Version] = (order.Fences() || order.Settles()) && FinalTarget(view, order) == key.version
 	}
 	for {
 		changed := f.Changes()

@@ -16,7 +16,7 @@ func (f *Fleet) shutdown(tx *store.Tx, in routing.Instance) drain.Drain {
 		State: drain.Ordered, OrderedAt: time.Now().UTC(), Base: f.lastOf(tx, in.Spec, in.Version, in.ID).counts,
 	}
 	if order, ok := tx.Drain(in.Spec, in.Version); ok && order.Fences() {
-		d.Target = finalTarget(tx, order) // the fence has decided over everything, and says where
+		d.Target = FinalTarget(tx, order) // the fence has decided over everything, and says where
 	}
 	d.ArrivedBase = f.Arrived(f.store.View(), d.Spec, d.Origin())
 	return d

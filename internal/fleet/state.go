@@ -42,7 +42,7 @@ func StateOf(view *store.View, spec, version, instance string) *sidecarv1.State 
 
 // orderOf is the order as it travels, with the target as it is now.
 func orderOf(view *store.View, order drain.Drain) *sidecarv1.Fence {
-	secret, spec, target := view.Secret(), order.Spec, finalTarget(view, order)
+	secret, spec, target := view.Secret(), order.Spec, FinalTarget(view, order)
 	out := &sidecarv1.Fence{
 		Generation:    order.Generation,
 		TargetVersion: target,
@@ -64,8 +64,8 @@ func orderOf(view *store.View, order drain.Drain) *sidecarv1.Fence {
 	return out
 }
 
-// finalTarget follows a chain of rollbacks to the version that takes new work: 2.2 went to 2.1, which went to 2.0.
-func finalTarget(view store.Reader, order drain.Drain) string {
+// FinalTarget follows a chain of rollbacks to the version that takes new work: 2.2 went to 2.1, which went to 2.0.
+func FinalTarget(view store.Reader, order drain.Drain) string {
 	seen := map[string]bool{order.Version: true}
 	for {
 		next, ok := view.Drain(order.Spec, order.Target)

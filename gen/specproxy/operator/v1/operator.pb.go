@@ -2860,7 +2860,11 @@ type Drain struct {
 	// The instance that shuts down; else empty.
 	Instance string `protobuf:"bytes,27,opt,name=instance,proto3" json:"instance,omitempty"`
 	// Executions that still ran when the process of a shutdown ended, as it last told.
-	Lost          uint64 `protobuf:"varint,28,opt,name=lost,proto3" json:"lost,omitempty"`
+	Lost uint64 `protobuf:"varint,28,opt,name=lost,proto3" json:"lost,omitempty"`
+	// Of those that run: how many are held at their deadlines rather than ended. The estimate leaves open whether they end before.
+	Holding uint64 `protobuf:"varint,29,opt,name=holding,proto3" json:"holding,omitempty"`
+	// Where hand-overs go by now, if the target has been abandoned since; else empty.
+	FinalTarget   string `protobuf:"bytes,30,opt,name=final_target,json=finalTarget,proto3" json:"final_target,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -3089,6 +3093,20 @@ func (x *Drain) GetLost() uint64 {
 		return x.Lost
 	}
 	return 0
+}
+
+func (x *Drain) GetHolding() uint64 {
+	if x != nil {
+		return x.Holding
+	}
+	return 0
+}
+
+func (x *Drain) GetFinalTarget() string {
+	if x != nil {
+		return x.FinalTarget
+	}
+	return ""
 }
 
 type PreviewDrainRequest struct {
@@ -3818,7 +3836,9 @@ type Execution struct {
 	Tools []string `protobuf:"bytes,16,rep,name=tools,proto3" json:"tools,omitempty"`
 	Skill string   `protobuf:"bytes,17,opt,name=skill,proto3" json:"skill,omitempty"`
 	// When the standing order ends or holds it; unset: it does not.
-	SettleBy      *timestamppb.Timestamp `protobuf:"bytes,18,opt,name=settle_by,json=settleBy,proto3" json:"settle_by,omitempty"`
+	SettleBy *timestamppb.Timestamp `protobuf:"bytes,18,opt,name=settle_by,json=settleBy,proto3" json:"settle_by,omitempty"`
+	// settle_by holds it, and it goes on.
+	Holds         bool `protobuf:"varint,19,opt,name=holds,proto3" json:"holds,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -3977,6 +3997,13 @@ func (x *Execution) GetSettleBy() *timestamppb.Timestamp {
 		return x.SettleBy
 	}
 	return nil
+}
+
+func (x *Execution) GetHolds() bool {
+	if x != nil {
+		return x.Holds
+	}
+	return false
 }
 
 type ListExecutionsRequest struct {
@@ -6932,7 +6959,7 @@ const file_specproxy_operator_v1_operator_proto_rawDesc = "" +
 	"\x05until\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\x05until\x12\x1e\n" +
 	"\n" +
 	"postmortem\x18\x03 \x01(\tR\n" +
-	"postmortem\"\xdc\a\n" +
+	"postmortem\"\x99\b\n" +
 	"\x05Drain\x12\x18\n" +
 	"\aversion\x18\x01 \x01(\tR\aversion\x12\x16\n" +
 	"\x06target\x18\x02 \x01(\tR\x06target\x12\x1e\n" +
@@ -6969,7 +6996,9 @@ const file_specproxy_operator_v1_operator_proto_rawDesc = "" +
 	"\blaggards\x18\x19 \x03(\tR\blaggards\x12I\n" +
 	"\rinterventions\x18\x1a \x03(\v2#.specproxy.operator.v1.InterventionR\rinterventions\x12\x1a\n" +
 	"\binstance\x18\x1b \x01(\tR\binstance\x12\x12\n" +
-	"\x04lost\x18\x1c \x01(\x04R\x04lost\"M\n" +
+	"\x04lost\x18\x1c \x01(\x04R\x04lost\x12\x18\n" +
+	"\aholding\x18\x1d \x01(\x04R\aholding\x12!\n" +
+	"\ffinal_target\x18\x1e \x01(\tR\vfinalTarget\"M\n" +
 	"\x13PreviewDrainRequest\x12\x12\n" +
 	"\x04spec\x18\x01 \x01(\tR\x04spec\x12\x0e\n" +
 	"\x02to\x18\x02 \x01(\tR\x02to\x12\x12\n" +
@@ -7027,7 +7056,7 @@ const file_specproxy_operator_v1_operator_proto_rawDesc = "" +
 	"\x0fGetSpecResponse\x12/\n" +
 	"\x04spec\x18\x01 \x01(\v2\x1b.specproxy.operator.v1.SpecR\x04spec\x12\x1a\n" +
 	"\brevision\x18\x02 \x01(\x04R\brevision\x127\n" +
-	"\ahistory\x18\x03 \x03(\v2\x1d.specproxy.operator.v1.ChangeR\ahistory\"\xa9\x04\n" +
+	"\ahistory\x18\x03 \x03(\v2\x1d.specproxy.operator.v1.ChangeR\ahistory\"\xbf\x04\n" +
 	"\tExecution\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x10\n" +
 	"\x03key\x18\x02 \x01(\tR\x03key\x12\x18\n" +
@@ -7048,7 +7077,8 @@ const file_specproxy_operator_v1_operator_proto_rawDesc = "" +
 	"\x06status\x18\x0f \x01(\x05R\x06status\x12\x14\n" +
 	"\x05tools\x18\x10 \x03(\tR\x05tools\x12\x14\n" +
 	"\x05skill\x18\x11 \x01(\tR\x05skill\x127\n" +
-	"\tsettle_by\x18\x12 \x01(\v2\x1a.google.protobuf.TimestampR\bsettleBy\"w\n" +
+	"\tsettle_by\x18\x12 \x01(\v2\x1a.google.protobuf.TimestampR\bsettleBy\x12\x14\n" +
+	"\x05holds\x18\x13 \x01(\bR\x05holds\"w\n" +
 	"\x15ListExecutionsRequest\x12\x12\n" +
 	"\x04spec\x18\x01 \x01(\tR\x04spec\x12\x18\n" +
 	"\aversion\x18\x02 \x01(\tR\aversion\x12\x16\n" +

@@ -630,7 +630,9 @@ type Execution struct {
 	// When the standing order ends or holds it; unset: it does not.
 	SettleBy *timestamppb.Timestamp `protobuf:"bytes,25,opt,name=settle_by,json=settleBy,proto3" json:"settle_by,omitempty"`
 	// Several exchanges belong to it.
-	Conversation  bool `protobuf:"varint,26,opt,name=conversation,proto3" json:"conversation,omitempty"`
+	Conversation bool `protobuf:"varint,26,opt,name=conversation,proto3" json:"conversation,omitempty"`
+	// settle_by holds it, and it goes on.
+	Holds         bool `protobuf:"varint,27,opt,name=holds,proto3" json:"holds,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -843,6 +845,13 @@ func (x *Execution) GetSettleBy() *timestamppb.Timestamp {
 func (x *Execution) GetConversation() bool {
 	if x != nil {
 		return x.Conversation
+	}
+	return false
+}
+
+func (x *Execution) GetHolds() bool {
+	if x != nil {
+		return x.Holds
 	}
 	return false
 }
@@ -1807,7 +1816,7 @@ const file_specproxy_sidecar_v1_sidecar_proto_rawDesc = "" +
 	" \x01(\bR\asettled\":\n" +
 	"\x0eOverrideResult\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x18\n" +
-	"\arefusal\x18\x02 \x01(\tR\arefusal\"\xda\a\n" +
+	"\arefusal\x18\x02 \x01(\tR\arefusal\"\xf0\a\n" +
 	"\tExecution\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x10\n" +
 	"\x03key\x18\x02 \x01(\tR\x03key\x12\x16\n" +
@@ -1838,7 +1847,8 @@ const file_specproxy_sidecar_v1_sidecar_proto_rawDesc = "" +
 	"\aheaders\x18\x17 \x03(\v2,.specproxy.sidecar.v1.Execution.HeadersEntryR\aheaders\x12!\n" +
 	"\facts_omitted\x18\x18 \x01(\x04R\vactsOmitted\x127\n" +
 	"\tsettle_by\x18\x19 \x01(\v2\x1a.google.protobuf.TimestampR\bsettleBy\x12\"\n" +
-	"\fconversation\x18\x1a \x01(\bR\fconversation\x1a:\n" +
+	"\fconversation\x18\x1a \x01(\bR\fconversation\x12\x14\n" +
+	"\x05holds\x18\x1b \x01(\bR\x05holds\x1a:\n" +
 	"\fHeadersEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\xac\x01\n" +

@@ -12,6 +12,8 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime/debug"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -32,7 +34,7 @@ import (
 // patience bounds every wait in these tests; nothing waits that long unless it is broken.
 const patience = 30 * time.Second
 
-// binDir holds the commands under test, built once with the race detector.
+// binDir holds the commands under test, built once, with the race detector if this program has it.
 var binDir string
 
 func TestMain(m *testing.M) {
@@ -45,7 +47,11 @@ func TestMain(m *testing.M) {
 		fmt.Fprintln(os.Stderr, err)
 		os.Exit(1)
 	}
-	build := exec.Command("go", "build", "-race", "-o", dir, "../../cmd/xds", "../../cmd/specproxy", "../../cmd/specctl")
+	race := false
+	if info, ok := debug.ReadBuildInfo(); ok {
+		race = slices.Contains(info.Settings, debug.BuildSetting{Key: "-race", Value: "true"})
+	}
+	build := exec.Command("go", "build", fmt.Sprintf("-race=%t", race), "-o", dir, "../../cmd/xds", "../../cmd/specproxy", "../../cmd/specctl")
 	build.Stdout, build.Stderr = os.Stderr, os.Stderr
 	if err := build.Run(); err != nil {
 		fmt.Fprintln(os.Stderr, "build the commands:", err)

@@ -23,13 +23,13 @@ var arrows = []struct {
 	from string
 	to   []string
 }{
-	{"cmd/xds", []string{"internal/controlplane", "internal/routing/envoy"}},
+	{"cmd/xds", []string{"internal/controlplane", "internal/routing/envoy", "internal/notify"}},
 	{"cmd/specproxy", []string{"internal/sidecar", "internal/sidecar/agent", "internal/sidecar/gate", "internal/signing", "internal/versions"}},
 	{"cmd/specctl", []string{"internal/cli"}},
 
 	{"internal/controlplane", []string{
 		"internal/api", "internal/auth", "internal/control", "internal/discovery", "internal/fleet", "internal/archive", "internal/archive/registry",
-		"internal/routing/envoy", "internal/store", "internal/telemetry", "gen/sidecar",
+		"internal/routing/envoy", "internal/store", "internal/telemetry", "internal/notify", "gen/sidecar",
 	}},
 	{"internal/api", []string{
 		"internal/auth", "internal/control", "internal/discovery", "internal/fleet", "internal/store",
@@ -43,6 +43,8 @@ var arrows = []struct {
 	}},
 	{"internal/discovery", []string{"internal/store", "internal/routing", "internal/routing/envoy", "internal/versions", "internal/drain"}},
 	{"internal/fleet", []string{"internal/store", "internal/routing", "internal/postmortem", "internal/versions", "internal/drain", "gen/sidecar"}},
+	// What receivers outside are told of the records.
+	{"internal/notify", []string{"internal/store", "internal/postmortem", "internal/webhook"}},
 	{"internal/store", []string{"internal/routing", "internal/postmortem", "internal/rollout", "internal/rollout/evidence", "internal/versions", "internal/drain"}},
 	{"internal/cli", []string{
 		"internal/archive/bundle", "internal/specdiff", "internal/signing", "internal/versions", "internal/drain", "internal/rollout", "gen/operator",

@@ -12,12 +12,13 @@ import (
 	"go.uber.org/zap/zapcore"
 
 	"github.com/specproxy/specproxy/internal/controlplane"
+	"github.com/specproxy/specproxy/internal/notify"
 	"github.com/specproxy/specproxy/internal/routing/envoy"
 )
 
 func command(version string, out io.Writer) *cobra.Command {
 	o := controlplane.Options{Version: version}
-	var level string
+	var level, webhooks string
 	root := &cobra.Command{
 		Use:   "xds",
 		Short: "Control plane: shifts a stock Envoy's traffic between spec versions, and takes it back",
@@ -33,6 +34,11 @@ When it listens it prints one JSON line with its addresses; logs go to standard 
 			parsed, err := zap.ParseAtomicLevel(level)
 			if err != nil {
 				return usage(fmt.Errorf("--log-level %q: write debug, info, warn or error", level))
+			}
+			if webhooks != "" {
+				if o.Webhooks, err = notify.Load(webhooks); err != nil {
+					return usage(fmt.Errorf("--webhooks: %w", err))
+				}
 			}
 			config := zap.NewProductionConfig()
 			config.Level, config.EncoderConfig.EncodeTime = parsed, zapcore.RFC3339NanoTimeEncoder
@@ -68,8 +74,9 @@ When it listens it prints one JSON line with its addresses; logs go to standard 
 	f.StringVar(&o.TLSKey, "tls-key", "", "PEM key of the certificate")
 	f.StringVar(&o.ScopeHeader, "scope-header", "", "request header that names the spec's host, where all specs share one address (default :authority)")
 	f.DurationVar(&o.FreezeFor, "freeze-for", 0, "how long a rollback keeps automation away from its spec (default 24h)")
+	f.StringVar(&webhooks, "webhooks", "", "YAML file of those who are told of rollbacks and post-mortems; see: xds webhooks --help")
 	f.StringVar(&level, "log-level", "info", "debug, info, warn or error")
-	root.AddCommand(bootstrap(out))
+	root.AddCommand(bootstrap(out), checkWebhooks(out))
 	return root
 }
 

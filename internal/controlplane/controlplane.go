@@ -30,6 +30,7 @@ import (
 	"github.com/specproxy/specproxy/internal/control"
 	"github.com/specproxy/specproxy/internal/discovery"
 	"github.com/specproxy/specproxy/internal/fleet"
+	"github.com/specproxy/specproxy/internal/notify"
 	"github.com/specproxy/specproxy/internal/routing/envoy"
 	"github.com/specproxy/specproxy/internal/store"
 	"github.com/specproxy/specproxy/internal/telemetry"
@@ -61,6 +62,8 @@ type Options struct {
 	MetricsTokenFile string
 	// Admin is host:port, on loopback, of the page with metrics, health and profiles; empty: none.
 	Admin string
+	// Webhooks are who is told of post-mortems; nil: nobody.
+	Webhooks *notify.Config
 	// Version of this program.
 	Version string
 	// ScopeHeader is the request header that names a spec's host; empty: :authority.
@@ -167,7 +170,11 @@ func Run(ctx context.Context, o Options) (err error) {
 		o.Log.Info("admin page", zap.String("address", adminListener.Addr().String()))
 		listeners = append(listeners, served{&http.Server{Handler: telemetry.Admin(reg, loaded(disc)), ReadHeaderTimeout: 10 * time.Second}, adminListener})
 	}
-	return serve(ctx, st, disc, fl, ctl, gs, grpcListener, listeners)
+	leading := []func(context.Context) error{ctl.Run, fl.Tend}
+	if o.Webhooks != nil {
+		leading = append(leading, notify.New(notify.Options{Store: st, Config: o.Webhooks, Log: o.Log.Named("webhook"), Metrics: reg}).Run)
+	}
+	return serve(ctx, st, disc, fl, leading, gs, grpcListener, listeners)
 }
 
 // openArchive opens the directory, or the repository with the directory as this replica's copy of what it has seen.
@@ -179,8 +186,8 @@ func openArchive(o Options) (control.Archive, error) {
 	return registry.Open(registry.Options{Target: o.Archive, Copy: local, Log: o.Log.Named("archive"), UserAgent: "specproxy"})
 }
 
-// serve runs every part until one ends, then stops all of them.
-func serve(ctx context.Context, st *store.Store, disc *discovery.Server, fl *fleet.Fleet, ctl *control.Controller,
+// serve runs every part until one ends, then stops all of them. What is in leading runs while this replica leads.
+func serve(ctx context.Context, st *store.Store, disc *discovery.Server, fl *fleet.Fleet, leading []func(context.Context) error,
 	gs *grpc.Server, gl net.Listener, pages []served,
 ) error {
 	g, ctx := errgroup.WithContext(ctx)
@@ -196,10 +203,11 @@ func serve(ctx context.Context, st *store.Store, disc *discovery.Server, fl *fle
 	g.Go(quiet(func() error { return fl.Run(ctx) }))
 	g.Go(quiet(func() error {
 		return st.Lead(ctx, func(ctx context.Context) error {
-			leading, ctx := errgroup.WithContext(ctx)
-			leading.Go(func() error { return ctl.Run(ctx) })
-			leading.Go(func() error { return fl.Tend(ctx) })
-			return leading.Wait()
+			g, ctx := errgroup.WithContext(ctx)
+			for _, run := range leading {
+				g.Go(func() error { return run(ctx) })
+			}
+			return g.Wait()
 		})
 	}))
 	g.Go(quiet(func() error { return gs.Serve(gl) }))

@@ -40,6 +40,7 @@ type replicas struct {
 	etcd  string
 	repo  string
 	all   map[string]*world
+	more  []string // what xds is started with besides
 }
 
 func startReplicas(t *testing.T, names ...string) *replicas {
@@ -48,24 +49,32 @@ func startReplicas(t *testing.T, names ...string) *replicas {
 	r.etcd, r.files = startEtcd(t)
 	r.repo = "oci://" + registrytest.Start(t, registrytest.Options{}).Host + "/specs"
 	for _, name := range names {
-		w := &world{t: t, dataDir: t.TempDir(), api: reserved(t), grpc: reserved(t)}
-		// One token for all of them, as an operator would give it to them.
-		if err := os.WriteFile(filepath.Join(w.dataDir, auth.AdminTokenFile), []byte("spx_"+strings.Repeat("0123456789abcdef", 4)+"\n"), 0o600); err != nil {
-			t.Fatal(err)
-		}
-		r.all[name] = w
-		r.start(name)
-		w.connect()
+		r.add(name)
 	}
 	return r
+}
+
+// add starts one more replica.
+func (r *replicas) add(name string) {
+	r.t.Helper()
+	w := &world{t: r.t, dataDir: r.t.TempDir(), api: reserved(r.t), grpc: reserved(r.t)}
+	// One token for all of them, as an operator would give it to them.
+	if err := os.WriteFile(filepath.Join(w.dataDir, auth.AdminTokenFile), []byte("spx_"+strings.Repeat("0123456789abcdef", 4)+"\n"), 0o600); err != nil {
+		r.t.Fatal(err)
+	}
+	r.all[name] = w
+	r.start(name)
+	w.connect()
 }
 
 // start runs the named replica, for the first time or again.
 func (r *replicas) start(name string) {
 	r.t.Helper()
 	w, lines := r.all[name], make(chan string, 1)
-	w.xds = start(r.t, lines, filepath.Join(binDir, "xds"), "--data-dir", w.dataDir, "--api", w.api, "--grpc", w.grpc, "--archive", r.repo, "--replica", name,
-		"--etcd-endpoints", r.etcd, "--etcd-ca", r.files.cert, "--etcd-cert", r.files.cert, "--etcd-key", r.files.key)
+	w.xds = start(r.t, lines, filepath.Join(binDir, "xds"), append([]string{
+		"--data-dir", w.dataDir, "--api", w.api, "--grpc", w.grpc, "--archive", r.repo, "--replica", name,
+		"--etcd-endpoints", r.etcd, "--etcd-ca", r.files.cert, "--etcd-cert", r.files.cert, "--etcd-key", r.files.key,
+	}, r.more...)...)
 	select {
 	case line := <-lines:
 		if !json.Valid([]byte(line)) {

@@ -162,15 +162,24 @@ func NewEvent(record string, at time.Time, actor string, fact Fact) (Event, erro
 	return Event{Record: record, At: at, Actor: actor, Kind: fact.kind(), Fact: raw}, nil
 }
 
-// After is the record as the event leaves it. The record before is not changed.
-func (r Record) After(e Event) (Record, error) {
+// Says is the fact of the event, as a pointer.
+func (e Event) Says() (Fact, error) {
 	empty, ok := facts[e.Kind]
 	if !ok {
-		return r, fmt.Errorf("event %d of %s is of a kind that this release does not know: %s", e.Seq, e.Record, e.Kind)
+		return nil, fmt.Errorf("event %d of %s is of a kind that this release does not know: %s", e.Seq, e.Record, e.Kind)
 	}
 	fact := empty()
 	if err := json.Unmarshal(e.Fact, fact); err != nil {
-		return r, fmt.Errorf("event %d (%s) of %s cannot be read: %w", e.Seq, e.Kind, e.Record, err)
+		return nil, fmt.Errorf("event %d (%s) of %s cannot be read: %w", e.Seq, e.Kind, e.Record, err)
+	}
+	return fact, nil
+}
+
+// After is the record as the event leaves it. The record before is not changed.
+func (r Record) After(e Event) (Record, error) {
+	fact, err := e.Says()
+	if err != nil {
+		return r, err
 	}
 	if r.ID == "" != (e.Kind == Opened{}.kind()) {
 		return r, fmt.Errorf("event %d of %s is %s: a record is opened once, before everything else", e.Seq, e.Record, e.Kind)

@@ -57,7 +57,7 @@ var arrows = []struct {
 	}},
 	{"internal/sidecar/proxy", []string{
 		"internal/sidecar/agent", "internal/sidecar/execid", "internal/sidecar/gate", "internal/sidecar/http1", "internal/sidecar/posture",
-		"internal/agentproto", "internal/agentproto/a2a", "internal/agentproto/grpc", "internal/agentproto/mcp", "internal/agentproto/plain", "internal/agentproto/websocket",
+		"internal/agentproto", "internal/agentproto/a2a", "internal/agentproto/grpc", "internal/agentproto/mcp", "internal/agentproto/plain", "internal/agentproto/terminal", "internal/agentproto/websocket",
 		"internal/versions", "internal/drain",
 	}},
 	{"internal/sidecar/session", []string{"internal/drain", "gen/sidecar"}},
@@ -102,6 +102,7 @@ var arrows = []struct {
 	{"internal/agentproto/grpc", []string{"internal/agentproto"}},
 	{"internal/agentproto/plain", []string{"internal/agentproto", "internal/drain"}},
 	{"internal/agentproto/websocket", []string{"internal/agentproto"}}, // frames, and the close frame of a cut
+	{"internal/agentproto/terminal", nil},                              // how the work ended, by the answer
 	{"internal/agentproto", []string{"internal/drain"}},
 	// What changed between two versions, for people.
 	{"internal/specdiff", []string{"internal/versions", "internal/drain"}},
@@ -117,7 +118,7 @@ var arrows = []struct {
 
 // pure packages read no clock, do no I/O and start no goroutine.
 var pure = []string{
-	"internal/agentproto", "internal/agentproto/a2a", "internal/agentproto/grpc", "internal/agentproto/jsonpeek", "internal/agentproto/mcp", "internal/agentproto/plain", "internal/agentproto/websocket", "internal/conformance", "internal/drain", "internal/postmortem",
+	"internal/agentproto", "internal/agentproto/a2a", "internal/agentproto/grpc", "internal/agentproto/jsonpeek", "internal/agentproto/mcp", "internal/agentproto/plain", "internal/agentproto/terminal", "internal/agentproto/websocket", "internal/conformance", "internal/drain", "internal/postmortem",
 	"internal/rollout", "internal/rollout/evidence", "internal/routing", "internal/routing/envoy", "internal/specdiff", "internal/versions",
 }
 

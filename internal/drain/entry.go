@@ -52,8 +52,10 @@ type entry struct {
 	responded, replayable bool
 
 	outcome Outcome
-	reason  string
-	status  int
+	// stated: the agent said so itself, which goes before what its protocol says.
+	stated bool
+	reason string
+	status int
 
 	// decision is never changed, only replaced: at its deadline, or by a new order after the fence was lifted (void, which no cut becomes).
 	decision *Decision

@@ -208,6 +208,22 @@ func (x *Execution) SetOutcome(success bool, reason string) {
 	if !e.ended.IsZero() {
 		return
 	}
+	e.stated = true
+	e.say(success, reason)
+}
+
+// Infer takes an outcome that the agent did not state and its protocol shows. A statement goes before it, and what has failed stays failed.
+func (x *Execution) Infer(success bool, reason string) {
+	e := x.entry
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if e.ended.IsZero() && !e.stated && e.outcome != Failure && !e.cut() {
+		e.say(success, reason)
+	}
+}
+
+// say sets the outcome. The entry's lock is held.
+func (e *entry) say(success bool, reason string) {
 	e.outcome, e.reason = Failure, reason
 	if success {
 		e.outcome = Success

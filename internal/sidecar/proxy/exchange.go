@@ -142,10 +142,10 @@ func (x *exchange) end(status int) {
 	})
 }
 
-// fail states a failure, unless the agent has stated an outcome.
+// fail takes a failure that the agent did not state: what it states goes before.
 func (x *exchange) fail(reason string) {
-	if x.cutBy() == nil && x.execution.Row().Outcome == "" {
-		x.execution.SetOutcome(false, reason)
+	if x.cutBy() == nil {
+		x.execution.Infer(false, reason)
 	}
 }
 

@@ -17,6 +17,7 @@ import (
 
 	"github.com/specproxy/specproxy/internal/agentproto/grpc"
 	"github.com/specproxy/specproxy/internal/agentproto/plain"
+	"github.com/specproxy/specproxy/internal/agentproto/terminal"
 	"github.com/specproxy/specproxy/internal/drain"
 )
 
@@ -227,6 +228,8 @@ func (p *Proxy) fromAgent(res *http.Response) error {
 		s.grpcStatus(res.Header)
 		// Not announced, so that a cut can put other trailers in their place.
 		res.Trailer = nil
+	} else if res.StatusCode < http.StatusBadRequest {
+		s.watcher = terminal.Watch(res.Header)
 	}
 	res.Body = s
 	return nil
@@ -273,6 +276,8 @@ type stream struct {
 	res  *http.Response
 	// framing is nil if the protocol cannot end early: a cut then breaks the connection.
 	framing framing
+	// watcher reads what the protocol says of the outcome; nil if it can say nothing.
+	watcher *terminal.Watcher
 	// held is the beginning of a frame whose end has not come, out is on its way to the client.
 	held, out []byte
 	err       error // what Read returns after out
@@ -281,7 +286,10 @@ type stream struct {
 // holdLimit bounds held. A longer frame goes out in pieces, and a cut in its middle can only break the connection.
 const holdLimit = 64 << 10
 
-func (s *stream) Close() error { return s.body.Close() }
+func (s *stream) Close() error {
+	s.settle()
+	return s.body.Close()
+}
 
 func (s *stream) Read(p []byte) (int, error) {
 	for {
@@ -294,6 +302,9 @@ func (s *stream) Read(p []byte) (int, error) {
 			return 0, s.err
 		}
 		n, err := s.body.Read(p)
+		if s.watcher != nil {
+			s.watcher.Write(p[:n])
+		}
 		s.x.proxy.heard.Store(s.x.proxy.Now().UnixNano())
 		if err != nil {
 			s.err = s.last(err)
@@ -353,6 +364,18 @@ func (s *stream) last(err error) error {
 		s.x.fail("the agent broke off its response: " + err.Error())
 	}
 	return err
+}
+
+// settle takes what the protocol showed of the outcome.
+func (s *stream) settle() {
+	if s.watcher == nil {
+		return
+	}
+	o := s.watcher.End()
+	s.watcher = nil
+	if o.Known && s.x.cutBy() == nil {
+		s.x.execution.Infer(o.Success, o.Reason)
+	}
 }
 
 // grpcStatus counts a gRPC status other than OK as a failure, where the agent states nothing else.

@@ -1,6 +1,7 @@
 package drain
 
 import (
+	"context"
 	"bufio"
 	"bytes"
 	"fmt"
@@ -46,7 +47,7 @@ func plainExchanges(address string, n int, deadline time.Time, results chan<- re
 
 // dial opens a connection on which nothing is waited for beyond the deadline.
 func dial(address string, deadline time.Time) (net.Conn, error) {
-	conn, err := net.DialTimeout("tcp", address, time.Until(deadline))
+	conn, err := (&net.Dialer{Deadline: deadline}).DialContext(context.Background(), "tcp", address)
 	if err != nil {
 		return nil, err
 	}

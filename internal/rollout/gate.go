@@ -36,7 +36,7 @@ const (
 // maxGates before one step.
 const maxGates = 4
 
-// AskTimeout, AskEvery and LinkLife are the gate's, or the defaults.
+// AskTimeout is how long an answer may take; it is the gate's or the default, as are the next two.
 func (g Gate) AskTimeout() time.Duration { return time.Duration(or(g.Timeout, defaultTimeout)) }
 
 // AskEvery is how long until it is asked again.

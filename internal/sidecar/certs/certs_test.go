@@ -58,7 +58,9 @@ func echo(at string, config *tls.Config) (serial int64, err error) {
 
 func eventually(t *testing.T, what string, check func() bool) {
 	t.Helper()
-	for deadline := time.Now().Add(patience); !check(); time.Sleep(20 * time.Millisecond) {
+	tick := time.NewTicker(20 * time.Millisecond)
+	defer tick.Stop()
+	for deadline := time.Now().Add(patience); !check(); <-tick.C {
 		if time.Now().After(deadline) {
 			t.Fatal("in vain: " + what)
 		}

@@ -28,9 +28,11 @@ var arrows = []struct {
 	{"cmd/specctl", []string{"internal/cli"}},
 
 	{"internal/controlplane", []string{
-		"internal/api", "internal/auth", "internal/control", "internal/discovery", "internal/fleet", "internal/archive", "internal/archive/registry",
+		"internal/api", "internal/dashboard", "internal/auth", "internal/control", "internal/discovery", "internal/fleet", "internal/archive", "internal/archive/registry",
 		"internal/routing/envoy", "internal/store", "internal/telemetry", "internal/notify", "gen/sidecar",
 	}},
+	// What the API reads, as pages for a browser.
+	{"internal/dashboard", []string{"internal/api", "internal/auth", "internal/postmortem", "gen/operator"}},
 	{"internal/api", []string{
 		"internal/auth", "internal/control", "internal/discovery", "internal/fleet", "internal/store",
 		"internal/routing", "internal/postmortem", "internal/versions", "internal/drain", "internal/signing", "gen/operator",
@@ -299,7 +301,7 @@ func TestSidecarLinksNoControlPlane(t *testing.T) {
 		"go.etcd.io/", "github.com/hashicorp/go-memdb", "github.com/envoyproxy/",
 		path.Join(module, "internal/store"), path.Join(module, "internal/control"), path.Join(module, "internal/discovery"),
 		path.Join(module, "internal/fleet"), path.Join(module, "internal/api"),
-		path.Join(module, "internal/controlplane"),
+		path.Join(module, "internal/controlplane"), path.Join(module, "internal/dashboard"),
 	}
 	deps := strings.Fields(string(out))
 	if !slices.Contains(deps, module+"/internal/sidecar") {

@@ -70,6 +70,7 @@ When it listens it prints one JSON line with its addresses; logs go to standard 
 	f.StringVar(&o.TokenFile, "token-file", "", "token that proxies and sidecars must send; required beyond loopback")
 	f.StringVar(&o.MetricsTokenFile, "metrics-token-file", "", "token that may read /metrics of the API's listener, and nothing else; on loopback anybody may")
 	f.StringVar(&o.Admin, "admin", "", "loopback address of a page with /metrics, /healthz, /readyz and /debug/pprof/ (default: none)")
+	f.BoolVar(&o.NoDashboard, "no-dashboard", false, "serve no dashboard (http://HOST:PORT/dashboard/ of --api, for reading, with the admin's token)")
 	f.StringVar(&o.TLSCert, "tls-cert", "", "PEM certificate of both listeners; required beyond loopback")
 	f.StringVar(&o.TLSKey, "tls-key", "", "PEM key of the certificate")
 	f.StringVar(&o.ScopeHeader, "scope-header", "", "request header that names the spec's host, where all specs share one address (default :authority)")

@@ -53,26 +53,31 @@ func (s *Server) Handler() (string, http.Handler) {
 func explain(next connect.UnaryFunc) connect.UnaryFunc {
 	return func(ctx context.Context, req connect.AnyRequest) (connect.AnyResponse, error) {
 		res, err := next(ctx, req)
-		if err == nil {
-			return res, nil
+		if err != nil {
+			return nil, Explained(err)
 		}
-		var known *connect.Error
-		var conflict *control.Conflict
-		var refused *control.Refused
-		switch {
-		case errors.As(err, &known):
-			return nil, err
-		case control.IsNotFound(err):
-			return nil, connect.NewError(connect.CodeNotFound, err)
-		case errors.As(err, &conflict):
-			return nil, connect.NewError(connect.CodeAlreadyExists, err)
-		case errors.As(err, &refused):
-			return nil, connect.NewError(connect.CodeFailedPrecondition, err)
-		case errors.Is(err, context.Canceled):
-			return nil, connect.NewError(connect.CodeCanceled, err)
-		}
-		return nil, connect.NewError(connect.CodeInternal, err)
+		return res, nil
 	}
+}
+
+// Explained gives an error of the controller its code.
+func Explained(err error) error {
+	var known *connect.Error
+	var conflict *control.Conflict
+	var refused *control.Refused
+	switch {
+	case errors.As(err, &known):
+		return err
+	case control.IsNotFound(err):
+		return connect.NewError(connect.CodeNotFound, err)
+	case errors.As(err, &conflict):
+		return connect.NewError(connect.CodeAlreadyExists, err)
+	case errors.As(err, &refused):
+		return connect.NewError(connect.CodeFailedPrecondition, err)
+	case errors.Is(err, context.Canceled):
+		return connect.NewError(connect.CodeCanceled, err)
+	}
+	return connect.NewError(connect.CodeInternal, err)
 }
 
 func actor(h http.Header, automation bool) control.Actor {

@@ -108,11 +108,11 @@ func (s *Server) Verify(_ context.Context, req *connect.Request[operatorv1.Verif
 // Export returns everything of one record.
 func (s *Server) Export(_ context.Context, req *connect.Request[operatorv1.ExportRequest]) (*connect.Response[operatorv1.ExportResponse], error) {
 	view := s.Store.View()
-	record, ok := view.PostMortem(req.Msg.GetId())
-	if !ok {
-		return nil, &control.NotFound{Refused: control.Refused{Why: "post-mortem " + req.Msg.GetId() + " does not exist", Next: "specctl postmortem list"}}
+	record, err := s.recordIn(view, req.Msg.GetId())
+	if err != nil {
+		return nil, err
 	}
-	files, err := postmortem.Export(control.WithActs(view, s.Fleet, control.Counted(view, record)), view.Chain(0, 0))
+	files, err := postmortem.Export(record, view.Chain(0, 0))
 	if err != nil {
 		return nil, err
 	}

@@ -214,21 +214,17 @@ func proxyOf(p discovery.ProxyState) *operatorv1.Proxy {
 // ListPostMortems lists the records, newest first.
 func (s *Server) ListPostMortems(_ context.Context, req *connect.Request[operatorv1.ListPostMortemsRequest]) (*connect.Response[operatorv1.ListPostMortemsResponse], error) {
 	out := &operatorv1.ListPostMortemsResponse{}
-	view := s.Store.View()
-	for _, r := range view.PostMortems() {
-		if want := req.Msg.GetSpec(); want == "" || slices.Contains(r.Specs, want) {
-			out.Postmortems = append(out.Postmortems, postMortemOf(control.WithActs(view, s.Fleet, control.Counted(view, r))))
-		}
+	for _, r := range s.Records(req.Msg.GetSpec()) {
+		out.Postmortems = append(out.Postmortems, postMortemOf(r))
 	}
 	return connect.NewResponse(out), nil
 }
 
 // GetPostMortem shows one record.
 func (s *Server) GetPostMortem(_ context.Context, req *connect.Request[operatorv1.GetPostMortemRequest]) (*connect.Response[operatorv1.GetPostMortemResponse], error) {
-	view := s.Store.View()
-	record, ok := view.PostMortem(req.Msg.GetId())
-	if !ok {
-		return nil, &control.NotFound{Refused: control.Refused{Why: "post-mortem " + req.Msg.GetId() + " does not exist", Next: "specctl postmortem list"}}
+	record, err := s.Record(req.Msg.GetId())
+	if err != nil {
+		return nil, err
 	}
-	return connect.NewResponse(&operatorv1.GetPostMortemResponse{Postmortem: wholePostMortem(control.WithActs(view, s.Fleet, control.Counted(view, record)))}), nil
+	return connect.NewResponse(&operatorv1.GetPostMortemResponse{Postmortem: wholePostMortem(record)}), nil
 }

@@ -31,8 +31,17 @@ type Effect struct {
 	LastAdmissionID            string
 }
 
-// Effect of a generation of a spec; 0 is the one in force. It answers at once.
+// Effect of a generation of a spec; 0 is the one in force. It answers at once, and notes when the generation was first seen effective.
 func (c *Controller) Effect(spec string, generation uint64) (Effect, error) {
+	out, err := c.Reach(spec, generation)
+	if err == nil && out.Effective {
+		out.EffectiveAt = c.firstEffective(out.Route)
+	}
+	return out, err
+}
+
+// Reach is Effect for who only looks, now and then: it notes nothing, and EffectiveAt is zero if nobody has waited for the generation.
+func (c *Controller) Reach(spec string, generation uint64) (Effect, error) {
 	view := c.store.View()
 	route, ok := view.Route(spec)
 	if !ok {
@@ -80,9 +89,9 @@ func (c *Controller) Effect(spec string, generation uint64) (Effect, error) {
 		out.By = "fence"
 	}
 	out.Effective = out.By != ""
-	if out.Effective {
-		out.EffectiveAt = c.firstEffective(route)
-	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	out.EffectiveAt = c.effects[effectKey{spec, route.Generation}]
 	return out, nil
 }
 

@@ -64,6 +64,8 @@ type Options struct {
 	Admin string
 	// Webhooks are who is told of post-mortems; nil: nobody.
 	Webhooks *notify.Config
+	// NoDashboard leaves the dashboard out of the API's listener.
+	NoDashboard bool
 	// Version of this program.
 	Version string
 	// ScopeHeader is the request header that names a spec's host; empty: :authority.

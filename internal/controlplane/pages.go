@@ -9,6 +9,7 @@ import (
 
 	"github.com/specproxy/specproxy/internal/api"
 	"github.com/specproxy/specproxy/internal/auth"
+	"github.com/specproxy/specproxy/internal/dashboard"
 	"github.com/specproxy/specproxy/internal/discovery"
 	"github.com/specproxy/specproxy/internal/telemetry"
 )
@@ -26,7 +27,7 @@ func (s served) serve() error {
 	return s.Serve(s.listener)
 }
 
-// pages is what the API's listener serves. Metrics are open to whoever is on this machine if the listener is; beyond loopback they want a token.
+// pages is what the API's listener serves. The dashboard is read with the token that reads through the API. Metrics are open to whoever is on this machine if the listener is; beyond loopback they want a token.
 func pages(o Options, operator *api.Server, reg *prometheus.Registry, admin, scraper auth.Token) http.Handler {
 	guarded := http.NewServeMux()
 	guarded.Handle(operator.Handler())
@@ -37,6 +38,10 @@ func pages(o Options, operator *api.Server, reg *prometheus.Registry, admin, scr
 	mux := http.NewServeMux()
 	mux.Handle("/", auth.Guard(guarded, admin, o.APIHosts))
 	mux.Handle("/gates/", operator.Gates()) // whoever has a link may follow it
+	if !o.NoDashboard {
+		mux.Handle(dashboard.Prefix, dashboard.New(dashboard.Options{Reads: operator, Token: admin, Hosts: o.APIHosts, TLS: o.TLSCert != "", Log: o.Log.Named("dashboard")}))
+		mux.Handle("GET /{$}", http.RedirectHandler(dashboard.Prefix, http.StatusSeeOther))
+	}
 	mux.Handle("GET /metrics", auth.Readable(telemetry.Metrics(reg), open, o.APIHosts, admin, scraper))
 	return mux
 }

@@ -10,6 +10,9 @@ import (
 
 const clock = "2006-01-02 15:04:05.000Z"
 
+// Text is Markdown without charts, with what was derived before: that takes a while.
+func Text(r Record, found []Found) string { return markdown(r, "", found) }
+
 // Markdown writes the record for reading: what happened, to whom, how it was proven, why it was not caught, what must be answered. pictures is
 // the prefix of the names of the charts' files beside it; empty: without charts.
 func Markdown(r Record, pictures string) string { return markdown(r, pictures, Derive(r)) }
@@ -17,7 +20,14 @@ func Markdown(r Record, pictures string) string { return markdown(r, pictures, D
 // markdown is Markdown with what was derived before: that takes a while.
 func markdown(r Record, pictures string, found []Found) string {
 	var b strings.Builder
-	p := func(format string, args ...any) { fmt.Fprintf(&b, format+"\n", args...) }
+	p := func(format string, args ...any) {
+		for i, a := range args {
+			if text, ok := a.(string); ok {
+				args[i] = oneLine(text)
+			}
+		}
+		fmt.Fprintf(&b, format+"\n", args...)
+	}
 	p("# %s: rollback of %s", r.ID, strings.Join(r.Specs, ", "))
 	p("")
 	p("* **State:** %s", state(r))
@@ -49,6 +59,16 @@ func markdown(r Record, pictures string, found []Found) string {
 	}
 	answers(p, r)
 	return b.String()
+}
+
+// lines is text that may have several of them. All other text is put on one, so that nobody's words become a heading, a list or a table of the record.
+type lines string
+
+func oneLine(text string) string {
+	if strings.ContainsAny(text, "\n\r") {
+		return strings.Join(strings.FieldsFunc(text, func(r rune) bool { return r == '\n' || r == '\r' }), " ")
+	}
+	return text
 }
 
 func state(r Record) string {

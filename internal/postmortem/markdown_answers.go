@@ -15,7 +15,7 @@ func answers(p printf, r Record) {
 		a, answered := r.Answer(q)
 		switch {
 		case answered:
-			p("**%s** %s", q.Words(), quoted(a.Text))
+			p("**%s** %s", q.Words(), lines(quoted(a.Text)))
 			p("— %s, %s", a.By, a.At.UTC().Format(clock))
 		case q == NoAction:
 			continue
@@ -44,7 +44,7 @@ func answers(p printf, r Record) {
 		p("")
 		p("**Closed** %s by %s. Cause: **%s**.", r.Closing.At.UTC().Format(clock), r.Closing.Actor, r.Closing.Cause)
 		p("")
-		p("%s", r.Closing.Note)
+		p("%s", lines(quoted(r.Closing.Note)))
 		return
 	}
 	until := "; until then the abandoned version is refused"
@@ -86,5 +86,11 @@ func cell(s string) string {
 
 // quoted keeps what a person wrote from becoming a heading or a table of the record.
 func quoted(s string) string {
-	return strings.ReplaceAll(strings.TrimSpace(s), "\n", "\n> ")
+	all := strings.Split(strings.TrimSpace(s), "\n")
+	for i, line := range all {
+		if line = strings.TrimSpace(line); line != "" && strings.ContainsRune("#>-*+=|<`~", rune(line[0])) {
+			all[i] = "\\" + line
+		}
+	}
+	return strings.Join(all, "\n> ")
 }

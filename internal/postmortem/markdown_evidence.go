@@ -234,7 +234,7 @@ func changes(p printf, rb Rollback) {
 					fence += "`"
 				}
 				p("%sdiff", fence)
-				p("%s", strings.TrimRight(f.Unified, "\n"))
+				p("%s", lines(strings.TrimRight(f.Unified, "\n")))
 				p("%s", fence)
 				p("")
 			}

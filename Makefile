@@ -10,6 +10,7 @@ TOOLS   := .tools/bin
 ENVOY   := .tools/bin/envoy
 ENVOY_OLDEST := .tools/envoy-oldest/envoy
 PYTHON  := .tools/python/installed.txt
+CHROMIUM_BIN := .tools/chromium/chromium
 export PATH := $(CURDIR)/$(TOOLS):$(PATH)
 
 GO_BUILD := CGO_ENABLED=0 go build -trimpath -ldflags '-s -w -X main.version=$(VERSION)'
@@ -49,7 +50,7 @@ test: $(ENVOY) $(PYTHON) oci-tools ## Every test with -race, real Envoy included
 	go test -race -timeout 10m $(if $(RUN),-run '$(RUN)') $(PKG)
 
 .PHONY: test-long
-test-long: $(ENVOY) $(PYTHON) oci-tools $(TOOLS)/cosign conformance-tools ## The long matrices, kill tests and soaks (build tag "long")
+test-long: $(ENVOY) $(PYTHON) oci-tools $(TOOLS)/cosign conformance-tools $(CHROMIUM_BIN) ## The long matrices, kill tests and soaks (build tag "long")
 	go test -race -tags long -timeout 60m -run '$(or $(RUN),^TestLong)' $(or $(LONG),$(error no test of this tree is long))
 
 .PHONY: test-oldest
@@ -116,6 +117,13 @@ python: $(PYTHON) ## Install what the Python helpers are tested with into .tools
 $(PYTHON): sdk/python/requirements-test.txt scripts/install-python.sh
 	scripts/install-python.sh
 	@touch $@
+
+.PHONY: chromium
+chromium: $(CHROMIUM_BIN) ## Find a Chromium, or bring one into .tools/chromium, for the dashboard's test
+
+# A browser that was found on this machine is a link, whose age says nothing.
+$(CHROMIUM_BIN):
+	scripts/install-chromium.sh
 
 .PHONY: envoy
 envoy: $(ENVOY) ## Install the pinned Envoy into .tools/bin

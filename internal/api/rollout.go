@@ -144,7 +144,7 @@ func planFrom(m *operatorv1.RolloutPlan) (*rollout.Plan, error) {
 		p.Steps = append(p.Steps, step)
 	}
 	for _, x := range m.GetMetrics() {
-		p.Metrics = append(p.Metrics, rollout.Metric{Name: x.GetName(), Alpha: x.GetAlpha(), PMax: x.GetPMax(), Never: x.GetNever(), Reason: x.GetReason()})
+		p.Metrics = append(p.Metrics, rollout.Metric{Name: x.GetName(), Alpha: x.GetAlpha(), PMax: x.GetPMax(), Never: x.GetNever(), Reason: x.GetReason(), SlowerThan: rollout.Duration(x.GetSlowerThan().AsDuration())})
 	}
 	for _, f := range []float64{p.Alpha, p.PMax, p.MaxHarmed} {
 		if math.IsNaN(f) || math.IsInf(f, 0) {
@@ -174,7 +174,7 @@ func planOf(p rollout.Plan) *operatorv1.RolloutPlan {
 		out.Steps = append(out.Steps, step)
 	}
 	for _, m := range p.Metrics {
-		out.Metrics = append(out.Metrics, &operatorv1.RolloutMetric{Name: m.Name, Alpha: m.Alpha, PMax: m.PMax, Never: m.Never, Reason: m.Reason})
+		out.Metrics = append(out.Metrics, &operatorv1.RolloutMetric{Name: m.Name, Alpha: m.Alpha, PMax: m.PMax, Never: m.Never, Reason: m.Reason, SlowerThan: spanOf(time.Duration(m.SlowerThan))})
 	}
 	return out
 }

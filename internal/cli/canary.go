@@ -33,7 +33,8 @@ preset's:
   maxHarmed: 20        # executions that may fail beyond the old version's rate
   rollback: auto       # or manual, or auto-unless-acked-in with ackWithin: 5m
   metrics:
-    - {name: policy, reason: "policy", never: true}`
+    - {name: policy, reason: "policy", never: true}
+    - {name: latency, slowerThan: 2s}`
 
 // declared is the plan of the version's manifest.
 const declared = "declared"
@@ -95,7 +96,7 @@ func planMessage(p rollout.Plan) *operatorv1.RolloutPlan {
 		out.Steps = append(out.Steps, step)
 	}
 	for _, m := range p.Metrics {
-		out.Metrics = append(out.Metrics, &operatorv1.RolloutMetric{Name: m.Name, Alpha: m.Alpha, PMax: m.PMax, Never: m.Never, Reason: m.Reason})
+		out.Metrics = append(out.Metrics, &operatorv1.RolloutMetric{Name: m.Name, Alpha: m.Alpha, PMax: m.PMax, Never: m.Never, Reason: m.Reason, SlowerThan: durationpb.New(time.Duration(m.SlowerThan))})
 	}
 	return out
 }

@@ -7,6 +7,7 @@ import (
 
 	"github.com/specproxy/specproxy/internal/drain"
 	"github.com/specproxy/specproxy/internal/fleet"
+	"github.com/specproxy/specproxy/internal/rollout"
 	judge "github.com/specproxy/specproxy/internal/rollout/evidence"
 	"github.com/specproxy/specproxy/internal/store"
 )
@@ -53,7 +54,9 @@ func readFailures(r store.Reader, ro store.Rollout, arm judge.Arm, version strin
 		ro.Cursors[batch.Instance] = cursor
 		for _, x := range batch.Executions {
 			weight, ok := ro.WeightAt(x.RouteGeneration)
-			if x.Outcome != string(drain.Failure) || x.RouteGeneration == 0 || !ok || (drain.Decision{Disposition: x.Disposition}).Cuts() {
+			failed := x.Outcome == string(drain.Failure)
+			slow := ro.Plan.SlowerThan() > 0 && !x.EndedAt.IsZero() && x.EndedAt.Sub(x.StartedAt) > ro.Plan.SlowerThan()
+			if !failed && !slow || x.RouteGeneration == 0 || !ok || (drain.Decision{Disposition: x.Disposition}).Cuts() {
 				continue
 			}
 			moved = true
@@ -65,7 +68,7 @@ func readFailures(r store.Reader, ro store.Rollout, arm judge.Arm, version strin
 				f.At = x.StartedAt
 			}
 			for i, rule := range rules.Metrics {
-				if i > 0 && !strings.HasPrefix(x.Reason, ro.Plan.Metrics[i-1].Reason) {
+				if !counts(ro.Plan, i, x, failed, slow) {
 					continue
 				}
 				if _, err := ro.Evidence.Fail(i, f, rule); err != nil {
@@ -75,6 +78,18 @@ func readFailures(r store.Reader, ro store.Rollout, arm judge.Arm, version strin
 		}
 	}
 	return moved, nil
+}
+
+// counts says that a metric, by its place in the rules, counts the execution as bad.
+func counts(plan rollout.Plan, metric int, x store.Failure, failed, slow bool) bool {
+	if metric == 0 {
+		return failed
+	}
+	m := plan.Metrics[metric-1]
+	if m.SlowerThan > 0 {
+		return slow
+	}
+	return failed && strings.HasPrefix(x.Reason, m.Reason)
 }
 
 // readCounts keeps the newest counts of each instance, of the generations that belong to the rollout.
@@ -119,6 +134,11 @@ func recount(ro store.Rollout) error {
 				known, unknown = known+c.Plain, unknown-c.Plain
 			}
 			for i := range ro.Evidence.Metrics {
+				if i > 0 && ro.Plan.Metrics[i-1].SlowerThan > 0 { // how long it took is known of all that ended
+					ro.Evidence.Metrics[i].Counts.Failed[cursor.Arm] += c.Slow
+					ro.Evidence.End(i, cursor.Arm, c.Succeeded+c.Failed+c.Unknown, 0)
+					continue
+				}
 				ro.Evidence.End(i, cursor.Arm, known, unknown)
 			}
 		}
@@ -145,7 +165,7 @@ func forget(ro store.Rollout, arm judge.Arm, here map[string][]drain.Routed) {
 			}
 			s := &sum.Routed[i]
 			s.Started, s.Succeeded, s.Failed, s.Unknown, s.Plain = s.Started+r.Started, s.Succeeded+r.Succeeded, s.Failed+r.Failed, s.Unknown+r.Unknown, s.Plain+r.Plain
-			s.Keyed += r.Keyed
+			s.Keyed, s.Slow = s.Keyed+r.Keyed, s.Slow+r.Slow
 		}
 		delete(ro.Cursors, id)
 	}

@@ -67,6 +67,8 @@ type entry struct {
 	settling bool
 	// redirectable is of the first exchange.
 	redirectable bool
+	// slow: it has ended, was not cut, and took too long.
+	slow bool
 	// keeps: it has ended and is kept for readers.
 	keeps bool
 }
@@ -233,7 +235,7 @@ func (e *entry) copy() Row {
 		ID: e.id, Key: e.key, Method: e.method, Path: e.path, GRPC: e.grpc, Headers: e.headers, Tools: e.tools(), Skill: e.skill, StartedAt: e.started, EndedAt: e.ended, RouteGeneration: e.generation,
 		Effects: e.ledger.plan.effective(worst), EffectsSource: source, Acts: slices.Clone(e.acts), ActsOmitted: e.omitted,
 		Responded: e.responded, Replayable: e.replayable && !e.joined, Outcome: e.outcome, OutcomeReason: e.reason, Status: e.status,
-		HandedOverFrom: e.from, Deadline: e.deadline, Conversation: e.joined,
+		HandedOverFrom: e.from, Deadline: e.deadline, Conversation: e.joined, Slow: e.slow,
 	}
 	for _, a := range e.pending {
 		row.Acts = append(row.Acts, *a)
@@ -256,7 +258,9 @@ func (e *entry) end(now time.Time) {
 	if e.outcome == "" && e.status >= 500 && !e.cut() {
 		e.outcome, e.reason = Failure, fmt.Sprintf("status %d", e.status)
 	}
-	e.keeps = e.outcome == Failure || e.decision != nil || slices.ContainsFunc(e.acts, Act.Touches)
+	limit := time.Duration(e.ledger.slowAfter.Load())
+	e.slow = limit > 0 && !e.cut() && now.Sub(e.started) > limit
+	e.keeps = e.slow || e.outcome == Failure || e.decision != nil || slices.ContainsFunc(e.acts, Act.Touches)
 	if !e.cut() {
 		e.ledger.durations[durationBucket(now.Sub(e.started))].Add(1)
 	}
@@ -282,6 +286,9 @@ func (e *entry) uncount() {
 	s.totals.settle(e.outcome, 1)
 	if r := s.routed(e.generation); r != nil {
 		r.settle(e, 1)
+		if e.slow {
+			r.Slow++
+		}
 	}
 	if e.decision == nil {
 		return

@@ -51,6 +51,7 @@ type Ledger struct {
 	orders orders
 
 	durations [durationBuckets]atomic.Uint64
+	slowAfter atomic.Int64 // nanoseconds; 0: nothing is slow
 	arrived   arrivals
 }
 

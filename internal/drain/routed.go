@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"slices"
 	"sync"
+	"time"
 )
 
 // Routed counts the executions that one route generation assigned to this version, so that their outcomes can be judged by the weights under
@@ -18,6 +19,8 @@ type Routed struct {
 	Succeeded, Failed uint64
 	// Unknown ended without any of these. Plain is the part of it that ended with an HTTP status below 400.
 	Unknown, Plain uint64
+	// Slow ended, were not cut, and took longer than SlowAfter said.
+	Slow uint64
 	// Cut were handed over or cancelled: they have no outcome.
 	Cut uint64
 }
@@ -62,6 +65,9 @@ func (r *Routed) settle(e *entry, by uint64) {
 	}
 }
 
+// SlowAfter says from what duration on executions that end are counted and kept as slow; 0: none is.
+func (l *Ledger) SlowAfter(d time.Duration) { l.slowAfter.Store(int64(d)) }
+
 // Routed returns the counts of the newest generations, oldest first.
 func (l *Ledger) Routed() []Routed {
 	var out []Routed
@@ -81,6 +87,7 @@ func (l *Ledger) Routed() []Routed {
 			o.Unknown += r.Unknown
 			o.Plain += r.Plain
 			o.Cut += r.Cut
+			o.Slow += r.Slow
 		}
 		s.mu.Unlock()
 	}

@@ -76,3 +76,28 @@ func TestRoutedCountsByTheGenerationThatAssigned(t *testing.T) {
 		t.Error("an execution is remembered for ever")
 	}
 }
+
+// A slow execution is counted where it was assigned and kept for those who follow the ledger, however well it ended.
+func TestSlowExecutionsAreCountedAndKept(t *testing.T) {
+	l, now := NewLedger(Contract{Default: Action{OnRollback: Complete}}), time.Date(2026, 11, 2, 2, 18, 0, 0, time.UTC)
+	run := func(id string, took time.Duration) {
+		x, _ := l.Admit(Begin{ID: id, Method: "POST", Path: "/", RouteGeneration: 3, Started: now})
+		x.SetOutcome(true, "")
+		x.End(200, now.Add(took))
+	}
+	run("before", time.Hour)
+	l.SlowAfter(2 * time.Second)
+	run("quick", 2*time.Second)
+	_, seq := l.Changed(0)
+	run("slow", 2*time.Second+1)
+	rows, _ := l.Changed(seq)
+	if len(rows) != 1 || rows[0].ID != "slow" || !rows[0].Slow || rows[0].Outcome != Success {
+		t.Errorf("told %+v", rows)
+	}
+	if got, want := l.Routed(), []Routed{{Generation: 3, Started: 3, Succeeded: 3, Slow: 1}}; !reflect.DeepEqual(got, want) {
+		t.Errorf("counted %+v, want %+v", got, want)
+	}
+	if _, taken := l.Late("slow", false, "late"); !taken || l.Routed()[0].Slow != 1 || l.Routed()[0].Failed != 1 {
+		t.Errorf("a late outcome: %+v", l.Routed())
+	}
+}

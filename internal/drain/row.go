@@ -69,6 +69,8 @@ type Row struct {
 	Holds bool
 	// Conversation: several exchanges belong to it.
 	Conversation bool
+	// Slow: it took longer than SlowAfter said.
+	Slow bool
 }
 
 // View is the row as Decide sees it.

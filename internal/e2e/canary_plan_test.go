@@ -1,6 +1,10 @@
 package e2e
 
 import (
+	"fmt"
+	"io"
+	"net/http"
+	"net/http/httptest"
 	"strings"
 	"testing"
 	"time"
@@ -95,5 +99,34 @@ func TestFailedCanariesWaitForPeople(t *testing.T) {
 	}
 	if out, code := w.specctl("postmortem", "show", "PM-2"); !waited || code != 0 || !strings.Contains(out, "It rolled back by itself") {
 		t.Errorf("it waited: %t, exit %d:\n%s", waited, code, out)
+	}
+}
+
+// Slow executions of a canary stop it although all of them succeed: latency is a yes or no of every execution, and the same test serves.
+func TestASlowCanaryIsStopped(t *testing.T) {
+	w := startPlane(t, nil)
+	canaries(t, w, map[string]int64{"1.0.0": 0})
+	w.publish("refunds", "1.1.0", canaryContract)
+	slow := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		_, _ = io.Copy(io.Discard, r.Body)
+		select { // what takes long, and no more than that
+		case <-time.After(3 * time.Second):
+		case <-r.Context().Done():
+		}
+		w.Header().Set("X-Spec-Outcome", "success")
+		fmt.Fprintln(w, "done")
+	}))
+	t.Cleanup(slow.Close)
+	w.sidecar("refunds:1.1.0", slow.URL)
+	w.ready("refunds", "1.1.0", 1)
+	w.startRollout("refunds", "1.1.0", &operatorv1.RolloutPlan{
+		Steps: []*operatorv1.RolloutStep{{Weight: 500, Until: "manual"}}, Metrics: []*operatorv1.RolloutMetric{{Name: "latency", SlowerThan: durationpb.New(2 * time.Second)}},
+	})
+	r := w.phase("refunds", "aborted")
+	if !strings.Contains(r.GetWhy(), "latency: the canary fails more often") {
+		t.Errorf("why: %s", r.GetWhy())
+	}
+	if m := r.GetVerdict().GetMetrics(); m[0].GetCanaryFailed() != 0 || m[1].GetCanaryFailed() == 0 || m[1].GetCanaryEnded() < m[1].GetCanaryFailed() || m[1].GetStableEnded() == 0 {
+		t.Errorf("%v", m)
 	}
 }

@@ -32,7 +32,7 @@ func (s *session) takeExecutions(ctx context.Context, batch *sidecarv1.Execution
 	for _, x := range batch.GetExecutions() {
 		m.follow(x)
 		switch ended := x.GetEndedAt() != nil; {
-		case x.GetOutcome() == "failure" || ended && cut(x):
+		case x.GetOutcome() == "failure" || ended && (cut(x) || x.GetSlow()):
 			keep = append(keep, s.failure(x))
 		case ended && touched(x):
 			f.wait(waiting{s.key, s.stored.ID, false}, []store.Failure{s.failure(x)})

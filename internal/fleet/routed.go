@@ -21,7 +21,7 @@ func routedOf(t *sidecarv1.Totals) []drain.Routed {
 	for _, r := range t.GetRouted() {
 		out = append(out, drain.Routed{
 			Generation: r.GetGeneration(), Started: r.GetStarted(), Succeeded: r.GetSucceeded(), Failed: r.GetFailed(),
-			Unknown: r.GetUnknown(), Plain: min(r.GetPlain(), r.GetUnknown()), Cut: r.GetCut(), Keyed: min(r.GetKeyed(), r.GetStarted()),
+			Unknown: r.GetUnknown(), Plain: min(r.GetPlain(), r.GetUnknown()), Cut: r.GetCut(), Keyed: min(r.GetKeyed(), r.GetStarted()), Slow: r.GetSlow(),
 		})
 	}
 	return out

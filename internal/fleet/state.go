@@ -22,6 +22,11 @@ func StateOf(view *store.View, spec, version, instance string) *sidecarv1.State 
 		record, _ := view.Version(spec, version)
 		state.RequiredKeys = policy.KeysFor(record)
 	}
+	if ro, ok := view.Rollout(spec); ok && !ro.Phase.Ended() && (version == ro.Canary || version == ro.Stable) {
+		if slow := ro.Plan.SlowerThan(); slow > 0 {
+			state.SlowAfter = durationpb.New(slow)
+		}
+	}
 	for _, i := range view.PendingInterventions(spec, version, instance) {
 		state.Overrides = append(state.Overrides, &sidecarv1.Override{
 			Id: i.ID, Execution: i.Execution, Disposition: string(i.Disposition), Why: i.Actor + ": " + i.Reason + " (" + i.ID + ")", DespiteEffects: i.DespiteEffects,

@@ -81,6 +81,9 @@ func (g Gate) words() string {
 
 func (m Metric) words() string {
 	out := fmt.Sprintf("failures whose reason begins with %q", m.Reason)
+	if m.SlowerThan > 0 {
+		out = "executions that take longer than " + m.SlowerThan.String()
+	}
 	switch {
 	case m.Never:
 		return out + "; one of them on the canary stops it"

@@ -97,6 +97,18 @@ type Metric struct {
 	Never bool `json:"never,omitempty" yaml:"never,omitempty"`
 	// Reason is how the reasons begin of the failures that the metric counts.
 	Reason string `json:"reason,omitempty" yaml:"reason,omitempty"`
+	// SlowerThan makes it a metric of latency, in place of Reason: it counts executions that take longer.
+	SlowerThan Duration `json:"slowerThan,omitempty" yaml:"slowerThan,omitempty"`
+}
+
+// SlowerThan is the bound of the plan's metric of latency; 0: it has none.
+func (p Plan) SlowerThan() time.Duration {
+	for _, m := range p.Metrics {
+		if m.SlowerThan > 0 {
+			return time.Duration(m.SlowerThan)
+		}
+	}
+	return 0
 }
 
 // Outcome is the name of the metric that every plan has: did the execution fail?
@@ -277,8 +289,13 @@ func (p Plan) checkMetrics(ps *problems) {
 			ps.add(at+".name", "metrics need names of their own: %q", m.Name)
 		}
 		names[m.Name] = true
-		if m.Reason == "" {
-			ps.add(at+".reason", "metric %s must say how the reasons begin of the failures that it counts", m.Name)
+		switch {
+		case m.Reason == "" && m.SlowerThan == 0:
+			ps.add(at+".reason", "metric %s must say how the reasons begin of the failures that it counts, or slowerThan", m.Name)
+		case m.Reason != "" && m.SlowerThan != 0:
+			ps.add(at, "metric %s counts failures by their reason or executions that are slow, not both", m.Name)
+		case m.SlowerThan < 0 || m.SlowerThan > 0 && p.SlowerThan() != time.Duration(m.SlowerThan):
+			ps.add(at+".slowerThan", "metric %s: one bound, above nothing, for all of a plan", m.Name)
 		}
 		if m.Alpha < 0 || m.PMax < 0 || m.PMax >= 1 {
 			ps.add(at, "metric %s: alpha and pMax must not be negative, pMax below 1", m.Name)

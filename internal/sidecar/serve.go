@@ -126,6 +126,7 @@ func (s *sidecar) fallBack(ctx context.Context) {
 	}
 	if stored, err := s.keeper.Stored(); err == nil && stored != nil {
 		s.demand(stored.GetRequiredKeys())
+		s.ledger.SlowAfter(stored.GetSlowAfter().AsDuration())
 	}
 	restored, err := s.keeper.Restore()
 	switch {

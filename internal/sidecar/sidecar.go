@@ -354,6 +354,7 @@ func (s *sidecar) confirmed(id string) {
 func (s *sidecar) apply(state *sidecarv1.State) (bool, error) {
 	if state.GetGeneration() >= s.keeper.Applied() {
 		s.demand(state.GetRequiredKeys())
+		s.ledger.SlowAfter(state.GetSlowAfter().AsDuration())
 	}
 	applied, err := s.keeper.Apply(state)
 	if err != nil {

@@ -94,7 +94,7 @@ func (s *sidecar) totals() *sidecarv1.Totals {
 	var routed []*sidecarv1.Routed
 	for _, r := range s.ledger.Routed() {
 		routed = append(routed, &sidecarv1.Routed{
-			Generation: r.Generation, Started: r.Started, Succeeded: r.Succeeded, Failed: r.Failed, Unknown: r.Unknown, Plain: r.Plain, Cut: r.Cut, Keyed: r.Keyed,
+			Generation: r.Generation, Started: r.Started, Succeeded: r.Succeeded, Failed: r.Failed, Unknown: r.Unknown, Plain: r.Plain, Cut: r.Cut, Keyed: r.Keyed, Slow: r.Slow,
 		})
 	}
 	return &sidecarv1.Totals{

@@ -48,7 +48,7 @@ rollout:
   alpha: 0.01
   pMax: 0.1
   maxHarmed: 8
-  metrics: [{name: policy, reason: "policy", never: true, alpha: 0.001, pMax: 0.02}]
+  metrics: [{name: policy, reason: "policy", never: true, alpha: 0.001, pMax: 0.02}, {name: latency, slowerThan: 2s}]
   onInsufficient: hold
   rollback: auto-unless-acked-in
   ackWithin: 5m
@@ -97,7 +97,7 @@ func TestParseEveryField(t *testing.T) {
 				}},
 			},
 			Bake: rollout.Bake{For: rollout.Duration(2 * time.Hour), Control: 500}, Alpha: 0.01, PMax: 0.1, MaxHarmed: 8,
-			Metrics:        []rollout.Metric{{Name: "policy", Reason: "policy", Never: true, Alpha: 0.001, PMax: 0.02}},
+			Metrics:        []rollout.Metric{{Name: "policy", Reason: "policy", Never: true, Alpha: 0.001, PMax: 0.02}, {Name: "latency", SlowerThan: rollout.Duration(2 * time.Second)}},
 			OnInsufficient: "hold", Rollback: rollout.ReactUnlessAcked, AckWithin: rollout.Duration(5 * time.Minute), Outcomes: []string{"stated", "protocol"},
 		},
 		InFlight: drain.Contract{
@@ -192,6 +192,8 @@ var bad = []struct {
 		name: "a gate nowhere", source: smallest + "rollout: {steps: [{weight: 5%, until: manual, gates: [{name: a, webhook: \"ftp://x/y\"}]}]}\n",
 		want: []string{`line 5: rollout.steps[0].gates[0].webhook: "ftp://x/y" is no URL that can be asked`},
 	},
+	{name: "a metric of nothing", source: smallest + "rollout: {preset: fast, metrics: [{name: m}]}\n", want: []string{"metrics[0].reason: metric m must say"}},
+	{name: "a metric of both", source: smallest + "rollout: {preset: fast, metrics: [{name: m, reason: r, slowerThan: 1s}]}\n", want: []string{"metrics[0]: metric m counts failures by their reason or"}, parserOnly: true},
 	{name: "a rollback that waits for ever", source: smallest + "rollout: {preset: fast, rollback: auto-unless-acked-in}\n", want: []string{"needs ackWithin"}},
 	{name: "empty words", source: smallest + "rollout: {preset: \"\", steps: [{weight: 5%, until: manual}], outcomes: []}\n", want: []string{"rollout.preset: is empty", "rollout.outcomes: is empty"}},
 	{name: "a list", source: "- name\n", want: []string{"line 1: the manifest must be a mapping"}},

@@ -17,7 +17,7 @@ func report(r drain.Row) *sidecarv1.Execution {
 		Responded: r.Responded, Replayable: r.Replayable, Outcome: string(r.Outcome), OutcomeReason: r.OutcomeReason,
 		Status: int32(r.Status), Disposition: string(r.Disposition), Why: r.Why, //nolint:gosec // an HTTP status has three digits
 		HandedOverFrom: r.HandedOverFrom, Deadline: stamp(r.Deadline), Grpc: r.GRPC, Tools: r.Tools, Skill: r.Skill, Headers: r.Headers,
-		ActsOmitted: r.ActsOmitted, SettleBy: stamp(r.SettleBy), Holds: r.Holds, Conversation: r.Conversation,
+		ActsOmitted: r.ActsOmitted, SettleBy: stamp(r.SettleBy), Holds: r.Holds, Conversation: r.Conversation, Slow: r.Slow,
 	}
 	for _, a := range r.Acts {
 		x.Acts = append(x.Acts, &sidecarv1.Effect{Tool: a.Tool, Class: string(a.Class), Key: a.Key, Compensation: a.Compensation, At: stamp(a.At), Source: string(a.Source)})

@@ -340,7 +340,9 @@ type RolloutMetric struct {
 	// One execution of the canary is enough.
 	Never bool `protobuf:"varint,4,opt,name=never,proto3" json:"never,omitempty"`
 	// Counts failures whose reason begins so.
-	Reason        string `protobuf:"bytes,5,opt,name=reason,proto3" json:"reason,omitempty"`
+	Reason string `protobuf:"bytes,5,opt,name=reason,proto3" json:"reason,omitempty"`
+	// In place of reason: counts executions that take longer.
+	SlowerThan    *durationpb.Duration `protobuf:"bytes,6,opt,name=slower_than,json=slowerThan,proto3" json:"slower_than,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -408,6 +410,13 @@ func (x *RolloutMetric) GetReason() string {
 		return x.Reason
 	}
 	return ""
+}
+
+func (x *RolloutMetric) GetSlowerThan() *durationpb.Duration {
+	if x != nil {
+		return x.SlowerThan
+	}
+	return nil
 }
 
 type LookAheadRequest struct {
@@ -1892,13 +1901,15 @@ const file_specproxy_operator_v1_rollout_proto_rawDesc = "" +
 	"\tlinks_for\x18\x04 \x01(\v2\x19.google.protobuf.DurationR\blinksFor\x12\x18\n" +
 	"\awebhook\x18\x05 \x01(\tR\awebhook\x123\n" +
 	"\atimeout\x18\x06 \x01(\v2\x19.google.protobuf.DurationR\atimeout\x12/\n" +
-	"\x05every\x18\a \x01(\v2\x19.google.protobuf.DurationR\x05every\"|\n" +
+	"\x05every\x18\a \x01(\v2\x19.google.protobuf.DurationR\x05every\"\xb8\x01\n" +
 	"\rRolloutMetric\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x14\n" +
 	"\x05alpha\x18\x02 \x01(\x01R\x05alpha\x12\x13\n" +
 	"\x05p_max\x18\x03 \x01(\x01R\x04pMax\x12\x14\n" +
 	"\x05never\x18\x04 \x01(\bR\x05never\x12\x16\n" +
-	"\x06reason\x18\x05 \x01(\tR\x06reason\"x\n" +
+	"\x06reason\x18\x05 \x01(\tR\x06reason\x12:\n" +
+	"\vslower_than\x18\x06 \x01(\v2\x19.google.protobuf.DurationR\n" +
+	"slowerThan\"x\n" +
 	"\x10LookAheadRequest\x12\x12\n" +
 	"\x04spec\x18\x01 \x01(\tR\x04spec\x12\x18\n" +
 	"\aversion\x18\x02 \x01(\tR\aversion\x126\n" +
@@ -2093,49 +2104,50 @@ var file_specproxy_operator_v1_rollout_proto_depIdxs = []int32{
 	21, // 6: specproxy.operator.v1.RolloutGate.links_for:type_name -> google.protobuf.Duration
 	21, // 7: specproxy.operator.v1.RolloutGate.timeout:type_name -> google.protobuf.Duration
 	21, // 8: specproxy.operator.v1.RolloutGate.every:type_name -> google.protobuf.Duration
-	0,  // 9: specproxy.operator.v1.LookAheadRequest.plan:type_name -> specproxy.operator.v1.RolloutPlan
-	0,  // 10: specproxy.operator.v1.LookAheadResponse.plan:type_name -> specproxy.operator.v1.RolloutPlan
-	6,  // 11: specproxy.operator.v1.LookAheadResponse.steps:type_name -> specproxy.operator.v1.StepOutlook
-	21, // 12: specproxy.operator.v1.LookAheadResponse.total:type_name -> google.protobuf.Duration
-	21, // 13: specproxy.operator.v1.StepOutlook.duration:type_name -> google.protobuf.Duration
-	0,  // 14: specproxy.operator.v1.StartRolloutRequest.plan:type_name -> specproxy.operator.v1.RolloutPlan
-	22, // 15: specproxy.operator.v1.StartRolloutRequest.override:type_name -> specproxy.operator.v1.Override
-	23, // 16: specproxy.operator.v1.StartRolloutResponse.change:type_name -> specproxy.operator.v1.Change
-	13, // 17: specproxy.operator.v1.StartRolloutResponse.rollout:type_name -> specproxy.operator.v1.Rollout
-	13, // 18: specproxy.operator.v1.GetRolloutResponse.rollout:type_name -> specproxy.operator.v1.Rollout
-	13, // 19: specproxy.operator.v1.ChangeRolloutResponse.rollout:type_name -> specproxy.operator.v1.Rollout
-	23, // 20: specproxy.operator.v1.ChangeRolloutResponse.change:type_name -> specproxy.operator.v1.Change
-	0,  // 21: specproxy.operator.v1.Rollout.plan:type_name -> specproxy.operator.v1.RolloutPlan
-	24, // 22: specproxy.operator.v1.Rollout.started_at:type_name -> google.protobuf.Timestamp
-	24, // 23: specproxy.operator.v1.Rollout.entered_at:type_name -> google.protobuf.Timestamp
-	21, // 24: specproxy.operator.v1.Rollout.elapsed:type_name -> google.protobuf.Duration
-	21, // 25: specproxy.operator.v1.Rollout.bound:type_name -> google.protobuf.Duration
-	24, // 26: specproxy.operator.v1.Rollout.ack_by:type_name -> google.protobuf.Timestamp
-	17, // 27: specproxy.operator.v1.Rollout.verdict:type_name -> specproxy.operator.v1.RolloutVerdict
-	19, // 28: specproxy.operator.v1.Rollout.history:type_name -> specproxy.operator.v1.RolloutEntry
-	21, // 29: specproxy.operator.v1.Rollout.eta:type_name -> google.protobuf.Duration
-	20, // 30: specproxy.operator.v1.Rollout.events:type_name -> specproxy.operator.v1.EvidenceEvent
-	16, // 31: specproxy.operator.v1.Rollout.gates:type_name -> specproxy.operator.v1.GateStatus
-	2,  // 32: specproxy.operator.v1.GateStatus.gate:type_name -> specproxy.operator.v1.RolloutGate
-	24, // 33: specproxy.operator.v1.GateStatus.since:type_name -> google.protobuf.Timestamp
-	18, // 34: specproxy.operator.v1.RolloutVerdict.metrics:type_name -> specproxy.operator.v1.MetricVerdict
-	24, // 35: specproxy.operator.v1.RolloutEntry.at:type_name -> google.protobuf.Timestamp
-	24, // 36: specproxy.operator.v1.EvidenceEvent.at:type_name -> google.protobuf.Timestamp
-	4,  // 37: specproxy.operator.v1.RolloutService.LookAhead:input_type -> specproxy.operator.v1.LookAheadRequest
-	7,  // 38: specproxy.operator.v1.RolloutService.StartRollout:input_type -> specproxy.operator.v1.StartRolloutRequest
-	9,  // 39: specproxy.operator.v1.RolloutService.GetRollout:input_type -> specproxy.operator.v1.GetRolloutRequest
-	11, // 40: specproxy.operator.v1.RolloutService.ChangeRollout:input_type -> specproxy.operator.v1.ChangeRolloutRequest
-	14, // 41: specproxy.operator.v1.RolloutService.GetWebhookSecret:input_type -> specproxy.operator.v1.GetWebhookSecretRequest
-	5,  // 42: specproxy.operator.v1.RolloutService.LookAhead:output_type -> specproxy.operator.v1.LookAheadResponse
-	8,  // 43: specproxy.operator.v1.RolloutService.StartRollout:output_type -> specproxy.operator.v1.StartRolloutResponse
-	10, // 44: specproxy.operator.v1.RolloutService.GetRollout:output_type -> specproxy.operator.v1.GetRolloutResponse
-	12, // 45: specproxy.operator.v1.RolloutService.ChangeRollout:output_type -> specproxy.operator.v1.ChangeRolloutResponse
-	15, // 46: specproxy.operator.v1.RolloutService.GetWebhookSecret:output_type -> specproxy.operator.v1.GetWebhookSecretResponse
-	42, // [42:47] is the sub-list for method output_type
-	37, // [37:42] is the sub-list for method input_type
-	37, // [37:37] is the sub-list for extension type_name
-	37, // [37:37] is the sub-list for extension extendee
-	0,  // [0:37] is the sub-list for field type_name
+	21, // 9: specproxy.operator.v1.RolloutMetric.slower_than:type_name -> google.protobuf.Duration
+	0,  // 10: specproxy.operator.v1.LookAheadRequest.plan:type_name -> specproxy.operator.v1.RolloutPlan
+	0,  // 11: specproxy.operator.v1.LookAheadResponse.plan:type_name -> specproxy.operator.v1.RolloutPlan
+	6,  // 12: specproxy.operator.v1.LookAheadResponse.steps:type_name -> specproxy.operator.v1.StepOutlook
+	21, // 13: specproxy.operator.v1.LookAheadResponse.total:type_name -> google.protobuf.Duration
+	21, // 14: specproxy.operator.v1.StepOutlook.duration:type_name -> google.protobuf.Duration
+	0,  // 15: specproxy.operator.v1.StartRolloutRequest.plan:type_name -> specproxy.operator.v1.RolloutPlan
+	22, // 16: specproxy.operator.v1.StartRolloutRequest.override:type_name -> specproxy.operator.v1.Override
+	23, // 17: specproxy.operator.v1.StartRolloutResponse.change:type_name -> specproxy.operator.v1.Change
+	13, // 18: specproxy.operator.v1.StartRolloutResponse.rollout:type_name -> specproxy.operator.v1.Rollout
+	13, // 19: specproxy.operator.v1.GetRolloutResponse.rollout:type_name -> specproxy.operator.v1.Rollout
+	13, // 20: specproxy.operator.v1.ChangeRolloutResponse.rollout:type_name -> specproxy.operator.v1.Rollout
+	23, // 21: specproxy.operator.v1.ChangeRolloutResponse.change:type_name -> specproxy.operator.v1.Change
+	0,  // 22: specproxy.operator.v1.Rollout.plan:type_name -> specproxy.operator.v1.RolloutPlan
+	24, // 23: specproxy.operator.v1.Rollout.started_at:type_name -> google.protobuf.Timestamp
+	24, // 24: specproxy.operator.v1.Rollout.entered_at:type_name -> google.protobuf.Timestamp
+	21, // 25: specproxy.operator.v1.Rollout.elapsed:type_name -> google.protobuf.Duration
+	21, // 26: specproxy.operator.v1.Rollout.bound:type_name -> google.protobuf.Duration
+	24, // 27: specproxy.operator.v1.Rollout.ack_by:type_name -> google.protobuf.Timestamp
+	17, // 28: specproxy.operator.v1.Rollout.verdict:type_name -> specproxy.operator.v1.RolloutVerdict
+	19, // 29: specproxy.operator.v1.Rollout.history:type_name -> specproxy.operator.v1.RolloutEntry
+	21, // 30: specproxy.operator.v1.Rollout.eta:type_name -> google.protobuf.Duration
+	20, // 31: specproxy.operator.v1.Rollout.events:type_name -> specproxy.operator.v1.EvidenceEvent
+	16, // 32: specproxy.operator.v1.Rollout.gates:type_name -> specproxy.operator.v1.GateStatus
+	2,  // 33: specproxy.operator.v1.GateStatus.gate:type_name -> specproxy.operator.v1.RolloutGate
+	24, // 34: specproxy.operator.v1.GateStatus.since:type_name -> google.protobuf.Timestamp
+	18, // 35: specproxy.operator.v1.RolloutVerdict.metrics:type_name -> specproxy.operator.v1.MetricVerdict
+	24, // 36: specproxy.operator.v1.RolloutEntry.at:type_name -> google.protobuf.Timestamp
+	24, // 37: specproxy.operator.v1.EvidenceEvent.at:type_name -> google.protobuf.Timestamp
+	4,  // 38: specproxy.operator.v1.RolloutService.LookAhead:input_type -> specproxy.operator.v1.LookAheadRequest
+	7,  // 39: specproxy.operator.v1.RolloutService.StartRollout:input_type -> specproxy.operator.v1.StartRolloutRequest
+	9,  // 40: specproxy.operator.v1.RolloutService.GetRollout:input_type -> specproxy.operator.v1.GetRolloutRequest
+	11, // 41: specproxy.operator.v1.RolloutService.ChangeRollout:input_type -> specproxy.operator.v1.ChangeRolloutRequest
+	14, // 42: specproxy.operator.v1.RolloutService.GetWebhookSecret:input_type -> specproxy.operator.v1.GetWebhookSecretRequest
+	5,  // 43: specproxy.operator.v1.RolloutService.LookAhead:output_type -> specproxy.operator.v1.LookAheadResponse
+	8,  // 44: specproxy.operator.v1.RolloutService.StartRollout:output_type -> specproxy.operator.v1.StartRolloutResponse
+	10, // 45: specproxy.operator.v1.RolloutService.GetRollout:output_type -> specproxy.operator.v1.GetRolloutResponse
+	12, // 46: specproxy.operator.v1.RolloutService.ChangeRollout:output_type -> specproxy.operator.v1.ChangeRolloutResponse
+	15, // 47: specproxy.operator.v1.RolloutService.GetWebhookSecret:output_type -> specproxy.operator.v1.GetWebhookSecretResponse
+	43, // [43:48] is the sub-list for method output_type
+	38, // [38:43] is the sub-list for method input_type
+	38, // [38:38] is the sub-list for extension type_name
+	38, // [38:38] is the sub-list for extension extendee
+	0,  // [0:38] is the sub-list for field type_name
 }
 
 func init() { file_specproxy_operator_v1_rollout_proto_init() }

@@ -632,7 +632,9 @@ type Execution struct {
 	// Several exchanges belong to it.
 	Conversation bool `protobuf:"varint,26,opt,name=conversation,proto3" json:"conversation,omitempty"`
 	// settle_by holds it, and it goes on.
-	Holds         bool `protobuf:"varint,27,opt,name=holds,proto3" json:"holds,omitempty"`
+	Holds bool `protobuf:"varint,27,opt,name=holds,proto3" json:"holds,omitempty"`
+	// It took longer than State.slow_after.
+	Slow          bool `protobuf:"varint,28,opt,name=slow,proto3" json:"slow,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -856,6 +858,13 @@ func (x *Execution) GetHolds() bool {
 	return false
 }
 
+func (x *Execution) GetSlow() bool {
+	if x != nil {
+		return x.Slow
+	}
+	return false
+}
+
 // Effect is one act on the world that an execution reported.
 type Effect struct {
 	state        protoimpl.MessageState `protogen:"open.v1"`
@@ -942,7 +951,7 @@ func (x *Effect) GetSource() string {
 	return ""
 }
 
-// ExecutionBatch reports running executions that changed, and ended ones that failed, that an order decided over or that did more than read.
+// ExecutionBatch reports running executions that changed, and ended ones that failed, that were slow, that an order decided over or that did more than read.
 type ExecutionBatch struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// The batch holds every running execution; what is not in it does not run (any more).
@@ -1175,7 +1184,9 @@ type Routed struct {
 	// Handed over or cancelled.
 	Cut uint64 `protobuf:"varint,7,opt,name=cut,proto3" json:"cut,omitempty"`
 	// The part of started that came with a key of the client's own: these are assigned together, not one by one.
-	Keyed         uint64 `protobuf:"varint,8,opt,name=keyed,proto3" json:"keyed,omitempty"`
+	Keyed uint64 `protobuf:"varint,8,opt,name=keyed,proto3" json:"keyed,omitempty"`
+	// Ended, were not cut, and took longer than State.slow_after.
+	Slow          uint64 `protobuf:"varint,9,opt,name=slow,proto3" json:"slow,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1266,6 +1277,13 @@ func (x *Routed) GetKeyed() uint64 {
 	return 0
 }
 
+func (x *Routed) GetSlow() uint64 {
+	if x != nil {
+		return x.Slow
+	}
+	return 0
+}
+
 // State is the whole of what a sidecar must hold; a newer one replaces the older, an older generation is ignored.
 type State struct {
 	state      protoimpl.MessageState `protogen:"open.v1"`
@@ -1284,7 +1302,9 @@ type State struct {
 	Overrides []*Override `protobuf:"bytes,7,rep,name=overrides,proto3" json:"overrides,omitempty"`
 	// Where a leaving instance may hand over to: other instances of its own version. Unset until it has said that it leaves, and where its
 	// version is fenced.
-	Leave         *Fence `protobuf:"bytes,8,opt,name=leave,proto3" json:"leave,omitempty"`
+	Leave *Fence `protobuf:"bytes,8,opt,name=leave,proto3" json:"leave,omitempty"`
+	// A canary is judged by how many executions take longer: those are counted and told. Unset: it is not.
+	SlowAfter     *durationpb.Duration `protobuf:"bytes,9,opt,name=slow_after,json=slowAfter,proto3" json:"slow_after,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1371,6 +1391,13 @@ func (x *State) GetOverrides() []*Override {
 func (x *State) GetLeave() *Fence {
 	if x != nil {
 		return x.Leave
+	}
+	return nil
+}
+
+func (x *State) GetSlowAfter() *durationpb.Duration {
+	if x != nil {
+		return x.SlowAfter
 	}
 	return nil
 }
@@ -1816,7 +1843,7 @@ const file_specproxy_sidecar_v1_sidecar_proto_rawDesc = "" +
 	" \x01(\bR\asettled\":\n" +
 	"\x0eOverrideResult\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x18\n" +
-	"\arefusal\x18\x02 \x01(\tR\arefusal\"\xf0\a\n" +
+	"\arefusal\x18\x02 \x01(\tR\arefusal\"\x84\b\n" +
 	"\tExecution\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x10\n" +
 	"\x03key\x18\x02 \x01(\tR\x03key\x12\x16\n" +
@@ -1848,7 +1875,8 @@ const file_specproxy_sidecar_v1_sidecar_proto_rawDesc = "" +
 	"\facts_omitted\x18\x18 \x01(\x04R\vactsOmitted\x127\n" +
 	"\tsettle_by\x18\x19 \x01(\v2\x1a.google.protobuf.TimestampR\bsettleBy\x12\"\n" +
 	"\fconversation\x18\x1a \x01(\bR\fconversation\x12\x14\n" +
-	"\x05holds\x18\x1b \x01(\bR\x05holds\x1a:\n" +
+	"\x05holds\x18\x1b \x01(\bR\x05holds\x12\x12\n" +
+	"\x04slow\x18\x1c \x01(\bR\x04slow\x1a:\n" +
 	"\fHeadersEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\xac\x01\n" +
@@ -1884,7 +1912,7 @@ const file_specproxy_sidecar_v1_sidecar_proto_rawDesc = "" +
 	"\farrived_from\x18\x0f \x03(\v2-.specproxy.sidecar.v1.Totals.ArrivedFromEntryR\varrivedFrom\x1a>\n" +
 	"\x10ArrivedFromEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\x04R\x05value:\x028\x01\"\xd0\x01\n" +
+	"\x05value\x18\x02 \x01(\x04R\x05value:\x028\x01\"\xe4\x01\n" +
 	"\x06Routed\x12\x1e\n" +
 	"\n" +
 	"generation\x18\x01 \x01(\x04R\n" +
@@ -1895,7 +1923,8 @@ const file_specproxy_sidecar_v1_sidecar_proto_rawDesc = "" +
 	"\aunknown\x18\x05 \x01(\x04R\aunknown\x12\x14\n" +
 	"\x05plain\x18\x06 \x01(\x04R\x05plain\x12\x10\n" +
 	"\x03cut\x18\a \x01(\x04R\x03cut\x12\x14\n" +
-	"\x05keyed\x18\b \x01(\x04R\x05keyed\"\xdc\x02\n" +
+	"\x05keyed\x18\b \x01(\x04R\x05keyed\x12\x12\n" +
+	"\x04slow\x18\t \x01(\x04R\x04slow\"\x96\x03\n" +
 	"\x05State\x12\x1e\n" +
 	"\n" +
 	"generation\x18\x01 \x01(\x04R\n" +
@@ -1906,7 +1935,9 @@ const file_specproxy_sidecar_v1_sidecar_proto_rawDesc = "" +
 	"\rrequired_keys\x18\x05 \x03(\tR\frequiredKeys\x123\n" +
 	"\x06settle\x18\x06 \x01(\v2\x1b.specproxy.sidecar.v1.FenceR\x06settle\x12<\n" +
 	"\toverrides\x18\a \x03(\v2\x1e.specproxy.sidecar.v1.OverrideR\toverrides\x121\n" +
-	"\x05leave\x18\b \x01(\v2\x1b.specproxy.sidecar.v1.FenceR\x05leave\"\x95\x01\n" +
+	"\x05leave\x18\b \x01(\v2\x1b.specproxy.sidecar.v1.FenceR\x05leave\x128\n" +
+	"\n" +
+	"slow_after\x18\t \x01(\v2\x19.google.protobuf.DurationR\tslowAfter\"\x95\x01\n" +
 	"\bOverride\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x1c\n" +
 	"\texecution\x18\x02 \x01(\tR\texecution\x12 \n" +
@@ -2012,18 +2043,19 @@ var file_specproxy_sidecar_v1_sidecar_proto_depIdxs = []int32{
 	13, // 22: specproxy.sidecar.v1.State.settle:type_name -> specproxy.sidecar.v1.Fence
 	12, // 23: specproxy.sidecar.v1.State.overrides:type_name -> specproxy.sidecar.v1.Override
 	13, // 24: specproxy.sidecar.v1.State.leave:type_name -> specproxy.sidecar.v1.Fence
-	20, // 25: specproxy.sidecar.v1.Fence.ordered_at:type_name -> google.protobuf.Timestamp
-	21, // 26: specproxy.sidecar.v1.Fence.retry_spread:type_name -> google.protobuf.Duration
-	21, // 27: specproxy.sidecar.v1.Fence.default_within:type_name -> google.protobuf.Duration
-	0,  // 28: specproxy.sidecar.v1.SidecarService.Session:input_type -> specproxy.sidecar.v1.SessionRequest
-	15, // 29: specproxy.sidecar.v1.SidecarService.Pull:input_type -> specproxy.sidecar.v1.PullRequest
-	1,  // 30: specproxy.sidecar.v1.SidecarService.Session:output_type -> specproxy.sidecar.v1.SessionResponse
-	16, // 31: specproxy.sidecar.v1.SidecarService.Pull:output_type -> specproxy.sidecar.v1.PullResponse
-	30, // [30:32] is the sub-list for method output_type
-	28, // [28:30] is the sub-list for method input_type
-	28, // [28:28] is the sub-list for extension type_name
-	28, // [28:28] is the sub-list for extension extendee
-	0,  // [0:28] is the sub-list for field type_name
+	21, // 25: specproxy.sidecar.v1.State.slow_after:type_name -> google.protobuf.Duration
+	20, // 26: specproxy.sidecar.v1.Fence.ordered_at:type_name -> google.protobuf.Timestamp
+	21, // 27: specproxy.sidecar.v1.Fence.retry_spread:type_name -> google.protobuf.Duration
+	21, // 28: specproxy.sidecar.v1.Fence.default_within:type_name -> google.protobuf.Duration
+	0,  // 29: specproxy.sidecar.v1.SidecarService.Session:input_type -> specproxy.sidecar.v1.SessionRequest
+	15, // 30: specproxy.sidecar.v1.SidecarService.Pull:input_type -> specproxy.sidecar.v1.PullRequest
+	1,  // 31: specproxy.sidecar.v1.SidecarService.Session:output_type -> specproxy.sidecar.v1.SessionResponse
+	16, // 32: specproxy.sidecar.v1.SidecarService.Pull:output_type -> specproxy.sidecar.v1.PullResponse
+	31, // [31:33] is the sub-list for method output_type
+	29, // [29:31] is the sub-list for method input_type
+	29, // [29:29] is the sub-list for extension type_name
+	29, // [29:29] is the sub-list for extension extendee
+	0,  // [0:29] is the sub-list for field type_name
 }
 
 func init() { file_specproxy_sidecar_v1_sidecar_proto_init() }

@@ -72,6 +72,12 @@ func (s *Server) specOf(view *store.View, name string) *operatorv1.Spec {
 			out.Drains = append(out.Drains, drainOf(control.Measure(view, s.Fleet, d)))
 		}
 	}
+	if ro, ok := view.Rollout(name); ok && !ro.Phase.Ended() {
+		out.Canary = &operatorv1.CanaryShare{Version: ro.Canary, Phase: string(ro.Phase), Weight: uint32(ro.Weight())}
+		if share, counted := control.Share(ro); counted {
+			out.Canary.Share = &share
+		}
+	}
 	cold := s.exitOf(view, out, route, records, newest)
 	s.troubleOf(view, out, route, newest, cold)
 	return out

@@ -139,7 +139,7 @@ func (c *Controller) askGate(ctx context.Context, ro store.Rollout, gate int, id
 	}
 }
 
-// same says that the gate waits as it did when it was looked at.
+// sameGate says that the gate waits as it did when it was looked at.
 func sameGate(now, seen store.Rollout, gate int) bool {
 	return now.Canary == seen.Canary && now.Attempt == seen.Attempt && now.Step == seen.Step && now.Waits(gate) && now.Gates[gate].Since.Equal(seen.Gates[gate].Since)
 }

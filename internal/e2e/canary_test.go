@@ -215,6 +215,12 @@ func TestRolloutsGiveWay(t *testing.T) {
 	if out, code := w.specctl("get", "refunds"); code != 0 || !strings.Contains(out, "canary refunds:1.1.0 against 1.0.0: stepping") || !strings.Contains(out, "10% set") {
 		t.Errorf("exit %d:\n%s", code, out)
 	}
+	eventually(t, "actual share", func() error {
+		if c := w.spec("refunds").GetCanary(); c.GetVersion() != "1.1.0" || c.GetWeight() != 1000 || c.Share == nil || c.GetShare() <= 0 || c.GetShare() >= 0.5 {
+			return fmt.Errorf("%v", c)
+		}
+		return nil
+	})
 	w.rollback("refunds")
 	if r := w.phase("refunds", "aborted"); !strings.Contains(r.GetWhy(), "rolled back by") {
 		t.Errorf("why: %s", r.GetWhy())

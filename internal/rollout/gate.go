@@ -100,7 +100,7 @@ func checkURL(field, text string, ps *problems) {
 	}
 }
 
-// next is the step that comes after the one in force, and its gates; none in the bake.
+// nextGates stand before the step that comes after the one in force; the bake has none.
 func (r *Run) nextGates() []Gate {
 	if r.Step+1 < len(r.Plan.Steps) {
 		return r.Plan.Steps[r.Step+1].Gates
@@ -108,7 +108,7 @@ func (r *Run) nextGates() []Gate {
 	return nil
 }
 
-// stop makes the rollout stand at the gates before its next step.
+// stopAt makes the rollout stand at the gates before its next step.
 func (r *Run) stopAt(gates []Gate, why string, now time.Time) {
 	r.Phase = Gated
 	r.Gates = make([]GateState, len(gates))

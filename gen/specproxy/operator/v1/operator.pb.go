@@ -2626,7 +2626,9 @@ type Spec struct {
 	Drains     []*Drain `protobuf:"bytes,12,rep,name=drains,proto3" json:"drains,omitempty"`
 	Hosts      []string `protobuf:"bytes,13,rep,name=hosts,proto3" json:"hosts,omitempty"`
 	// There are further versions, which hold no weight and run nowhere; ListVersions has them.
-	MoreVersions  bool `protobuf:"varint,14,opt,name=more_versions,json=moreVersions,proto3" json:"more_versions,omitempty"`
+	MoreVersions bool `protobuf:"varint,14,opt,name=more_versions,json=moreVersions,proto3" json:"more_versions,omitempty"`
+	// The rollout that is under way; unset: none is. RolloutService.GetRollout tells all of it.
+	Canary        *CanaryShare `protobuf:"bytes,15,opt,name=canary,proto3" json:"canary,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2759,6 +2761,85 @@ func (x *Spec) GetMoreVersions() bool {
 	return false
 }
 
+func (x *Spec) GetCanary() *CanaryShare {
+	if x != nil {
+		return x.Canary
+	}
+	return nil
+}
+
+// CanaryShare is what a canary was set to get beside what it gets.
+type CanaryShare struct {
+	state   protoimpl.MessageState `protogen:"open.v1"`
+	Version string                 `protobuf:"bytes,1,opt,name=version,proto3" json:"version,omitempty"`
+	// stepping, gated, baking, paused, held, failed.
+	Phase string `protobuf:"bytes,2,opt,name=phase,proto3" json:"phase,omitempty"`
+	// Basis points.
+	Weight uint32 `protobuf:"varint,3,opt,name=weight,proto3" json:"weight,omitempty"`
+	// Part of new executions that it got under this weight; unset: none was counted.
+	Share         *float64 `protobuf:"fixed64,4,opt,name=share,proto3,oneof" json:"share,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CanaryShare) Reset() {
+	*x = CanaryShare{}
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[35]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CanaryShare) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CanaryShare) ProtoMessage() {}
+
+func (x *CanaryShare) ProtoReflect() protoreflect.Message {
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[35]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CanaryShare.ProtoReflect.Descriptor instead.
+func (*CanaryShare) Descriptor() ([]byte, []int) {
+	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{35}
+}
+
+func (x *CanaryShare) GetVersion() string {
+	if x != nil {
+		return x.Version
+	}
+	return ""
+}
+
+func (x *CanaryShare) GetPhase() string {
+	if x != nil {
+		return x.Phase
+	}
+	return ""
+}
+
+func (x *CanaryShare) GetWeight() uint32 {
+	if x != nil {
+		return x.Weight
+	}
+	return 0
+}
+
+func (x *CanaryShare) GetShare() float64 {
+	if x != nil && x.Share != nil {
+		return *x.Share
+	}
+	return 0
+}
+
 type Freeze struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Since         *timestamppb.Timestamp `protobuf:"bytes,1,opt,name=since,proto3" json:"since,omitempty"`
@@ -2770,7 +2851,7 @@ type Freeze struct {
 
 func (x *Freeze) Reset() {
 	*x = Freeze{}
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[35]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2782,7 +2863,7 @@ func (x *Freeze) String() string {
 func (*Freeze) ProtoMessage() {}
 
 func (x *Freeze) ProtoReflect() protoreflect.Message {
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[35]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2795,7 +2876,7 @@ func (x *Freeze) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Freeze.ProtoReflect.Descriptor instead.
 func (*Freeze) Descriptor() ([]byte, []int) {
-	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{35}
+	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *Freeze) GetSince() *timestamppb.Timestamp {
@@ -2871,7 +2952,7 @@ type Drain struct {
 
 func (x *Drain) Reset() {
 	*x = Drain{}
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[36]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2883,7 +2964,7 @@ func (x *Drain) String() string {
 func (*Drain) ProtoMessage() {}
 
 func (x *Drain) ProtoReflect() protoreflect.Message {
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[36]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2896,7 +2977,7 @@ func (x *Drain) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Drain.ProtoReflect.Descriptor instead.
 func (*Drain) Descriptor() ([]byte, []int) {
-	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{36}
+	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *Drain) GetVersion() string {
@@ -3121,7 +3202,7 @@ type PreviewDrainRequest struct {
 
 func (x *PreviewDrainRequest) Reset() {
 	*x = PreviewDrainRequest{}
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[37]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3133,7 +3214,7 @@ func (x *PreviewDrainRequest) String() string {
 func (*PreviewDrainRequest) ProtoMessage() {}
 
 func (x *PreviewDrainRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[37]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3146,7 +3227,7 @@ func (x *PreviewDrainRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PreviewDrainRequest.ProtoReflect.Descriptor instead.
 func (*PreviewDrainRequest) Descriptor() ([]byte, []int) {
-	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{37}
+	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{38}
 }
 
 func (x *PreviewDrainRequest) GetSpec() string {
@@ -3184,7 +3265,7 @@ type PreviewDrainResponse struct {
 
 func (x *PreviewDrainResponse) Reset() {
 	*x = PreviewDrainResponse{}
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[38]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3196,7 +3277,7 @@ func (x *PreviewDrainResponse) String() string {
 func (*PreviewDrainResponse) ProtoMessage() {}
 
 func (x *PreviewDrainResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[38]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3209,7 +3290,7 @@ func (x *PreviewDrainResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PreviewDrainResponse.ProtoReflect.Descriptor instead.
 func (*PreviewDrainResponse) Descriptor() ([]byte, []int) {
-	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{38}
+	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{39}
 }
 
 func (x *PreviewDrainResponse) GetChange() *Change {
@@ -3247,7 +3328,7 @@ type PreviewedExecution struct {
 
 func (x *PreviewedExecution) Reset() {
 	*x = PreviewedExecution{}
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[39]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3259,7 +3340,7 @@ func (x *PreviewedExecution) String() string {
 func (*PreviewedExecution) ProtoMessage() {}
 
 func (x *PreviewedExecution) ProtoReflect() protoreflect.Message {
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[39]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3272,7 +3353,7 @@ func (x *PreviewedExecution) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PreviewedExecution.ProtoReflect.Descriptor instead.
 func (*PreviewedExecution) Descriptor() ([]byte, []int) {
-	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{39}
+	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{40}
 }
 
 func (x *PreviewedExecution) GetExecution() *Execution {
@@ -3327,7 +3408,7 @@ type ListDrainsRequest struct {
 
 func (x *ListDrainsRequest) Reset() {
 	*x = ListDrainsRequest{}
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[40]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3339,7 +3420,7 @@ func (x *ListDrainsRequest) String() string {
 func (*ListDrainsRequest) ProtoMessage() {}
 
 func (x *ListDrainsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[40]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3352,7 +3433,7 @@ func (x *ListDrainsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListDrainsRequest.ProtoReflect.Descriptor instead.
 func (*ListDrainsRequest) Descriptor() ([]byte, []int) {
-	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{40}
+	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{41}
 }
 
 func (x *ListDrainsRequest) GetSpec() string {
@@ -3371,7 +3452,7 @@ type ListDrainsResponse struct {
 
 func (x *ListDrainsResponse) Reset() {
 	*x = ListDrainsResponse{}
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[41]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[42]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3383,7 +3464,7 @@ func (x *ListDrainsResponse) String() string {
 func (*ListDrainsResponse) ProtoMessage() {}
 
 func (x *ListDrainsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[41]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[42]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3396,7 +3477,7 @@ func (x *ListDrainsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListDrainsResponse.ProtoReflect.Descriptor instead.
 func (*ListDrainsResponse) Descriptor() ([]byte, []int) {
-	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{41}
+	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{42}
 }
 
 func (x *ListDrainsResponse) GetDrains() []*Drain {
@@ -3421,7 +3502,7 @@ type SettleExecutionRequest struct {
 
 func (x *SettleExecutionRequest) Reset() {
 	*x = SettleExecutionRequest{}
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[42]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[43]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3433,7 +3514,7 @@ func (x *SettleExecutionRequest) String() string {
 func (*SettleExecutionRequest) ProtoMessage() {}
 
 func (x *SettleExecutionRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[42]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[43]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3446,7 +3527,7 @@ func (x *SettleExecutionRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SettleExecutionRequest.ProtoReflect.Descriptor instead.
 func (*SettleExecutionRequest) Descriptor() ([]byte, []int) {
-	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{42}
+	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{43}
 }
 
 func (x *SettleExecutionRequest) GetId() string {
@@ -3493,7 +3574,7 @@ type SettleExecutionResponse struct {
 
 func (x *SettleExecutionResponse) Reset() {
 	*x = SettleExecutionResponse{}
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[43]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[44]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3505,7 +3586,7 @@ func (x *SettleExecutionResponse) String() string {
 func (*SettleExecutionResponse) ProtoMessage() {}
 
 func (x *SettleExecutionResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[43]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[44]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3518,7 +3599,7 @@ func (x *SettleExecutionResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SettleExecutionResponse.ProtoReflect.Descriptor instead.
 func (*SettleExecutionResponse) Descriptor() ([]byte, []int) {
-	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{43}
+	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{44}
 }
 
 func (x *SettleExecutionResponse) GetIntervention() *Intervention {
@@ -3555,7 +3636,7 @@ type Intervention struct {
 
 func (x *Intervention) Reset() {
 	*x = Intervention{}
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[44]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[45]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3567,7 +3648,7 @@ func (x *Intervention) String() string {
 func (*Intervention) ProtoMessage() {}
 
 func (x *Intervention) ProtoReflect() protoreflect.Message {
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[44]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[45]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3580,7 +3661,7 @@ func (x *Intervention) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Intervention.ProtoReflect.Descriptor instead.
 func (*Intervention) Descriptor() ([]byte, []int) {
-	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{44}
+	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{45}
 }
 
 func (x *Intervention) GetId() string {
@@ -3706,7 +3787,7 @@ type GetSpecRequest struct {
 
 func (x *GetSpecRequest) Reset() {
 	*x = GetSpecRequest{}
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[45]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[46]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3718,7 +3799,7 @@ func (x *GetSpecRequest) String() string {
 func (*GetSpecRequest) ProtoMessage() {}
 
 func (x *GetSpecRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[45]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[46]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3731,7 +3812,7 @@ func (x *GetSpecRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetSpecRequest.ProtoReflect.Descriptor instead.
 func (*GetSpecRequest) Descriptor() ([]byte, []int) {
-	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{45}
+	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{46}
 }
 
 func (x *GetSpecRequest) GetSpec() string {
@@ -3766,7 +3847,7 @@ type GetSpecResponse struct {
 
 func (x *GetSpecResponse) Reset() {
 	*x = GetSpecResponse{}
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[46]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[47]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3778,7 +3859,7 @@ func (x *GetSpecResponse) String() string {
 func (*GetSpecResponse) ProtoMessage() {}
 
 func (x *GetSpecResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[46]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[47]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3791,7 +3872,7 @@ func (x *GetSpecResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetSpecResponse.ProtoReflect.Descriptor instead.
 func (*GetSpecResponse) Descriptor() ([]byte, []int) {
-	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{46}
+	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{47}
 }
 
 func (x *GetSpecResponse) GetSpec() *Spec {
@@ -3845,7 +3926,7 @@ type Execution struct {
 
 func (x *Execution) Reset() {
 	*x = Execution{}
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[47]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[48]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3857,7 +3938,7 @@ func (x *Execution) String() string {
 func (*Execution) ProtoMessage() {}
 
 func (x *Execution) ProtoReflect() protoreflect.Message {
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[47]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[48]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3870,7 +3951,7 @@ func (x *Execution) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Execution.ProtoReflect.Descriptor instead.
 func (*Execution) Descriptor() ([]byte, []int) {
-	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{47}
+	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{48}
 }
 
 func (x *Execution) GetId() string {
@@ -4021,7 +4102,7 @@ type ListExecutionsRequest struct {
 
 func (x *ListExecutionsRequest) Reset() {
 	*x = ListExecutionsRequest{}
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[48]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[49]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4033,7 +4114,7 @@ func (x *ListExecutionsRequest) String() string {
 func (*ListExecutionsRequest) ProtoMessage() {}
 
 func (x *ListExecutionsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[48]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[49]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4046,7 +4127,7 @@ func (x *ListExecutionsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListExecutionsRequest.ProtoReflect.Descriptor instead.
 func (*ListExecutionsRequest) Descriptor() ([]byte, []int) {
-	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{48}
+	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{49}
 }
 
 func (x *ListExecutionsRequest) GetSpec() string {
@@ -4088,7 +4169,7 @@ type ListExecutionsResponse struct {
 
 func (x *ListExecutionsResponse) Reset() {
 	*x = ListExecutionsResponse{}
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[49]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[50]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4100,7 +4181,7 @@ func (x *ListExecutionsResponse) String() string {
 func (*ListExecutionsResponse) ProtoMessage() {}
 
 func (x *ListExecutionsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[49]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[50]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4113,7 +4194,7 @@ func (x *ListExecutionsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListExecutionsResponse.ProtoReflect.Descriptor instead.
 func (*ListExecutionsResponse) Descriptor() ([]byte, []int) {
-	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{49}
+	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{50}
 }
 
 func (x *ListExecutionsResponse) GetExecutions() []*Execution {
@@ -4141,7 +4222,7 @@ type ListEffectsRequest struct {
 
 func (x *ListEffectsRequest) Reset() {
 	*x = ListEffectsRequest{}
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[50]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[51]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4153,7 +4234,7 @@ func (x *ListEffectsRequest) String() string {
 func (*ListEffectsRequest) ProtoMessage() {}
 
 func (x *ListEffectsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[50]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[51]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4166,7 +4247,7 @@ func (x *ListEffectsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListEffectsRequest.ProtoReflect.Descriptor instead.
 func (*ListEffectsRequest) Descriptor() ([]byte, []int) {
-	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{50}
+	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{51}
 }
 
 func (x *ListEffectsRequest) GetSpec() string {
@@ -4197,7 +4278,7 @@ type ListEffectsResponse struct {
 
 func (x *ListEffectsResponse) Reset() {
 	*x = ListEffectsResponse{}
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[51]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[52]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4209,7 +4290,7 @@ func (x *ListEffectsResponse) String() string {
 func (*ListEffectsResponse) ProtoMessage() {}
 
 func (x *ListEffectsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[51]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[52]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4222,7 +4303,7 @@ func (x *ListEffectsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListEffectsResponse.ProtoReflect.Descriptor instead.
 func (*ListEffectsResponse) Descriptor() ([]byte, []int) {
-	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{51}
+	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{52}
 }
 
 func (x *ListEffectsResponse) GetEffects() []*Effect {
@@ -4274,7 +4355,7 @@ type Effect struct {
 
 func (x *Effect) Reset() {
 	*x = Effect{}
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[52]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[53]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4286,7 +4367,7 @@ func (x *Effect) String() string {
 func (*Effect) ProtoMessage() {}
 
 func (x *Effect) ProtoReflect() protoreflect.Message {
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[52]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[53]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4299,7 +4380,7 @@ func (x *Effect) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Effect.ProtoReflect.Descriptor instead.
 func (*Effect) Descriptor() ([]byte, []int) {
-	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{52}
+	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{53}
 }
 
 func (x *Effect) GetVersion() string {
@@ -4412,7 +4493,7 @@ type EffectCount struct {
 
 func (x *EffectCount) Reset() {
 	*x = EffectCount{}
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[53]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[54]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4424,7 +4505,7 @@ func (x *EffectCount) String() string {
 func (*EffectCount) ProtoMessage() {}
 
 func (x *EffectCount) ProtoReflect() protoreflect.Message {
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[53]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[54]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4437,7 +4518,7 @@ func (x *EffectCount) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use EffectCount.ProtoReflect.Descriptor instead.
 func (*EffectCount) Descriptor() ([]byte, []int) {
-	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{53}
+	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{54}
 }
 
 func (x *EffectCount) GetVersion() string {
@@ -4476,7 +4557,7 @@ type ListProxiesRequest struct {
 
 func (x *ListProxiesRequest) Reset() {
 	*x = ListProxiesRequest{}
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[54]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[55]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4488,7 +4569,7 @@ func (x *ListProxiesRequest) String() string {
 func (*ListProxiesRequest) ProtoMessage() {}
 
 func (x *ListProxiesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[54]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[55]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4501,7 +4582,7 @@ func (x *ListProxiesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListProxiesRequest.ProtoReflect.Descriptor instead.
 func (*ListProxiesRequest) Descriptor() ([]byte, []int) {
-	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{54}
+	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{55}
 }
 
 type ListProxiesResponse struct {
@@ -4515,7 +4596,7 @@ type ListProxiesResponse struct {
 
 func (x *ListProxiesResponse) Reset() {
 	*x = ListProxiesResponse{}
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[55]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[56]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4527,7 +4608,7 @@ func (x *ListProxiesResponse) String() string {
 func (*ListProxiesResponse) ProtoMessage() {}
 
 func (x *ListProxiesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[55]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[56]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4540,7 +4621,7 @@ func (x *ListProxiesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListProxiesResponse.ProtoReflect.Descriptor instead.
 func (*ListProxiesResponse) Descriptor() ([]byte, []int) {
-	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{55}
+	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{56}
 }
 
 func (x *ListProxiesResponse) GetProxies() []*Proxy {
@@ -4569,7 +4650,7 @@ type Replica struct {
 
 func (x *Replica) Reset() {
 	*x = Replica{}
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[56]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[57]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4581,7 +4662,7 @@ func (x *Replica) String() string {
 func (*Replica) ProtoMessage() {}
 
 func (x *Replica) ProtoReflect() protoreflect.Message {
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[56]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[57]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4594,7 +4675,7 @@ func (x *Replica) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Replica.ProtoReflect.Descriptor instead.
 func (*Replica) Descriptor() ([]byte, []int) {
-	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{56}
+	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{57}
 }
 
 func (x *Replica) GetName() string {
@@ -4635,7 +4716,7 @@ type Proxy struct {
 
 func (x *Proxy) Reset() {
 	*x = Proxy{}
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[57]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[58]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4647,7 +4728,7 @@ func (x *Proxy) String() string {
 func (*Proxy) ProtoMessage() {}
 
 func (x *Proxy) ProtoReflect() protoreflect.Message {
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[57]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[58]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4660,7 +4741,7 @@ func (x *Proxy) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Proxy.ProtoReflect.Descriptor instead.
 func (*Proxy) Descriptor() ([]byte, []int) {
-	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{57}
+	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{58}
 }
 
 func (x *Proxy) GetNode() string {
@@ -4725,7 +4806,7 @@ type ProxySpec struct {
 
 func (x *ProxySpec) Reset() {
 	*x = ProxySpec{}
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[58]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[59]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4737,7 +4818,7 @@ func (x *ProxySpec) String() string {
 func (*ProxySpec) ProtoMessage() {}
 
 func (x *ProxySpec) ProtoReflect() protoreflect.Message {
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[58]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[59]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4750,7 +4831,7 @@ func (x *ProxySpec) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ProxySpec.ProtoReflect.Descriptor instead.
 func (*ProxySpec) Descriptor() ([]byte, []int) {
-	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{58}
+	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{59}
 }
 
 func (x *ProxySpec) GetSpec() string {
@@ -4805,7 +4886,7 @@ type PostMortem struct {
 
 func (x *PostMortem) Reset() {
 	*x = PostMortem{}
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[59]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[60]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4817,7 +4898,7 @@ func (x *PostMortem) String() string {
 func (*PostMortem) ProtoMessage() {}
 
 func (x *PostMortem) ProtoReflect() protoreflect.Message {
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[59]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[60]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4830,7 +4911,7 @@ func (x *PostMortem) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PostMortem.ProtoReflect.Descriptor instead.
 func (*PostMortem) Descriptor() ([]byte, []int) {
-	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{59}
+	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{60}
 }
 
 func (x *PostMortem) GetId() string {
@@ -4933,7 +5014,7 @@ type ListPostMortemsRequest struct {
 
 func (x *ListPostMortemsRequest) Reset() {
 	*x = ListPostMortemsRequest{}
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[60]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[61]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4945,7 +5026,7 @@ func (x *ListPostMortemsRequest) String() string {
 func (*ListPostMortemsRequest) ProtoMessage() {}
 
 func (x *ListPostMortemsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[60]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[61]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4958,7 +5039,7 @@ func (x *ListPostMortemsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListPostMortemsRequest.ProtoReflect.Descriptor instead.
 func (*ListPostMortemsRequest) Descriptor() ([]byte, []int) {
-	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{60}
+	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{61}
 }
 
 func (x *ListPostMortemsRequest) GetSpec() string {
@@ -4977,7 +5058,7 @@ type ListPostMortemsResponse struct {
 
 func (x *ListPostMortemsResponse) Reset() {
 	*x = ListPostMortemsResponse{}
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[61]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[62]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4989,7 +5070,7 @@ func (x *ListPostMortemsResponse) String() string {
 func (*ListPostMortemsResponse) ProtoMessage() {}
 
 func (x *ListPostMortemsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[61]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[62]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5002,7 +5083,7 @@ func (x *ListPostMortemsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListPostMortemsResponse.ProtoReflect.Descriptor instead.
 func (*ListPostMortemsResponse) Descriptor() ([]byte, []int) {
-	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{61}
+	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{62}
 }
 
 func (x *ListPostMortemsResponse) GetPostmortems() []*PostMortem {
@@ -5021,7 +5102,7 @@ type GetPostMortemRequest struct {
 
 func (x *GetPostMortemRequest) Reset() {
 	*x = GetPostMortemRequest{}
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[62]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[63]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5033,7 +5114,7 @@ func (x *GetPostMortemRequest) String() string {
 func (*GetPostMortemRequest) ProtoMessage() {}
 
 func (x *GetPostMortemRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[62]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[63]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5046,7 +5127,7 @@ func (x *GetPostMortemRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetPostMortemRequest.ProtoReflect.Descriptor instead.
 func (*GetPostMortemRequest) Descriptor() ([]byte, []int) {
-	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{62}
+	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{63}
 }
 
 func (x *GetPostMortemRequest) GetId() string {
@@ -5065,7 +5146,7 @@ type GetPostMortemResponse struct {
 
 func (x *GetPostMortemResponse) Reset() {
 	*x = GetPostMortemResponse{}
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[63]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[64]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5077,7 +5158,7 @@ func (x *GetPostMortemResponse) String() string {
 func (*GetPostMortemResponse) ProtoMessage() {}
 
 func (x *GetPostMortemResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[63]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[64]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5090,7 +5171,7 @@ func (x *GetPostMortemResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetPostMortemResponse.ProtoReflect.Descriptor instead.
 func (*GetPostMortemResponse) Descriptor() ([]byte, []int) {
-	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{63}
+	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{64}
 }
 
 func (x *GetPostMortemResponse) GetPostmortem() *PostMortem {
@@ -5112,7 +5193,7 @@ type ClosePostMortemRequest struct {
 
 func (x *ClosePostMortemRequest) Reset() {
 	*x = ClosePostMortemRequest{}
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[64]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[65]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5124,7 +5205,7 @@ func (x *ClosePostMortemRequest) String() string {
 func (*ClosePostMortemRequest) ProtoMessage() {}
 
 func (x *ClosePostMortemRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[64]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[65]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5137,7 +5218,7 @@ func (x *ClosePostMortemRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ClosePostMortemRequest.ProtoReflect.Descriptor instead.
 func (*ClosePostMortemRequest) Descriptor() ([]byte, []int) {
-	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{64}
+	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{65}
 }
 
 func (x *ClosePostMortemRequest) GetId() string {
@@ -5170,7 +5251,7 @@ type ClosePostMortemResponse struct {
 
 func (x *ClosePostMortemResponse) Reset() {
 	*x = ClosePostMortemResponse{}
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[65]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[66]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5182,7 +5263,7 @@ func (x *ClosePostMortemResponse) String() string {
 func (*ClosePostMortemResponse) ProtoMessage() {}
 
 func (x *ClosePostMortemResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[65]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[66]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5195,7 +5276,7 @@ func (x *ClosePostMortemResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ClosePostMortemResponse.ProtoReflect.Descriptor instead.
 func (*ClosePostMortemResponse) Descriptor() ([]byte, []int) {
-	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{65}
+	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{66}
 }
 
 func (x *ClosePostMortemResponse) GetPostmortem() *PostMortem {
@@ -5217,7 +5298,7 @@ type ResolveRequest struct {
 
 func (x *ResolveRequest) Reset() {
 	*x = ResolveRequest{}
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[66]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[67]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5229,7 +5310,7 @@ func (x *ResolveRequest) String() string {
 func (*ResolveRequest) ProtoMessage() {}
 
 func (x *ResolveRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[66]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[67]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5242,7 +5323,7 @@ func (x *ResolveRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ResolveRequest.ProtoReflect.Descriptor instead.
 func (*ResolveRequest) Descriptor() ([]byte, []int) {
-	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{66}
+	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{67}
 }
 
 func (x *ResolveRequest) GetSpec() string {
@@ -5272,7 +5353,7 @@ type ResolveResponse struct {
 
 func (x *ResolveResponse) Reset() {
 	*x = ResolveResponse{}
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[67]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[68]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5284,7 +5365,7 @@ func (x *ResolveResponse) String() string {
 func (*ResolveResponse) ProtoMessage() {}
 
 func (x *ResolveResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[67]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[68]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5297,7 +5378,7 @@ func (x *ResolveResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ResolveResponse.ProtoReflect.Descriptor instead.
 func (*ResolveResponse) Descriptor() ([]byte, []int) {
-	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{67}
+	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{68}
 }
 
 func (x *ResolveResponse) GetSpec() string {
@@ -5342,7 +5423,7 @@ type GetVersionRequest struct {
 
 func (x *GetVersionRequest) Reset() {
 	*x = GetVersionRequest{}
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[68]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[69]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5354,7 +5435,7 @@ func (x *GetVersionRequest) String() string {
 func (*GetVersionRequest) ProtoMessage() {}
 
 func (x *GetVersionRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[68]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[69]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5367,7 +5448,7 @@ func (x *GetVersionRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetVersionRequest.ProtoReflect.Descriptor instead.
 func (*GetVersionRequest) Descriptor() ([]byte, []int) {
-	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{68}
+	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{69}
 }
 
 func (x *GetVersionRequest) GetSpec() string {
@@ -5423,7 +5504,7 @@ type GetVersionResponse struct {
 
 func (x *GetVersionResponse) Reset() {
 	*x = GetVersionResponse{}
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[69]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[70]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5435,7 +5516,7 @@ func (x *GetVersionResponse) String() string {
 func (*GetVersionResponse) ProtoMessage() {}
 
 func (x *GetVersionResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[69]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[70]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5448,7 +5529,7 @@ func (x *GetVersionResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetVersionResponse.ProtoReflect.Descriptor instead.
 func (*GetVersionResponse) Descriptor() ([]byte, []int) {
-	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{69}
+	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{70}
 }
 
 func (x *GetVersionResponse) GetVersion() *Version {
@@ -5553,7 +5634,7 @@ type Attachment struct {
 
 func (x *Attachment) Reset() {
 	*x = Attachment{}
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[70]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[71]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5565,7 +5646,7 @@ func (x *Attachment) String() string {
 func (*Attachment) ProtoMessage() {}
 
 func (x *Attachment) ProtoReflect() protoreflect.Message {
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[70]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[71]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5578,7 +5659,7 @@ func (x *Attachment) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Attachment.ProtoReflect.Descriptor instead.
 func (*Attachment) Descriptor() ([]byte, []int) {
-	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{70}
+	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{71}
 }
 
 func (x *Attachment) GetDigest() string {
@@ -5666,7 +5747,7 @@ type ConformanceSummary struct {
 
 func (x *ConformanceSummary) Reset() {
 	*x = ConformanceSummary{}
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[71]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[72]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5678,7 +5759,7 @@ func (x *ConformanceSummary) String() string {
 func (*ConformanceSummary) ProtoMessage() {}
 
 func (x *ConformanceSummary) ProtoReflect() protoreflect.Message {
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[71]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[72]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5691,7 +5772,7 @@ func (x *ConformanceSummary) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ConformanceSummary.ProtoReflect.Descriptor instead.
 func (*ConformanceSummary) Descriptor() ([]byte, []int) {
-	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{71}
+	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{72}
 }
 
 func (x *ConformanceSummary) GetSuite() string {
@@ -5750,7 +5831,7 @@ type ImportVersionRequest struct {
 
 func (x *ImportVersionRequest) Reset() {
 	*x = ImportVersionRequest{}
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[72]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[73]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5762,7 +5843,7 @@ func (x *ImportVersionRequest) String() string {
 func (*ImportVersionRequest) ProtoMessage() {}
 
 func (x *ImportVersionRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[72]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[73]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5775,7 +5856,7 @@ func (x *ImportVersionRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ImportVersionRequest.ProtoReflect.Descriptor instead.
 func (*ImportVersionRequest) Descriptor() ([]byte, []int) {
-	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{72}
+	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{73}
 }
 
 func (x *ImportVersionRequest) GetImage() []byte {
@@ -5811,7 +5892,7 @@ type ImportVersionResponse struct {
 
 func (x *ImportVersionResponse) Reset() {
 	*x = ImportVersionResponse{}
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[73]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[74]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5823,7 +5904,7 @@ func (x *ImportVersionResponse) String() string {
 func (*ImportVersionResponse) ProtoMessage() {}
 
 func (x *ImportVersionResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[73]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[74]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5836,7 +5917,7 @@ func (x *ImportVersionResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ImportVersionResponse.ProtoReflect.Descriptor instead.
 func (*ImportVersionResponse) Descriptor() ([]byte, []int) {
-	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{73}
+	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{74}
 }
 
 func (x *ImportVersionResponse) GetSpec() string {
@@ -5886,7 +5967,7 @@ type AttachRequest struct {
 
 func (x *AttachRequest) Reset() {
 	*x = AttachRequest{}
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[74]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[75]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5898,7 +5979,7 @@ func (x *AttachRequest) String() string {
 func (*AttachRequest) ProtoMessage() {}
 
 func (x *AttachRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[74]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[75]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5911,7 +5992,7 @@ func (x *AttachRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AttachRequest.ProtoReflect.Descriptor instead.
 func (*AttachRequest) Descriptor() ([]byte, []int) {
-	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{74}
+	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{75}
 }
 
 func (x *AttachRequest) GetSpec() string {
@@ -5980,7 +6061,7 @@ type AttachResponse struct {
 
 func (x *AttachResponse) Reset() {
 	*x = AttachResponse{}
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[75]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[76]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5992,7 +6073,7 @@ func (x *AttachResponse) String() string {
 func (*AttachResponse) ProtoMessage() {}
 
 func (x *AttachResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[75]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[76]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6005,7 +6086,7 @@ func (x *AttachResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AttachResponse.ProtoReflect.Descriptor instead.
 func (*AttachResponse) Descriptor() ([]byte, []int) {
-	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{75}
+	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{76}
 }
 
 func (x *AttachResponse) GetAttachment() *Attachment {
@@ -6031,7 +6112,7 @@ type GetLineageRequest struct {
 
 func (x *GetLineageRequest) Reset() {
 	*x = GetLineageRequest{}
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[76]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[77]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6043,7 +6124,7 @@ func (x *GetLineageRequest) String() string {
 func (*GetLineageRequest) ProtoMessage() {}
 
 func (x *GetLineageRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[76]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[77]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6056,7 +6137,7 @@ func (x *GetLineageRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetLineageRequest.ProtoReflect.Descriptor instead.
 func (*GetLineageRequest) Descriptor() ([]byte, []int) {
-	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{76}
+	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{77}
 }
 
 func (x *GetLineageRequest) GetSpec() string {
@@ -6076,7 +6157,7 @@ type GetLineageResponse struct {
 
 func (x *GetLineageResponse) Reset() {
 	*x = GetLineageResponse{}
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[77]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[78]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6088,7 +6169,7 @@ func (x *GetLineageResponse) String() string {
 func (*GetLineageResponse) ProtoMessage() {}
 
 func (x *GetLineageResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[77]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[78]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6101,7 +6182,7 @@ func (x *GetLineageResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetLineageResponse.ProtoReflect.Descriptor instead.
 func (*GetLineageResponse) Descriptor() ([]byte, []int) {
-	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{77}
+	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{78}
 }
 
 func (x *GetLineageResponse) GetVersions() []*LineageEntry {
@@ -6131,7 +6212,7 @@ type LineageEntry struct {
 
 func (x *LineageEntry) Reset() {
 	*x = LineageEntry{}
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[78]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[79]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6143,7 +6224,7 @@ func (x *LineageEntry) String() string {
 func (*LineageEntry) ProtoMessage() {}
 
 func (x *LineageEntry) ProtoReflect() protoreflect.Message {
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[78]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[79]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6156,7 +6237,7 @@ func (x *LineageEntry) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LineageEntry.ProtoReflect.Descriptor instead.
 func (*LineageEntry) Descriptor() ([]byte, []int) {
-	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{78}
+	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{79}
 }
 
 func (x *LineageEntry) GetVersion() string {
@@ -6248,7 +6329,7 @@ type LineageEvent struct {
 
 func (x *LineageEvent) Reset() {
 	*x = LineageEvent{}
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[79]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[80]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6260,7 +6341,7 @@ func (x *LineageEvent) String() string {
 func (*LineageEvent) ProtoMessage() {}
 
 func (x *LineageEvent) ProtoReflect() protoreflect.Message {
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[79]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[80]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6273,7 +6354,7 @@ func (x *LineageEvent) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LineageEvent.ProtoReflect.Descriptor instead.
 func (*LineageEvent) Descriptor() ([]byte, []int) {
-	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{79}
+	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{80}
 }
 
 func (x *LineageEvent) GetGeneration() uint64 {
@@ -6356,7 +6437,7 @@ type Policy struct {
 
 func (x *Policy) Reset() {
 	*x = Policy{}
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[80]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[81]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6368,7 +6449,7 @@ func (x *Policy) String() string {
 func (*Policy) ProtoMessage() {}
 
 func (x *Policy) ProtoReflect() protoreflect.Message {
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[80]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[81]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6381,7 +6462,7 @@ func (x *Policy) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Policy.ProtoReflect.Descriptor instead.
 func (*Policy) Descriptor() ([]byte, []int) {
-	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{80}
+	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{81}
 }
 
 func (x *Policy) GetSpec() string {
@@ -6463,7 +6544,7 @@ type GetPolicyRequest struct {
 
 func (x *GetPolicyRequest) Reset() {
 	*x = GetPolicyRequest{}
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[81]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[82]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6475,7 +6556,7 @@ func (x *GetPolicyRequest) String() string {
 func (*GetPolicyRequest) ProtoMessage() {}
 
 func (x *GetPolicyRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[81]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[82]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6488,7 +6569,7 @@ func (x *GetPolicyRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetPolicyRequest.ProtoReflect.Descriptor instead.
 func (*GetPolicyRequest) Descriptor() ([]byte, []int) {
-	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{81}
+	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{82}
 }
 
 func (x *GetPolicyRequest) GetSpec() string {
@@ -6509,7 +6590,7 @@ type GetPolicyResponse struct {
 
 func (x *GetPolicyResponse) Reset() {
 	*x = GetPolicyResponse{}
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[82]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[83]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6521,7 +6602,7 @@ func (x *GetPolicyResponse) String() string {
 func (*GetPolicyResponse) ProtoMessage() {}
 
 func (x *GetPolicyResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[82]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[83]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6534,7 +6615,7 @@ func (x *GetPolicyResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetPolicyResponse.ProtoReflect.Descriptor instead.
 func (*GetPolicyResponse) Descriptor() ([]byte, []int) {
-	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{82}
+	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{83}
 }
 
 func (x *GetPolicyResponse) GetPolicy() *Policy {
@@ -6565,7 +6646,7 @@ type SetPolicyRequest struct {
 
 func (x *SetPolicyRequest) Reset() {
 	*x = SetPolicyRequest{}
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[83]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[84]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6577,7 +6658,7 @@ func (x *SetPolicyRequest) String() string {
 func (*SetPolicyRequest) ProtoMessage() {}
 
 func (x *SetPolicyRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[83]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[84]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6590,7 +6671,7 @@ func (x *SetPolicyRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SetPolicyRequest.ProtoReflect.Descriptor instead.
 func (*SetPolicyRequest) Descriptor() ([]byte, []int) {
-	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{83}
+	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{84}
 }
 
 func (x *SetPolicyRequest) GetSpec() string {
@@ -6648,7 +6729,7 @@ type SetPolicyResponse struct {
 
 func (x *SetPolicyResponse) Reset() {
 	*x = SetPolicyResponse{}
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[84]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[85]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6660,7 +6741,7 @@ func (x *SetPolicyResponse) String() string {
 func (*SetPolicyResponse) ProtoMessage() {}
 
 func (x *SetPolicyResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[84]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[85]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6673,7 +6754,7 @@ func (x *SetPolicyResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SetPolicyResponse.ProtoReflect.Descriptor instead.
 func (*SetPolicyResponse) Descriptor() ([]byte, []int) {
-	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{84}
+	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{85}
 }
 
 func (x *SetPolicyResponse) GetPolicy() *Policy {
@@ -6931,7 +7012,7 @@ const file_specproxy_operator_v1_operator_proto_rawDesc = "" +
 	"\x0fnext_page_token\x18\x05 \x01(\tR\rnextPageToken\x12\x1f\n" +
 	"\vspecs_total\x18\x06 \x01(\rR\n" +
 	"specsTotal\x12(\n" +
-	"\x10specs_in_trouble\x18\a \x01(\rR\x0especsInTrouble\"\xfc\x03\n" +
+	"\x10specs_in_trouble\x18\a \x01(\rR\x0especsInTrouble\"\xb8\x04\n" +
 	"\x04Spec\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x1e\n" +
 	"\n" +
@@ -6953,7 +7034,14 @@ const file_specproxy_operator_v1_operator_proto_rawDesc = "" +
 	"\x06freeze\x18\v \x01(\v2\x1d.specproxy.operator.v1.FreezeR\x06freeze\x124\n" +
 	"\x06drains\x18\f \x03(\v2\x1c.specproxy.operator.v1.DrainR\x06drains\x12\x14\n" +
 	"\x05hosts\x18\r \x03(\tR\x05hosts\x12#\n" +
-	"\rmore_versions\x18\x0e \x01(\bR\fmoreVersions\"\x8c\x01\n" +
+	"\rmore_versions\x18\x0e \x01(\bR\fmoreVersions\x12:\n" +
+	"\x06canary\x18\x0f \x01(\v2\".specproxy.operator.v1.CanaryShareR\x06canary\"z\n" +
+	"\vCanaryShare\x12\x18\n" +
+	"\aversion\x18\x01 \x01(\tR\aversion\x12\x14\n" +
+	"\x05phase\x18\x02 \x01(\tR\x05phase\x12\x16\n" +
+	"\x06weight\x18\x03 \x01(\rR\x06weight\x12\x19\n" +
+	"\x05share\x18\x04 \x01(\x01H\x00R\x05share\x88\x01\x01B\b\n" +
+	"\x06_share\"\x8c\x01\n" +
 	"\x06Freeze\x120\n" +
 	"\x05since\x18\x01 \x01(\v2\x1a.google.protobuf.TimestampR\x05since\x120\n" +
 	"\x05until\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\x05until\x12\x1e\n" +
@@ -7353,7 +7441,7 @@ func file_specproxy_operator_v1_operator_proto_rawDescGZIP() []byte {
 	return file_specproxy_operator_v1_operator_proto_rawDescData
 }
 
-var file_specproxy_operator_v1_operator_proto_msgTypes = make([]protoimpl.MessageInfo, 85)
+var file_specproxy_operator_v1_operator_proto_msgTypes = make([]protoimpl.MessageInfo, 86)
 var file_specproxy_operator_v1_operator_proto_goTypes = []any{
 	(*File)(nil),                    // 0: specproxy.operator.v1.File
 	(*PublishRequest)(nil),          // 1: specproxy.operator.v1.PublishRequest
@@ -7390,62 +7478,63 @@ var file_specproxy_operator_v1_operator_proto_goTypes = []any{
 	(*GetFleetRequest)(nil),         // 32: specproxy.operator.v1.GetFleetRequest
 	(*GetFleetResponse)(nil),        // 33: specproxy.operator.v1.GetFleetResponse
 	(*Spec)(nil),                    // 34: specproxy.operator.v1.Spec
-	(*Freeze)(nil),                  // 35: specproxy.operator.v1.Freeze
-	(*Drain)(nil),                   // 36: specproxy.operator.v1.Drain
-	(*PreviewDrainRequest)(nil),     // 37: specproxy.operator.v1.PreviewDrainRequest
-	(*PreviewDrainResponse)(nil),    // 38: specproxy.operator.v1.PreviewDrainResponse
-	(*PreviewedExecution)(nil),      // 39: specproxy.operator.v1.PreviewedExecution
-	(*ListDrainsRequest)(nil),       // 40: specproxy.operator.v1.ListDrainsRequest
-	(*ListDrainsResponse)(nil),      // 41: specproxy.operator.v1.ListDrainsResponse
-	(*SettleExecutionRequest)(nil),  // 42: specproxy.operator.v1.SettleExecutionRequest
-	(*SettleExecutionResponse)(nil), // 43: specproxy.operator.v1.SettleExecutionResponse
-	(*Intervention)(nil),            // 44: specproxy.operator.v1.Intervention
-	(*GetSpecRequest)(nil),          // 45: specproxy.operator.v1.GetSpecRequest
-	(*GetSpecResponse)(nil),         // 46: specproxy.operator.v1.GetSpecResponse
-	(*Execution)(nil),               // 47: specproxy.operator.v1.Execution
-	(*ListExecutionsRequest)(nil),   // 48: specproxy.operator.v1.ListExecutionsRequest
-	(*ListExecutionsResponse)(nil),  // 49: specproxy.operator.v1.ListExecutionsResponse
-	(*ListEffectsRequest)(nil),      // 50: specproxy.operator.v1.ListEffectsRequest
-	(*ListEffectsResponse)(nil),     // 51: specproxy.operator.v1.ListEffectsResponse
-	(*Effect)(nil),                  // 52: specproxy.operator.v1.Effect
-	(*EffectCount)(nil),             // 53: specproxy.operator.v1.EffectCount
-	(*ListProxiesRequest)(nil),      // 54: specproxy.operator.v1.ListProxiesRequest
-	(*ListProxiesResponse)(nil),     // 55: specproxy.operator.v1.ListProxiesResponse
-	(*Replica)(nil),                 // 56: specproxy.operator.v1.Replica
-	(*Proxy)(nil),                   // 57: specproxy.operator.v1.Proxy
-	(*ProxySpec)(nil),               // 58: specproxy.operator.v1.ProxySpec
-	(*PostMortem)(nil),              // 59: specproxy.operator.v1.PostMortem
-	(*ListPostMortemsRequest)(nil),  // 60: specproxy.operator.v1.ListPostMortemsRequest
-	(*ListPostMortemsResponse)(nil), // 61: specproxy.operator.v1.ListPostMortemsResponse
-	(*GetPostMortemRequest)(nil),    // 62: specproxy.operator.v1.GetPostMortemRequest
-	(*GetPostMortemResponse)(nil),   // 63: specproxy.operator.v1.GetPostMortemResponse
-	(*ClosePostMortemRequest)(nil),  // 64: specproxy.operator.v1.ClosePostMortemRequest
-	(*ClosePostMortemResponse)(nil), // 65: specproxy.operator.v1.ClosePostMortemResponse
-	(*ResolveRequest)(nil),          // 66: specproxy.operator.v1.ResolveRequest
-	(*ResolveResponse)(nil),         // 67: specproxy.operator.v1.ResolveResponse
-	(*GetVersionRequest)(nil),       // 68: specproxy.operator.v1.GetVersionRequest
-	(*GetVersionResponse)(nil),      // 69: specproxy.operator.v1.GetVersionResponse
-	(*Attachment)(nil),              // 70: specproxy.operator.v1.Attachment
-	(*ConformanceSummary)(nil),      // 71: specproxy.operator.v1.ConformanceSummary
-	(*ImportVersionRequest)(nil),    // 72: specproxy.operator.v1.ImportVersionRequest
-	(*ImportVersionResponse)(nil),   // 73: specproxy.operator.v1.ImportVersionResponse
-	(*AttachRequest)(nil),           // 74: specproxy.operator.v1.AttachRequest
-	(*AttachResponse)(nil),          // 75: specproxy.operator.v1.AttachResponse
-	(*GetLineageRequest)(nil),       // 76: specproxy.operator.v1.GetLineageRequest
-	(*GetLineageResponse)(nil),      // 77: specproxy.operator.v1.GetLineageResponse
-	(*LineageEntry)(nil),            // 78: specproxy.operator.v1.LineageEntry
-	(*LineageEvent)(nil),            // 79: specproxy.operator.v1.LineageEvent
-	(*Policy)(nil),                  // 80: specproxy.operator.v1.Policy
-	(*GetPolicyRequest)(nil),        // 81: specproxy.operator.v1.GetPolicyRequest
-	(*GetPolicyResponse)(nil),       // 82: specproxy.operator.v1.GetPolicyResponse
-	(*SetPolicyRequest)(nil),        // 83: specproxy.operator.v1.SetPolicyRequest
-	(*SetPolicyResponse)(nil),       // 84: specproxy.operator.v1.SetPolicyResponse
-	(*timestamppb.Timestamp)(nil),   // 85: google.protobuf.Timestamp
-	(*durationpb.Duration)(nil),     // 86: google.protobuf.Duration
+	(*CanaryShare)(nil),             // 35: specproxy.operator.v1.CanaryShare
+	(*Freeze)(nil),                  // 36: specproxy.operator.v1.Freeze
+	(*Drain)(nil),                   // 37: specproxy.operator.v1.Drain
+	(*PreviewDrainRequest)(nil),     // 38: specproxy.operator.v1.PreviewDrainRequest
+	(*PreviewDrainResponse)(nil),    // 39: specproxy.operator.v1.PreviewDrainResponse
+	(*PreviewedExecution)(nil),      // 40: specproxy.operator.v1.PreviewedExecution
+	(*ListDrainsRequest)(nil),       // 41: specproxy.operator.v1.ListDrainsRequest
+	(*ListDrainsResponse)(nil),      // 42: specproxy.operator.v1.ListDrainsResponse
+	(*SettleExecutionRequest)(nil),  // 43: specproxy.operator.v1.SettleExecutionRequest
+	(*SettleExecutionResponse)(nil), // 44: specproxy.operator.v1.SettleExecutionResponse
+	(*Intervention)(nil),            // 45: specproxy.operator.v1.Intervention
+	(*GetSpecRequest)(nil),          // 46: specproxy.operator.v1.GetSpecRequest
+	(*GetSpecResponse)(nil),         // 47: specproxy.operator.v1.GetSpecResponse
+	(*Execution)(nil),               // 48: specproxy.operator.v1.Execution
+	(*ListExecutionsRequest)(nil),   // 49: specproxy.operator.v1.ListExecutionsRequest
+	(*ListExecutionsResponse)(nil),  // 50: specproxy.operator.v1.ListExecutionsResponse
+	(*ListEffectsRequest)(nil),      // 51: specproxy.operator.v1.ListEffectsRequest
+	(*ListEffectsResponse)(nil),     // 52: specproxy.operator.v1.ListEffectsResponse
+	(*Effect)(nil),                  // 53: specproxy.operator.v1.Effect
+	(*EffectCount)(nil),             // 54: specproxy.operator.v1.EffectCount
+	(*ListProxiesRequest)(nil),      // 55: specproxy.operator.v1.ListProxiesRequest
+	(*ListProxiesResponse)(nil),     // 56: specproxy.operator.v1.ListProxiesResponse
+	(*Replica)(nil),                 // 57: specproxy.operator.v1.Replica
+	(*Proxy)(nil),                   // 58: specproxy.operator.v1.Proxy
+	(*ProxySpec)(nil),               // 59: specproxy.operator.v1.ProxySpec
+	(*PostMortem)(nil),              // 60: specproxy.operator.v1.PostMortem
+	(*ListPostMortemsRequest)(nil),  // 61: specproxy.operator.v1.ListPostMortemsRequest
+	(*ListPostMortemsResponse)(nil), // 62: specproxy.operator.v1.ListPostMortemsResponse
+	(*GetPostMortemRequest)(nil),    // 63: specproxy.operator.v1.GetPostMortemRequest
+	(*GetPostMortemResponse)(nil),   // 64: specproxy.operator.v1.GetPostMortemResponse
+	(*ClosePostMortemRequest)(nil),  // 65: specproxy.operator.v1.ClosePostMortemRequest
+	(*ClosePostMortemResponse)(nil), // 66: specproxy.operator.v1.ClosePostMortemResponse
+	(*ResolveRequest)(nil),          // 67: specproxy.operator.v1.ResolveRequest
+	(*ResolveResponse)(nil),         // 68: specproxy.operator.v1.ResolveResponse
+	(*GetVersionRequest)(nil),       // 69: specproxy.operator.v1.GetVersionRequest
+	(*GetVersionResponse)(nil),      // 70: specproxy.operator.v1.GetVersionResponse
+	(*Attachment)(nil),              // 71: specproxy.operator.v1.Attachment
+	(*ConformanceSummary)(nil),      // 72: specproxy.operator.v1.ConformanceSummary
+	(*ImportVersionRequest)(nil),    // 73: specproxy.operator.v1.ImportVersionRequest
+	(*ImportVersionResponse)(nil),   // 74: specproxy.operator.v1.ImportVersionResponse
+	(*AttachRequest)(nil),           // 75: specproxy.operator.v1.AttachRequest
+	(*AttachResponse)(nil),          // 76: specproxy.operator.v1.AttachResponse
+	(*GetLineageRequest)(nil),       // 77: specproxy.operator.v1.GetLineageRequest
+	(*GetLineageResponse)(nil),      // 78: specproxy.operator.v1.GetLineageResponse
+	(*LineageEntry)(nil),            // 79: specproxy.operator.v1.LineageEntry
+	(*LineageEvent)(nil),            // 80: specproxy.operator.v1.LineageEvent
+	(*Policy)(nil),                  // 81: specproxy.operator.v1.Policy
+	(*GetPolicyRequest)(nil),        // 82: specproxy.operator.v1.GetPolicyRequest
+	(*GetPolicyResponse)(nil),       // 83: specproxy.operator.v1.GetPolicyResponse
+	(*SetPolicyRequest)(nil),        // 84: specproxy.operator.v1.SetPolicyRequest
+	(*SetPolicyResponse)(nil),       // 85: specproxy.operator.v1.SetPolicyResponse
+	(*timestamppb.Timestamp)(nil),   // 86: google.protobuf.Timestamp
+	(*durationpb.Duration)(nil),     // 87: google.protobuf.Duration
 }
 var file_specproxy_operator_v1_operator_proto_depIdxs = []int32{
 	0,   // 0: specproxy.operator.v1.PublishRequest.files:type_name -> specproxy.operator.v1.File
-	85,  // 1: specproxy.operator.v1.Version.published_at:type_name -> google.protobuf.Timestamp
+	86,  // 1: specproxy.operator.v1.Version.published_at:type_name -> google.protobuf.Timestamp
 	4,   // 2: specproxy.operator.v1.Version.pool:type_name -> specproxy.operator.v1.Pool
 	3,   // 3: specproxy.operator.v1.ListVersionsResponse.versions:type_name -> specproxy.operator.v1.Version
 	9,   // 4: specproxy.operator.v1.VerifyArchiveResponse.checks:type_name -> specproxy.operator.v1.VersionCheck
@@ -7461,138 +7550,139 @@ var file_specproxy_operator_v1_operator_proto_depIdxs = []int32{
 	27,  // 14: specproxy.operator.v1.UndoResponse.changes:type_name -> specproxy.operator.v1.Change
 	17,  // 15: specproxy.operator.v1.Change.before:type_name -> specproxy.operator.v1.Weight
 	17,  // 16: specproxy.operator.v1.Change.after:type_name -> specproxy.operator.v1.Weight
-	85,  // 17: specproxy.operator.v1.Change.committed_at:type_name -> google.protobuf.Timestamp
+	86,  // 17: specproxy.operator.v1.Change.committed_at:type_name -> google.protobuf.Timestamp
 	28,  // 18: specproxy.operator.v1.Change.capacity:type_name -> specproxy.operator.v1.Capacity
 	29,  // 19: specproxy.operator.v1.Change.plans:type_name -> specproxy.operator.v1.Plan
-	86,  // 20: specproxy.operator.v1.Plan.within:type_name -> google.protobuf.Duration
-	86,  // 21: specproxy.operator.v1.GetEffectRequest.wait:type_name -> google.protobuf.Duration
-	85,  // 22: specproxy.operator.v1.GetEffectResponse.committed_at:type_name -> google.protobuf.Timestamp
-	85,  // 23: specproxy.operator.v1.GetEffectResponse.effective_at:type_name -> google.protobuf.Timestamp
-	85,  // 24: specproxy.operator.v1.GetEffectResponse.last_admission_at:type_name -> google.protobuf.Timestamp
+	87,  // 20: specproxy.operator.v1.Plan.within:type_name -> google.protobuf.Duration
+	87,  // 21: specproxy.operator.v1.GetEffectRequest.wait:type_name -> google.protobuf.Duration
+	86,  // 22: specproxy.operator.v1.GetEffectResponse.committed_at:type_name -> google.protobuf.Timestamp
+	86,  // 23: specproxy.operator.v1.GetEffectResponse.effective_at:type_name -> google.protobuf.Timestamp
+	86,  // 24: specproxy.operator.v1.GetEffectResponse.last_admission_at:type_name -> google.protobuf.Timestamp
 	34,  // 25: specproxy.operator.v1.GetFleetResponse.specs:type_name -> specproxy.operator.v1.Spec
-	85,  // 26: specproxy.operator.v1.Spec.changed_at:type_name -> google.protobuf.Timestamp
+	86,  // 26: specproxy.operator.v1.Spec.changed_at:type_name -> google.protobuf.Timestamp
 	3,   // 27: specproxy.operator.v1.Spec.versions:type_name -> specproxy.operator.v1.Version
-	35,  // 28: specproxy.operator.v1.Spec.freeze:type_name -> specproxy.operator.v1.Freeze
-	36,  // 29: specproxy.operator.v1.Spec.drains:type_name -> specproxy.operator.v1.Drain
-	85,  // 30: specproxy.operator.v1.Freeze.since:type_name -> google.protobuf.Timestamp
-	85,  // 31: specproxy.operator.v1.Freeze.until:type_name -> google.protobuf.Timestamp
-	85,  // 32: specproxy.operator.v1.Drain.ordered_at:type_name -> google.protobuf.Timestamp
-	85,  // 33: specproxy.operator.v1.Drain.ended_at:type_name -> google.protobuf.Timestamp
-	47,  // 34: specproxy.operator.v1.Drain.oldest:type_name -> specproxy.operator.v1.Execution
-	86,  // 35: specproxy.operator.v1.Drain.eta:type_name -> google.protobuf.Duration
-	86,  // 36: specproxy.operator.v1.Drain.p50:type_name -> google.protobuf.Duration
-	86,  // 37: specproxy.operator.v1.Drain.p99:type_name -> google.protobuf.Duration
-	86,  // 38: specproxy.operator.v1.Drain.default_within:type_name -> google.protobuf.Duration
-	44,  // 39: specproxy.operator.v1.Drain.interventions:type_name -> specproxy.operator.v1.Intervention
-	27,  // 40: specproxy.operator.v1.PreviewDrainResponse.change:type_name -> specproxy.operator.v1.Change
-	39,  // 41: specproxy.operator.v1.PreviewDrainResponse.executions:type_name -> specproxy.operator.v1.PreviewedExecution
-	47,  // 42: specproxy.operator.v1.PreviewedExecution.execution:type_name -> specproxy.operator.v1.Execution
-	85,  // 43: specproxy.operator.v1.PreviewedExecution.deadline:type_name -> google.protobuf.Timestamp
-	36,  // 44: specproxy.operator.v1.ListDrainsResponse.drains:type_name -> specproxy.operator.v1.Drain
-	86,  // 45: specproxy.operator.v1.SettleExecutionRequest.wait:type_name -> google.protobuf.Duration
-	44,  // 46: specproxy.operator.v1.SettleExecutionResponse.intervention:type_name -> specproxy.operator.v1.Intervention
-	85,  // 47: specproxy.operator.v1.Intervention.at:type_name -> google.protobuf.Timestamp
-	85,  // 48: specproxy.operator.v1.Intervention.settled_at:type_name -> google.protobuf.Timestamp
-	86,  // 49: specproxy.operator.v1.GetSpecRequest.wait:type_name -> google.protobuf.Duration
-	34,  // 50: specproxy.operator.v1.GetSpecResponse.spec:type_name -> specproxy.operator.v1.Spec
-	27,  // 51: specproxy.operator.v1.GetSpecResponse.history:type_name -> specproxy.operator.v1.Change
-	85,  // 52: specproxy.operator.v1.Execution.started_at:type_name -> google.protobuf.Timestamp
-	85,  // 53: specproxy.operator.v1.Execution.ended_at:type_name -> google.protobuf.Timestamp
-	85,  // 54: specproxy.operator.v1.Execution.settle_by:type_name -> google.protobuf.Timestamp
-	47,  // 55: specproxy.operator.v1.ListExecutionsResponse.executions:type_name -> specproxy.operator.v1.Execution
-	52,  // 56: specproxy.operator.v1.ListEffectsResponse.effects:type_name -> specproxy.operator.v1.Effect
-	53,  // 57: specproxy.operator.v1.ListEffectsResponse.counts:type_name -> specproxy.operator.v1.EffectCount
-	85,  // 58: specproxy.operator.v1.Effect.at:type_name -> google.protobuf.Timestamp
-	57,  // 59: specproxy.operator.v1.ListProxiesResponse.proxies:type_name -> specproxy.operator.v1.Proxy
-	56,  // 60: specproxy.operator.v1.ListProxiesResponse.replicas:type_name -> specproxy.operator.v1.Replica
-	85,  // 61: specproxy.operator.v1.Replica.since:type_name -> google.protobuf.Timestamp
-	85,  // 62: specproxy.operator.v1.Proxy.last_seen:type_name -> google.protobuf.Timestamp
-	58,  // 63: specproxy.operator.v1.Proxy.specs:type_name -> specproxy.operator.v1.ProxySpec
-	85,  // 64: specproxy.operator.v1.ProxySpec.acked_at:type_name -> google.protobuf.Timestamp
-	85,  // 65: specproxy.operator.v1.PostMortem.opened_at:type_name -> google.protobuf.Timestamp
-	27,  // 66: specproxy.operator.v1.PostMortem.changes:type_name -> specproxy.operator.v1.Change
-	85,  // 67: specproxy.operator.v1.PostMortem.closed_at:type_name -> google.protobuf.Timestamp
-	59,  // 68: specproxy.operator.v1.ListPostMortemsResponse.postmortems:type_name -> specproxy.operator.v1.PostMortem
-	59,  // 69: specproxy.operator.v1.GetPostMortemResponse.postmortem:type_name -> specproxy.operator.v1.PostMortem
-	59,  // 70: specproxy.operator.v1.ClosePostMortemResponse.postmortem:type_name -> specproxy.operator.v1.PostMortem
-	3,   // 71: specproxy.operator.v1.GetVersionResponse.version:type_name -> specproxy.operator.v1.Version
-	0,   // 72: specproxy.operator.v1.GetVersionResponse.files:type_name -> specproxy.operator.v1.File
-	70,  // 73: specproxy.operator.v1.GetVersionResponse.attachments:type_name -> specproxy.operator.v1.Attachment
-	85,  // 74: specproxy.operator.v1.Attachment.attached_at:type_name -> google.protobuf.Timestamp
-	71,  // 75: specproxy.operator.v1.Attachment.conformance:type_name -> specproxy.operator.v1.ConformanceSummary
-	0,   // 76: specproxy.operator.v1.ImportVersionRequest.files:type_name -> specproxy.operator.v1.File
-	70,  // 77: specproxy.operator.v1.AttachResponse.attachment:type_name -> specproxy.operator.v1.Attachment
-	78,  // 78: specproxy.operator.v1.GetLineageResponse.versions:type_name -> specproxy.operator.v1.LineageEntry
-	85,  // 79: specproxy.operator.v1.LineageEntry.published_at:type_name -> google.protobuf.Timestamp
-	79,  // 80: specproxy.operator.v1.LineageEntry.events:type_name -> specproxy.operator.v1.LineageEvent
-	85,  // 81: specproxy.operator.v1.LineageEvent.at:type_name -> google.protobuf.Timestamp
-	85,  // 82: specproxy.operator.v1.Policy.set_at:type_name -> google.protobuf.Timestamp
-	86,  // 83: specproxy.operator.v1.Policy.open_for:type_name -> google.protobuf.Duration
-	80,  // 84: specproxy.operator.v1.GetPolicyResponse.policy:type_name -> specproxy.operator.v1.Policy
-	80,  // 85: specproxy.operator.v1.GetPolicyResponse.history:type_name -> specproxy.operator.v1.Policy
-	86,  // 86: specproxy.operator.v1.SetPolicyRequest.open_for:type_name -> google.protobuf.Duration
-	80,  // 87: specproxy.operator.v1.SetPolicyResponse.policy:type_name -> specproxy.operator.v1.Policy
-	1,   // 88: specproxy.operator.v1.OperatorService.Publish:input_type -> specproxy.operator.v1.PublishRequest
-	5,   // 89: specproxy.operator.v1.OperatorService.ListVersions:input_type -> specproxy.operator.v1.ListVersionsRequest
-	7,   // 90: specproxy.operator.v1.OperatorService.VerifyArchive:input_type -> specproxy.operator.v1.VerifyArchiveRequest
-	10,  // 91: specproxy.operator.v1.OperatorService.ImportArchive:input_type -> specproxy.operator.v1.ImportArchiveRequest
-	66,  // 92: specproxy.operator.v1.OperatorService.Resolve:input_type -> specproxy.operator.v1.ResolveRequest
-	68,  // 93: specproxy.operator.v1.OperatorService.GetVersion:input_type -> specproxy.operator.v1.GetVersionRequest
-	72,  // 94: specproxy.operator.v1.OperatorService.ImportVersion:input_type -> specproxy.operator.v1.ImportVersionRequest
-	74,  // 95: specproxy.operator.v1.OperatorService.Attach:input_type -> specproxy.operator.v1.AttachRequest
-	76,  // 96: specproxy.operator.v1.OperatorService.GetLineage:input_type -> specproxy.operator.v1.GetLineageRequest
-	81,  // 97: specproxy.operator.v1.OperatorService.GetPolicy:input_type -> specproxy.operator.v1.GetPolicyRequest
-	83,  // 98: specproxy.operator.v1.OperatorService.SetPolicy:input_type -> specproxy.operator.v1.SetPolicyRequest
-	15,  // 99: specproxy.operator.v1.OperatorService.Deploy:input_type -> specproxy.operator.v1.DeployRequest
-	18,  // 100: specproxy.operator.v1.OperatorService.SetWeights:input_type -> specproxy.operator.v1.SetWeightsRequest
-	21,  // 101: specproxy.operator.v1.OperatorService.Rollback:input_type -> specproxy.operator.v1.RollbackRequest
-	23,  // 102: specproxy.operator.v1.OperatorService.Undo:input_type -> specproxy.operator.v1.UndoRequest
-	25,  // 103: specproxy.operator.v1.OperatorService.Unfreeze:input_type -> specproxy.operator.v1.UnfreezeRequest
-	30,  // 104: specproxy.operator.v1.OperatorService.GetEffect:input_type -> specproxy.operator.v1.GetEffectRequest
-	32,  // 105: specproxy.operator.v1.OperatorService.GetFleet:input_type -> specproxy.operator.v1.GetFleetRequest
-	45,  // 106: specproxy.operator.v1.OperatorService.GetSpec:input_type -> specproxy.operator.v1.GetSpecRequest
-	48,  // 107: specproxy.operator.v1.OperatorService.ListExecutions:input_type -> specproxy.operator.v1.ListExecutionsRequest
-	50,  // 108: specproxy.operator.v1.OperatorService.ListEffects:input_type -> specproxy.operator.v1.ListEffectsRequest
-	37,  // 109: specproxy.operator.v1.OperatorService.PreviewDrain:input_type -> specproxy.operator.v1.PreviewDrainRequest
-	40,  // 110: specproxy.operator.v1.OperatorService.ListDrains:input_type -> specproxy.operator.v1.ListDrainsRequest
-	42,  // 111: specproxy.operator.v1.OperatorService.SettleExecution:input_type -> specproxy.operator.v1.SettleExecutionRequest
-	54,  // 112: specproxy.operator.v1.OperatorService.ListProxies:input_type -> specproxy.operator.v1.ListProxiesRequest
-	60,  // 113: specproxy.operator.v1.OperatorService.ListPostMortems:input_type -> specproxy.operator.v1.ListPostMortemsRequest
-	62,  // 114: specproxy.operator.v1.OperatorService.GetPostMortem:input_type -> specproxy.operator.v1.GetPostMortemRequest
-	64,  // 115: specproxy.operator.v1.OperatorService.ClosePostMortem:input_type -> specproxy.operator.v1.ClosePostMortemRequest
-	2,   // 116: specproxy.operator.v1.OperatorService.Publish:output_type -> specproxy.operator.v1.PublishResponse
-	6,   // 117: specproxy.operator.v1.OperatorService.ListVersions:output_type -> specproxy.operator.v1.ListVersionsResponse
-	8,   // 118: specproxy.operator.v1.OperatorService.VerifyArchive:output_type -> specproxy.operator.v1.VerifyArchiveResponse
-	11,  // 119: specproxy.operator.v1.OperatorService.ImportArchive:output_type -> specproxy.operator.v1.ImportArchiveResponse
-	67,  // 120: specproxy.operator.v1.OperatorService.Resolve:output_type -> specproxy.operator.v1.ResolveResponse
-	69,  // 121: specproxy.operator.v1.OperatorService.GetVersion:output_type -> specproxy.operator.v1.GetVersionResponse
-	73,  // 122: specproxy.operator.v1.OperatorService.ImportVersion:output_type -> specproxy.operator.v1.ImportVersionResponse
-	75,  // 123: specproxy.operator.v1.OperatorService.Attach:output_type -> specproxy.operator.v1.AttachResponse
-	77,  // 124: specproxy.operator.v1.OperatorService.GetLineage:output_type -> specproxy.operator.v1.GetLineageResponse
-	82,  // 125: specproxy.operator.v1.OperatorService.GetPolicy:output_type -> specproxy.operator.v1.GetPolicyResponse
-	84,  // 126: specproxy.operator.v1.OperatorService.SetPolicy:output_type -> specproxy.operator.v1.SetPolicyResponse
-	16,  // 127: specproxy.operator.v1.OperatorService.Deploy:output_type -> specproxy.operator.v1.DeployResponse
-	19,  // 128: specproxy.operator.v1.OperatorService.SetWeights:output_type -> specproxy.operator.v1.SetWeightsResponse
-	22,  // 129: specproxy.operator.v1.OperatorService.Rollback:output_type -> specproxy.operator.v1.RollbackResponse
-	24,  // 130: specproxy.operator.v1.OperatorService.Undo:output_type -> specproxy.operator.v1.UndoResponse
-	26,  // 131: specproxy.operator.v1.OperatorService.Unfreeze:output_type -> specproxy.operator.v1.UnfreezeResponse
-	31,  // 132: specproxy.operator.v1.OperatorService.GetEffect:output_type -> specproxy.operator.v1.GetEffectResponse
-	33,  // 133: specproxy.operator.v1.OperatorService.GetFleet:output_type -> specproxy.operator.v1.GetFleetResponse
-	46,  // 134: specproxy.operator.v1.OperatorService.GetSpec:output_type -> specproxy.operator.v1.GetSpecResponse
-	49,  // 135: specproxy.operator.v1.OperatorService.ListExecutions:output_type -> specproxy.operator.v1.ListExecutionsResponse
-	51,  // 136: specproxy.operator.v1.OperatorService.ListEffects:output_type -> specproxy.operator.v1.ListEffectsResponse
-	38,  // 137: specproxy.operator.v1.OperatorService.PreviewDrain:output_type -> specproxy.operator.v1.PreviewDrainResponse
-	41,  // 138: specproxy.operator.v1.OperatorService.ListDrains:output_type -> specproxy.operator.v1.ListDrainsResponse
-	43,  // 139: specproxy.operator.v1.OperatorService.SettleExecution:output_type -> specproxy.operator.v1.SettleExecutionResponse
-	55,  // 140: specproxy.operator.v1.OperatorService.ListProxies:output_type -> specproxy.operator.v1.ListProxiesResponse
-	61,  // 141: specproxy.operator.v1.OperatorService.ListPostMortems:output_type -> specproxy.operator.v1.ListPostMortemsResponse
-	63,  // 142: specproxy.operator.v1.OperatorService.GetPostMortem:output_type -> specproxy.operator.v1.GetPostMortemResponse
-	65,  // 143: specproxy.operator.v1.OperatorService.ClosePostMortem:output_type -> specproxy.operator.v1.ClosePostMortemResponse
-	116, // [116:144] is the sub-list for method output_type
-	88,  // [88:116] is the sub-list for method input_type
-	88,  // [88:88] is the sub-list for extension type_name
-	88,  // [88:88] is the sub-list for extension extendee
-	0,   // [0:88] is the sub-list for field type_name
+	36,  // 28: specproxy.operator.v1.Spec.freeze:type_name -> specproxy.operator.v1.Freeze
+	37,  // 29: specproxy.operator.v1.Spec.drains:type_name -> specproxy.operator.v1.Drain
+	35,  // 30: specproxy.operator.v1.Spec.canary:type_name -> specproxy.operator.v1.CanaryShare
+	86,  // 31: specproxy.operator.v1.Freeze.since:type_name -> google.protobuf.Timestamp
+	86,  // 32: specproxy.operator.v1.Freeze.until:type_name -> google.protobuf.Timestamp
+	86,  // 33: specproxy.operator.v1.Drain.ordered_at:type_name -> google.protobuf.Timestamp
+	86,  // 34: specproxy.operator.v1.Drain.ended_at:type_name -> google.protobuf.Timestamp
+	48,  // 35: specproxy.operator.v1.Drain.oldest:type_name -> specproxy.operator.v1.Execution
+	87,  // 36: specproxy.operator.v1.Drain.eta:type_name -> google.protobuf.Duration
+	87,  // 37: specproxy.operator.v1.Drain.p50:type_name -> google.protobuf.Duration
+	87,  // 38: specproxy.operator.v1.Drain.p99:type_name -> google.protobuf.Duration
+	87,  // 39: specproxy.operator.v1.Drain.default_within:type_name -> google.protobuf.Duration
+	45,  // 40: specproxy.operator.v1.Drain.interventions:type_name -> specproxy.operator.v1.Intervention
+	27,  // 41: specproxy.operator.v1.PreviewDrainResponse.change:type_name -> specproxy.operator.v1.Change
+	40,  // 42: specproxy.operator.v1.PreviewDrainResponse.executions:type_name -> specproxy.operator.v1.PreviewedExecution
+	48,  // 43: specproxy.operator.v1.PreviewedExecution.execution:type_name -> specproxy.operator.v1.Execution
+	86,  // 44: specproxy.operator.v1.PreviewedExecution.deadline:type_name -> google.protobuf.Timestamp
+	37,  // 45: specproxy.operator.v1.ListDrainsResponse.drains:type_name -> specproxy.operator.v1.Drain
+	87,  // 46: specproxy.operator.v1.SettleExecutionRequest.wait:type_name -> google.protobuf.Duration
+	45,  // 47: specproxy.operator.v1.SettleExecutionResponse.intervention:type_name -> specproxy.operator.v1.Intervention
+	86,  // 48: specproxy.operator.v1.Intervention.at:type_name -> google.protobuf.Timestamp
+	86,  // 49: specproxy.operator.v1.Intervention.settled_at:type_name -> google.protobuf.Timestamp
+	87,  // 50: specproxy.operator.v1.GetSpecRequest.wait:type_name -> google.protobuf.Duration
+	34,  // 51: specproxy.operator.v1.GetSpecResponse.spec:type_name -> specproxy.operator.v1.Spec
+	27,  // 52: specproxy.operator.v1.GetSpecResponse.history:type_name -> specproxy.operator.v1.Change
+	86,  // 53: specproxy.operator.v1.Execution.started_at:type_name -> google.protobuf.Timestamp
+	86,  // 54: specproxy.operator.v1.Execution.ended_at:type_name -> google.protobuf.Timestamp
+	86,  // 55: specproxy.operator.v1.Execution.settle_by:type_name -> google.protobuf.Timestamp
+	48,  // 56: specproxy.operator.v1.ListExecutionsResponse.executions:type_name -> specproxy.operator.v1.Execution
+	53,  // 57: specproxy.operator.v1.ListEffectsResponse.effects:type_name -> specproxy.operator.v1.Effect
+	54,  // 58: specproxy.operator.v1.ListEffectsResponse.counts:type_name -> specproxy.operator.v1.EffectCount
+	86,  // 59: specproxy.operator.v1.Effect.at:type_name -> google.protobuf.Timestamp
+	58,  // 60: specproxy.operator.v1.ListProxiesResponse.proxies:type_name -> specproxy.operator.v1.Proxy
+	57,  // 61: specproxy.operator.v1.ListProxiesResponse.replicas:type_name -> specproxy.operator.v1.Replica
+	86,  // 62: specproxy.operator.v1.Replica.since:type_name -> google.protobuf.Timestamp
+	86,  // 63: specproxy.operator.v1.Proxy.last_seen:type_name -> google.protobuf.Timestamp
+	59,  // 64: specproxy.operator.v1.Proxy.specs:type_name -> specproxy.operator.v1.ProxySpec
+	86,  // 65: specproxy.operator.v1.ProxySpec.acked_at:type_name -> google.protobuf.Timestamp
+	86,  // 66: specproxy.operator.v1.PostMortem.opened_at:type_name -> google.protobuf.Timestamp
+	27,  // 67: specproxy.operator.v1.PostMortem.changes:type_name -> specproxy.operator.v1.Change
+	86,  // 68: specproxy.operator.v1.PostMortem.closed_at:type_name -> google.protobuf.Timestamp
+	60,  // 69: specproxy.operator.v1.ListPostMortemsResponse.postmortems:type_name -> specproxy.operator.v1.PostMortem
+	60,  // 70: specproxy.operator.v1.GetPostMortemResponse.postmortem:type_name -> specproxy.operator.v1.PostMortem
+	60,  // 71: specproxy.operator.v1.ClosePostMortemResponse.postmortem:type_name -> specproxy.operator.v1.PostMortem
+	3,   // 72: specproxy.operator.v1.GetVersionResponse.version:type_name -> specproxy.operator.v1.Version
+	0,   // 73: specproxy.operator.v1.GetVersionResponse.files:type_name -> specproxy.operator.v1.File
+	71,  // 74: specproxy.operator.v1.GetVersionResponse.attachments:type_name -> specproxy.operator.v1.Attachment
+	86,  // 75: specproxy.operator.v1.Attachment.attached_at:type_name -> google.protobuf.Timestamp
+	72,  // 76: specproxy.operator.v1.Attachment.conformance:type_name -> specproxy.operator.v1.ConformanceSummary
+	0,   // 77: specproxy.operator.v1.ImportVersionRequest.files:type_name -> specproxy.operator.v1.File
+	71,  // 78: specproxy.operator.v1.AttachResponse.attachment:type_name -> specproxy.operator.v1.Attachment
+	79,  // 79: specproxy.operator.v1.GetLineageResponse.versions:type_name -> specproxy.operator.v1.LineageEntry
+	86,  // 80: specproxy.operator.v1.LineageEntry.published_at:type_name -> google.protobuf.Timestamp
+	80,  // 81: specproxy.operator.v1.LineageEntry.events:type_name -> specproxy.operator.v1.LineageEvent
+	86,  // 82: specproxy.operator.v1.LineageEvent.at:type_name -> google.protobuf.Timestamp
+	86,  // 83: specproxy.operator.v1.Policy.set_at:type_name -> google.protobuf.Timestamp
+	87,  // 84: specproxy.operator.v1.Policy.open_for:type_name -> google.protobuf.Duration
+	81,  // 85: specproxy.operator.v1.GetPolicyResponse.policy:type_name -> specproxy.operator.v1.Policy
+	81,  // 86: specproxy.operator.v1.GetPolicyResponse.history:type_name -> specproxy.operator.v1.Policy
+	87,  // 87: specproxy.operator.v1.SetPolicyRequest.open_for:type_name -> google.protobuf.Duration
+	81,  // 88: specproxy.operator.v1.SetPolicyResponse.policy:type_name -> specproxy.operator.v1.Policy
+	1,   // 89: specproxy.operator.v1.OperatorService.Publish:input_type -> specproxy.operator.v1.PublishRequest
+	5,   // 90: specproxy.operator.v1.OperatorService.ListVersions:input_type -> specproxy.operator.v1.ListVersionsRequest
+	7,   // 91: specproxy.operator.v1.OperatorService.VerifyArchive:input_type -> specproxy.operator.v1.VerifyArchiveRequest
+	10,  // 92: specproxy.operator.v1.OperatorService.ImportArchive:input_type -> specproxy.operator.v1.ImportArchiveRequest
+	67,  // 93: specproxy.operator.v1.OperatorService.Resolve:input_type -> specproxy.operator.v1.ResolveRequest
+	69,  // 94: specproxy.operator.v1.OperatorService.GetVersion:input_type -> specproxy.operator.v1.GetVersionRequest
+	73,  // 95: specproxy.operator.v1.OperatorService.ImportVersion:input_type -> specproxy.operator.v1.ImportVersionRequest
+	75,  // 96: specproxy.operator.v1.OperatorService.Attach:input_type -> specproxy.operator.v1.AttachRequest
+	77,  // 97: specproxy.operator.v1.OperatorService.GetLineage:input_type -> specproxy.operator.v1.GetLineageRequest
+	82,  // 98: specproxy.operator.v1.OperatorService.GetPolicy:input_type -> specproxy.operator.v1.GetPolicyRequest
+	84,  // 99: specproxy.operator.v1.OperatorService.SetPolicy:input_type -> specproxy.operator.v1.SetPolicyRequest
+	15,  // 100: specproxy.operator.v1.OperatorService.Deploy:input_type -> specproxy.operator.v1.DeployRequest
+	18,  // 101: specproxy.operator.v1.OperatorService.SetWeights:input_type -> specproxy.operator.v1.SetWeightsRequest
+	21,  // 102: specproxy.operator.v1.OperatorService.Rollback:input_type -> specproxy.operator.v1.RollbackRequest
+	23,  // 103: specproxy.operator.v1.OperatorService.Undo:input_type -> specproxy.operator.v1.UndoRequest
+	25,  // 104: specproxy.operator.v1.OperatorService.Unfreeze:input_type -> specproxy.operator.v1.UnfreezeRequest
+	30,  // 105: specproxy.operator.v1.OperatorService.GetEffect:input_type -> specproxy.operator.v1.GetEffectRequest
+	32,  // 106: specproxy.operator.v1.OperatorService.GetFleet:input_type -> specproxy.operator.v1.GetFleetRequest
+	46,  // 107: specproxy.operator.v1.OperatorService.GetSpec:input_type -> specproxy.operator.v1.GetSpecRequest
+	49,  // 108: specproxy.operator.v1.OperatorService.ListExecutions:input_type -> specproxy.operator.v1.ListExecutionsRequest
+	51,  // 109: specproxy.operator.v1.OperatorService.ListEffects:input_type -> specproxy.operator.v1.ListEffectsRequest
+	38,  // 110: specproxy.operator.v1.OperatorService.PreviewDrain:input_type -> specproxy.operator.v1.PreviewDrainRequest
+	41,  // 111: specproxy.operator.v1.OperatorService.ListDrains:input_type -> specproxy.operator.v1.ListDrainsRequest
+	43,  // 112: specproxy.operator.v1.OperatorService.SettleExecution:input_type -> specproxy.operator.v1.SettleExecutionRequest
+	55,  // 113: specproxy.operator.v1.OperatorService.ListProxies:input_type -> specproxy.operator.v1.ListProxiesRequest
+	61,  // 114: specproxy.operator.v1.OperatorService.ListPostMortems:input_type -> specproxy.operator.v1.ListPostMortemsRequest
+	63,  // 115: specproxy.operator.v1.OperatorService.GetPostMortem:input_type -> specproxy.operator.v1.GetPostMortemRequest
+	65,  // 116: specproxy.operator.v1.OperatorService.ClosePostMortem:input_type -> specproxy.operator.v1.ClosePostMortemRequest
+	2,   // 117: specproxy.operator.v1.OperatorService.Publish:output_type -> specproxy.operator.v1.PublishResponse
+	6,   // 118: specproxy.operator.v1.OperatorService.ListVersions:output_type -> specproxy.operator.v1.ListVersionsResponse
+	8,   // 119: specproxy.operator.v1.OperatorService.VerifyArchive:output_type -> specproxy.operator.v1.VerifyArchiveResponse
+	11,  // 120: specproxy.operator.v1.OperatorService.ImportArchive:output_type -> specproxy.operator.v1.ImportArchiveResponse
+	68,  // 121: specproxy.operator.v1.OperatorService.Resolve:output_type -> specproxy.operator.v1.ResolveResponse
+	70,  // 122: specproxy.operator.v1.OperatorService.GetVersion:output_type -> specproxy.operator.v1.GetVersionResponse
+	74,  // 123: specproxy.operator.v1.OperatorService.ImportVersion:output_type -> specproxy.operator.v1.ImportVersionResponse
+	76,  // 124: specproxy.operator.v1.OperatorService.Attach:output_type -> specproxy.operator.v1.AttachResponse
+	78,  // 125: specproxy.operator.v1.OperatorService.GetLineage:output_type -> specproxy.operator.v1.GetLineageResponse
+	83,  // 126: specproxy.operator.v1.OperatorService.GetPolicy:output_type -> specproxy.operator.v1.GetPolicyResponse
+	85,  // 127: specproxy.operator.v1.OperatorService.SetPolicy:output_type -> specproxy.operator.v1.SetPolicyResponse
+	16,  // 128: specproxy.operator.v1.OperatorService.Deploy:output_type -> specproxy.operator.v1.DeployResponse
+	19,  // 129: specproxy.operator.v1.OperatorService.SetWeights:output_type -> specproxy.operator.v1.SetWeightsResponse
+	22,  // 130: specproxy.operator.v1.OperatorService.Rollback:output_type -> specproxy.operator.v1.RollbackResponse
+	24,  // 131: specproxy.operator.v1.OperatorService.Undo:output_type -> specproxy.operator.v1.UndoResponse
+	26,  // 132: specproxy.operator.v1.OperatorService.Unfreeze:output_type -> specproxy.operator.v1.UnfreezeResponse
+	31,  // 133: specproxy.operator.v1.OperatorService.GetEffect:output_type -> specproxy.operator.v1.GetEffectResponse
+	33,  // 134: specproxy.operator.v1.OperatorService.GetFleet:output_type -> specproxy.operator.v1.GetFleetResponse
+	47,  // 135: specproxy.operator.v1.OperatorService.GetSpec:output_type -> specproxy.operator.v1.GetSpecResponse
+	50,  // 136: specproxy.operator.v1.OperatorService.ListExecutions:output_type -> specproxy.operator.v1.ListExecutionsResponse
+	52,  // 137: specproxy.operator.v1.OperatorService.ListEffects:output_type -> specproxy.operator.v1.ListEffectsResponse
+	39,  // 138: specproxy.operator.v1.OperatorService.PreviewDrain:output_type -> specproxy.operator.v1.PreviewDrainResponse
+	42,  // 139: specproxy.operator.v1.OperatorService.ListDrains:output_type -> specproxy.operator.v1.ListDrainsResponse
+	44,  // 140: specproxy.operator.v1.OperatorService.SettleExecution:output_type -> specproxy.operator.v1.SettleExecutionResponse
+	56,  // 141: specproxy.operator.v1.OperatorService.ListProxies:output_type -> specproxy.operator.v1.ListProxiesResponse
+	62,  // 142: specproxy.operator.v1.OperatorService.ListPostMortems:output_type -> specproxy.operator.v1.ListPostMortemsResponse
+	64,  // 143: specproxy.operator.v1.OperatorService.GetPostMortem:output_type -> specproxy.operator.v1.GetPostMortemResponse
+	66,  // 144: specproxy.operator.v1.OperatorService.ClosePostMortem:output_type -> specproxy.operator.v1.ClosePostMortemResponse
+	117, // [117:145] is the sub-list for method output_type
+	89,  // [89:117] is the sub-list for method input_type
+	89,  // [89:89] is the sub-list for extension type_name
+	89,  // [89:89] is the sub-list for extension extendee
+	0,   // [0:89] is the sub-list for field type_name
 }
 
 func init() { file_specproxy_operator_v1_operator_proto_init() }
@@ -7600,13 +7690,14 @@ func file_specproxy_operator_v1_operator_proto_init() {
 	if File_specproxy_operator_v1_operator_proto != nil {
 		return
 	}
+	file_specproxy_operator_v1_operator_proto_msgTypes[35].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_specproxy_operator_v1_operator_proto_rawDesc), len(file_specproxy_operator_v1_operator_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   85,
+			NumMessages:   86,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -2,8 +2,10 @@ package discovery
 
 import (
 	"math"
+	"math/rand/v2"
 	"strconv"
 	"strings"
+	"time"
 
 	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
 	discoveryv3 "github.com/envoyproxy/go-control-plane/envoy/service/discovery/v3"
@@ -34,6 +36,9 @@ type stream struct {
 	// resumed are specs whose clusters the client brought along; until it has asked for routes it may have theirs too.
 	resumed map[string]struct{}
 	nonce   uint64
+	// hostsDue is when hosts may be sent again, and hostsRing rings the mailbox then.
+	hostsDue  time.Time
+	hostsRing bool
 }
 
 func newStream(s *Server, g discoveryv3.AggregatedDiscoveryService_DeltaAggregatedResourcesServer) *stream {
@@ -370,7 +375,13 @@ func (s *stream) planned(f *feed) *push {
 	c := s.server.catalog
 	c.mu.RLock()
 	defer c.mu.RUnlock()
+	if f.typeURL == envoy.TypeScope && s.hostsWait(f) {
+		return nil
+	}
 	p := s.plan(f)
+	if p != nil && f.typeURL == envoy.TypeScope {
+		s.hostsDue = time.Now().Add(hostsPause(len(c.all)))
+	}
 	if p != nil && f.typeURL == envoy.TypeEndpoint {
 		for _, r := range p.upserts {
 			s.session.endpointsSent(r.Name, r)
@@ -380,6 +391,35 @@ func (s *stream) planned(f *feed) *push {
 		}
 	}
 	return p
+}
+
+// hostsWait says that new hosts are not sent yet. Every proxy is told of every host, so where thousands are connected and specs are published all
+// the time, flips would wait behind as many pushes a host. What comes in the meantime comes in one push.
+func (s *stream) hostsWait(f *feed) bool {
+	wait := time.Until(s.hostsDue)
+	if wait <= 0 || len(f.dirty) == 0 {
+		s.hostsRing = false
+		return false
+	}
+	if !s.hostsRing {
+		s.hostsRing = true
+		time.AfterFunc(wait, s.mailbox.ring)
+	}
+	return true
+}
+
+const (
+	// hostPushes is how many pushes of hosts a second all streams take together; few is a number of streams that need no such care.
+	hostPushes, few = 4_000, 100
+)
+
+// hostsPause is how long a proxy is told of no more hosts. It is not the same for all, or all would be told at the same time.
+func hostsPause(streams int) time.Duration {
+	if streams <= few {
+		return 0
+	}
+	mean := time.Duration(streams) * time.Second / hostPushes
+	return mean/2 + rand.N(mean)
 }
 
 func response(typeURL string, p *push) *discoveryv3.DeltaDiscoveryResponse {

@@ -13,20 +13,10 @@ const clockTick = time.Second / 100
 
 // Usage is the process's resident memory in bytes and the processor time that it has used, without its children. Linux only.
 func (p *Process) Usage() (resident int64, cpu time.Duration, err error) {
+	if resident, err = p.memory("VmRSS:"); err != nil {
+		return 0, 0, err
+	}
 	dir := fmt.Sprintf("/proc/%d/", p.cmd.Process.Pid)
-	status, err := os.ReadFile(dir + "status")
-	if err != nil {
-		return 0, 0, fmt.Errorf("memory of %s: %w", p.name, err)
-	}
-	for line := range strings.Lines(string(status)) {
-		if rest, ok := strings.CutPrefix(line, "VmRSS:"); ok {
-			kb, err := strconv.ParseInt(strings.TrimSpace(strings.TrimSuffix(strings.TrimSpace(rest), "kB")), 10, 64)
-			if err != nil {
-				return 0, 0, fmt.Errorf("memory of %s: %w", p.name, err)
-			}
-			resident = kb << 10
-		}
-	}
 	stat, err := os.ReadFile(dir + "stat")
 	if err != nil {
 		return 0, 0, fmt.Errorf("processor time of %s: %w", p.name, err)
@@ -45,4 +35,25 @@ func (p *Process) Usage() (resident int64, cpu time.Duration, err error) {
 		cpu += time.Duration(ticks) * clockTick
 	}
 	return resident, cpu, nil
+}
+
+// Anonymous is the part of the process's resident memory that is no file's. Linux only.
+func (p *Process) Anonymous() (int64, error) { return p.memory("RssAnon:") }
+
+// memory reads a line of /proc in bytes; 0 if the process has ended.
+func (p *Process) memory(name string) (int64, error) {
+	status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", p.cmd.Process.Pid))
+	if err != nil {
+		return 0, fmt.Errorf("memory of %s: %w", p.name, err)
+	}
+	for line := range strings.Lines(string(status)) {
+		if rest, ok := strings.CutPrefix(line, name); ok {
+			kb, err := strconv.ParseInt(strings.TrimSpace(strings.TrimSuffix(strings.TrimSpace(rest), "kB")), 10, 64)
+			if err != nil {
+				return 0, fmt.Errorf("memory of %s: %w", p.name, err)
+			}
+			return kb << 10, nil
+		}
+	}
+	return 0, nil
 }

@@ -53,9 +53,10 @@ type Round struct {
 	Pushes    int64 `json:"pushes"`
 	Resources int64 `json:"resources"`
 	Bytes     int64 `json:"bytes"`
-	// CPUMs is the control plane's processor time, ResidentBytes its memory after it.
-	CPUMs         float64 `json:"cpuMs"`
-	ResidentBytes int64   `json:"residentBytes"`
+	// CPUMs is the control plane's processor time, ResidentBytes its memory after it, and AnonymousBytes that without pages of its files.
+	CPUMs          float64 `json:"cpuMs"`
+	ResidentBytes  int64   `json:"residentBytes"`
+	AnonymousBytes int64   `json:"anonymousBytes"`
 	// AskMs is the longest that a call of the API took meanwhile.
 	AskMs float64 `json:"askMs"`
 }
@@ -135,6 +136,9 @@ func round(ctx context.Context, control *rig.Control, clients *swarm.Swarm) (r R
 	time.Sleep(late)
 	resident, after, err := control.Usage()
 	if err != nil {
+		return r, err
+	}
+	if r.AnonymousBytes, err = control.Anonymous(); err != nil {
 		return r, err
 	}
 	counts, err := clients.Counts(ctx)

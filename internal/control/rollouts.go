@@ -190,9 +190,28 @@ func (c *Controller) followRollouts(ctx context.Context) error {
 			if said[ro.Spec] != err.Error() {
 				c.log.Error("rollout", zap.String("spec", ro.Spec), zap.String("canary", ro.Canary), zap.Error(err))
 				said[ro.Spec] = err.Error()
+				c.lament(ctx, "say why a rollout stands", ro.Spec, c.sayStuck(ctx, ro, err))
 			}
 		}
 	}
+}
+
+// sayStuck lets a rollout say what keeps it from going on: its log is not where people look.
+func (c *Controller) sayStuck(ctx context.Context, seen store.Rollout, why error) error {
+	var refused *Refused
+	if !errors.As(why, &refused) {
+		return nil
+	}
+	_, err := c.store.Update(ctx, func(tx *store.Tx) error {
+		ro, ok := tx.Rollout(seen.Spec)
+		if !ok || ro.Phase != seen.Phase || ro.Step != seen.Step || ro.Attempt != seen.Attempt {
+			return nil
+		}
+		ro.Why = "it cannot go on: " + refused.Why
+		tx.PutRollout(ro)
+		return nil
+	})
+	return err
 }
 
 // engine acts when nobody does.

@@ -56,6 +56,18 @@ func TestManifestsHavePlans(t *testing.T) {
 	w.phase("refunds", "superseded")
 	said("1.2.0=100", "deploy", "refunds:1.2.0", quick) // it has it all
 	w.phase("refunds", "superseded")
+	// What keeps a rollout from going on is said where people look: nobody runs this version, and its gate is open.
+	w.publish("bills", "1.0.0", canaryContract)
+	w.publish("bills", "1.1.0", canaryContract, "rollout: {steps: [{weight: 5%, until: manual, gates: [{name: sign-off, manual: true}]}]}")
+	said("deploy", "deploy", "bills:1.0.0", "--now", quick)
+	said("no traffic was moved now", "deploy", "bills:1.1.0", "--now", "--impossible", quick)
+	said("open, by admin", "canary", "approve", "bills")
+	eventually(t, "reason", func() error {
+		if r := w.phase("bills", "gated"); !strings.Contains(r.GetWhy(), "it cannot go on: bills:1.1.0 has no ready instance") {
+			return fmt.Errorf("%s", r.GetWhy())
+		}
+		return nil
+	})
 	if out, code := w.specctl("deploy", "refunds:1.2.0", "--at-once", "--canary"); code != 2 || !strings.Contains(out, "the opposite") {
 		t.Errorf("exit %d\n%s", code, out)
 	}

@@ -70,13 +70,13 @@ func (s Step) ends(demand float64) string {
 
 func (g Gate) words() string {
 	if g.Manual {
-		out := fmt.Sprintf("a person opens it, by specctl canary approve or a link that is good for %s", Long(g.LinkLife()))
+		out := fmt.Sprintf("a person opens it, by specctl canary approve or a link that is good for %s", Duration(g.LinkLife()))
 		if g.Notify != "" {
 			out += "; the links are posted to " + g.Notify
 		}
 		return out
 	}
-	return fmt.Sprintf("%s is asked every %s and has %s to answer; no answer opens nothing", g.Webhook, Long(g.AskEvery()), Long(g.AskTimeout()))
+	return fmt.Sprintf("%s is asked every %s and has %s to answer; no answer opens nothing", g.Webhook, Duration(g.AskEvery()), Duration(g.AskTimeout()))
 }
 
 func (m Metric) words() string {

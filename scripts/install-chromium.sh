@@ -35,8 +35,9 @@ apt update || {
 	exit 1
 }
 package=chromium-headless-shell
+font=fonts-dejavu-core
 apt install --simulate --no-install-recommends $package >/dev/null 2>&1 || package=chromium
-names=$(apt install --simulate --no-install-recommends $package | awk '$1 == "Inst" { print $2 }')
+names=$(apt install --simulate --no-install-recommends $package $font | awk '$1 == "Inst" { print $2 }')
 [ -n "$names" ] || names=$package
 (cd "$work/archives" && apt download $names) || {
 	echo "install-chromium: could not download $package; install chromium, or set CHROMIUM to its path" >&2
@@ -55,11 +56,14 @@ cat >"$work/chromium" <<WRAPPER
 #!/bin/sh
 # Runs the browser of $package with the libraries that came with it.
 tree=\$(dirname "\$(readlink -f "\$0")")/tree
+[ -d /etc/fonts ] || export FONTCONFIG_PATH="\$tree/etc/fonts"
+export XDG_DATA_HOME="\$tree/usr/share" # where fonts are found that came with it
 LD_LIBRARY_PATH=$libraries\${LD_LIBRARY_PATH:+:\$LD_LIBRARY_PATH} exec "\$tree${binary#"$work/tree"}" "\$@"
 WRAPPER
 chmod 0755 "$work/chromium"
 # A browser that does not start is worse than none: the test would blame the dashboard.
-"$work/chromium" --headless --no-sandbox --disable-gpu --dump-dom 'data:text/html,<p>it works' | grep -q 'it works' || {
+"$work/chromium" --headless --no-sandbox --disable-gpu --dump-dom 'data:text/html,<p>it works' 2>"$work/log" | grep -q 'it works' || {
+	tail -n 20 "$work/log" >&2
 	echo "install-chromium: the browser of $package does not start; install chromium, or set CHROMIUM to its path" >&2
 	exit 1
 }

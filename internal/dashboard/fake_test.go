@@ -178,11 +178,12 @@ func busy(text string) *fleet {
 			Spec: "shop", Canary: "2.1.0", Stable: "2.0.0", Phase: "failed", Why: text, Step: 2, Weight: 1000, Share: 0.12, AckBy: ago(-time.Minute),
 			Elapsed: durationpb.New(time.Minute), Bound: durationpb.New(time.Hour), Eta: durationpb.New(3 * time.Minute),
 			Plan:    &operatorv1.RolloutPlan{Preset: text, Steps: []*operatorv1.RolloutStep{{Weight: 500, Until: "evidence"}, {Weight: 1000, Until: text}, {Weight: 5000, Until: "manual"}}},
+			Gates:   []*operatorv1.GateStatus{{Gate: &operatorv1.RolloutGate{Name: text, Manual: true}, Why: text, ApproveUrl: "https://gate.example/secret"}},
 			Verdict: &operatorv1.RolloutVerdict{Result: "fail", Reason: text, Metrics: []*operatorv1.MetricVerdict{{Name: text, Result: "fail", Stake: 22, Alpha: .05, Bound: .4, CanaryFailed: 5, CanaryEnded: 12, StableFailed: 7, StableEnded: 280}}},
 		},
 		drains: []*operatorv1.Drain{{
 			Spec: "shop", Version: "2.1.0", Target: "2.0.0", Kind: "rollback", State: "held", OrderedAt: ago(time.Minute), InFlight: 3, Completed: 10, HandedOver: 5, Arrived: 5, Cancelled: 2, Held: 1,
-			EtaUnknown: text, Oldest: &operatorv1.Execution{Method: text, Path: text, StartedAt: ago(time.Hour)}, Laggards: []string{text},
+			EtaUnknown: text, FinalTarget: "1.9.0", Oldest: &operatorv1.Execution{Method: text, Path: text, StartedAt: ago(time.Hour)}, Laggards: []string{text},
 		}, {Spec: "shop", Version: "1.9.0", Target: "2.0.0", Kind: "promote", State: "drained", OrderedAt: ago(time.Hour), EndedAt: ago(time.Minute), Completed: 4}},
 		proxies: []*operatorv1.Proxy{
 			{Node: "edge-1", Connected: true, LastSeen: ago(0), Specs: []*operatorv1.ProxySpec{{Spec: "shop", AckedGeneration: 4, AckedAt: ago(time.Minute - 23*time.Millisecond)}}},

@@ -2,6 +2,7 @@ package dashboard
 
 import (
 	"fmt"
+	"slices"
 	"time"
 
 	operatorv1 "github.com/specproxy/specproxy/gen/specproxy/operator/v1"
@@ -17,9 +18,11 @@ type rolloutView struct {
 	Verdict, Reason            string
 	Bad                        bool
 	Metrics                    []metricView
-	Eta                        string
-	AckBy                      moment
-	Commands                   []string
+	// Gates that it stands at, in words. The links that open them are not for a page that only reads.
+	Gates    []string
+	Eta      string
+	AckBy    moment
+	Commands []string
 }
 
 type stepView struct {
@@ -53,7 +56,10 @@ func rolloutOf(r *operatorv1.Rollout, now time.Time) *rolloutView {
 		Verdict: verdict.GetResult(), Reason: verdict.GetReason(), Bad: verdict.GetResult() == "fail" || verdict.GetBroken(), Eta: spanOf(r.GetEta()),
 		AckBy: stamped(r.GetAckBy(), now), Where: fmt.Sprintf("step %d of %d", r.GetStep(), len(plan.GetSteps())),
 	}
-	if int(r.GetStep()) > len(plan.GetSteps()) {
+	switch n := int(r.GetStep()); {
+	case n == 0:
+		v.Where = "at the gates before its first step"
+	case n > len(plan.GetSteps()):
 		v.Where = "after its steps"
 	}
 	if r.GetShare() >= 0 {
@@ -77,9 +83,31 @@ func rolloutOf(r *operatorv1.Rollout, now time.Time) *rolloutView {
 		}
 		v.Metrics = append(v.Metrics, row)
 	}
+	for _, g := range r.GetGates() {
+		v.Gates = append(v.Gates, gateOf(g))
+	}
 	v.Commands = []string{"specctl canary status " + r.GetSpec(), "specctl canary pause " + r.GetSpec(), "specctl canary abort " + r.GetSpec()}
+	if slices.ContainsFunc(r.GetGates(), func(g *operatorv1.GateStatus) bool { return g.GetGate().GetManual() && !g.GetOpen() }) {
+		v.Commands = append(v.Commands, "specctl canary approve "+r.GetSpec())
+	}
 	if r.GetAckBy() != nil {
 		v.Commands = append(v.Commands, "specctl canary ack "+r.GetSpec())
 	}
 	return v
+}
+
+func gateOf(g *operatorv1.GateStatus) string {
+	text := g.GetGate().GetName() + ": "
+	switch {
+	case g.GetOpen():
+		text += "open, by " + g.GetBy()
+	case g.GetGate().GetManual():
+		text += "waits for a person"
+	default:
+		text += "closed"
+	}
+	if g.GetWhy() != "" {
+		text += "; " + g.GetWhy()
+	}
+	return text
 }

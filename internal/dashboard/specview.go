@@ -160,8 +160,10 @@ type drainView struct {
 	Completed, HandedOver, Cancelled, Held uint64
 	Arrived, Lost                          uint64
 	// Parts are the same counts as parts of 100, for the bar.
-	Parts    []part
-	Ends     string
+	Parts []part
+	Ends  string
+	// Final is where hand-overs go by now, if the target has been abandoned since.
+	Final    string
 	Oldest   string
 	Laggards []string
 	Next     string
@@ -176,7 +178,7 @@ func drainOf(x *operatorv1.Drain, now time.Time) drainView {
 	v := drainView{
 		Version: x.GetVersion(), Target: x.GetTarget(), Kind: x.GetKind(), State: x.GetState(), Instance: x.GetInstance(), Ordered: stamped(x.GetOrderedAt(), now),
 		Running: x.GetInFlight(), Completed: x.GetCompleted(), HandedOver: x.GetHandedOver(), Cancelled: x.GetCancelled(), Held: x.GetHeld(),
-		Arrived: x.GetArrived(), Lost: x.GetLost(), Laggards: x.GetLaggards(),
+		Arrived: x.GetArrived(), Lost: x.GetLost(), Laggards: x.GetLaggards(), Final: x.GetFinalTarget(),
 	}
 	if x.GetKind() == "promote" {
 		v.Running = x.GetSettling()

@@ -70,7 +70,8 @@ demo-canary: build refunds $(ENVOY) ## The same with a canary in front, which st
 	bin/refunds/demo --canary --seed '$(SEED)' $(if $(LIMIT),--limit '$(LIMIT)')
 
 .PHONY: example
-example: demo ## Run the worked example and put its post-mortem into docs/examples/
+example: build refunds $(ENVOY) ## Run the worked example with a canary that is too small, and put its post-mortem into docs/examples/
+	bin/refunds/demo --small-canary --seed '$(SEED)'
 	rm -rf docs/examples/PM-1* docs/examples/conformance
 	cp -r out/postmortem/. docs/examples/
 	python3 docs/examples/recompute.py docs/examples/PM-1

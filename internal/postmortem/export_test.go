@@ -171,7 +171,7 @@ func TestEightQuestions(t *testing.T) {
 		"3. Who was hit, and how badly?":                                 {"### To whom", "executions under 2.1.0 that stated an outcome failed", "different keys", "`POST /refunds`", "over the limit of $100"},
 		"4. What became of the work that ran, and what is to be undone?": {"handed over to 2.0.3", "cancelled with the retry signal", "irreversible", "specctl effects customer-service --on 2.1.0 -o csv", "--failed -o csv"},
 		"5. What was wrong?":                                             {"refund.limit is 100, lowered from 500", "+  limit: 100", "Cause: **spec-error**"},
-		"6. Why did the canary not catch it, and what would have?":       {"**There was no canary**", "would have given 80 %", "**What would have caught it:**"},
+		"6. Why did the canary not catch it, and what would have?":       {"the canary saw", "chance** of stopping it", "would have given 80 %", "**What would have caught it:**"},
 		"7. Why did conformance pass?":                                   {"| 2.1.0 | refund-policy |", "its cases stop at 99 dollars", "offered as cases"},
 		"8. What changes now, who does it, by when, and what fixes it?":  {"| A1 | publish a conformance case beyond the limit", "policy team", "customer-service:2.2.0"},
 	} {

@@ -27,6 +27,8 @@ type options struct {
 	rate  int
 	// canary puts a canary in front of the bad version.
 	canary bool
+	// small gives the bad version a canary by hand that is too small to see anything, before it gets all the traffic.
+	small bool
 	// bin holds xds, specproxy and specctl; programs holds the example's own.
 	bin, programs, envoy string
 	specs, results       string
@@ -43,6 +45,7 @@ func main() {
 	})
 	flag.IntVar(&o.rate, "rate", 100, "new refunds a second")
 	flag.BoolVar(&o.canary, "canary", false, "deploy the bad version behind a canary: the story ends when it has been stopped by itself")
+	flag.BoolVar(&o.small, "small-canary", false, "give the bad version 5 % for a moment and wave it through, before it gets all the traffic")
 	flag.StringVar(&o.bin, "bin", "bin", "folder of xds, specproxy and specctl")
 	flag.StringVar(&o.programs, "programs", "bin/refunds", "folder of agent, payments, traffic and check")
 	flag.StringVar(&o.envoy, "envoy", ".tools/bin/envoy", "Envoy's executable")
@@ -106,7 +109,7 @@ func run(ctx context.Context, o options) (err error) {
 	if err != nil {
 		return err
 	}
-	story := &story{stage: stage, versions: versions, facts: refund.Facts{
+	story := &story{stage: stage, versions: versions, small: o.small, facts: refund.Facts{
 		Seed: o.seed, Limit: o.limit, Abandoned: versions.bad.ref(), Target: versions.good.ref(),
 		Predicted: refund.Standard.Success(versions.bad.limit * 100),
 	}}

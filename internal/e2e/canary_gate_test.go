@@ -150,7 +150,7 @@ func TestGatesStandBeforeSteps(t *testing.T) {
 	second := durationpb.New(time.Second)
 	manual := &operatorv1.RolloutGate{Name: "sign-off", Manual: true, Notify: chat.URL, Every: second}
 	plan := &operatorv1.RolloutPlan{MaxHarmed: -1, Steps: []*operatorv1.RolloutStep{
-		{Weight: 100, Until: "duration", Within: durationpb.New(time.Millisecond), Gates: []*operatorv1.RolloutGate{manual, {Name: "ledger", Webhook: ledger.URL, Every: second, Timeout: second}}},
+		{Weight: 100, Until: "duration", Within: durationpb.New(time.Millisecond), Gates: []*operatorv1.RolloutGate{manual, {Name: "ledger", Webhook: ledger.URL, Every: durationpb.New(time.Millisecond), Timeout: second}}},
 		{Weight: 10000, Until: "evidence", Gates: []*operatorv1.RolloutGate{manual}},
 	}}
 	w.startRollout("refunds", "1.1.0", plan)

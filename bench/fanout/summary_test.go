@@ -104,3 +104,17 @@ func TestSamplesThatSayNothing(t *testing.T) {
 		}
 	}
 }
+
+// TestRecordedReport recomputes the summary of a report that a real run has written.
+func TestRecordedReport(t *testing.T) {
+	reports, err := report.ReadAll("testdata")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(reports) != 1 {
+		t.Fatalf("%d reports in testdata", len(reports))
+	}
+	if err := reports[0].Verify(fanout.Summarise); err != nil {
+		t.Error(err)
+	}
+}

@@ -304,8 +304,15 @@ func (s *Server) Effect(spec string, generation uint64) Effect {
 }
 
 // Waits says, at a small part of the price of Effect, that it will only tell of answers that are still to come: a connected proxy has not
-// acknowledged the generation, and none refuses anything here.
-func (s *Server) Waits(spec string, generation uint64) bool { return s.ledger.waits(spec, generation) }
+// acknowledged the generation, and none refuses anything, at another replica neither.
+func (s *Server) Waits(spec string, generation uint64) bool {
+	for _, told := range s.memory.Acks(spec) {
+		if slices.ContainsFunc(told.Proxies, func(a routing.ProxyAck) bool { return a.Refusal != "" }) {
+			return false
+		}
+	}
+	return s.ledger.waits(spec, generation)
+}
 
 // Proxies lists the proxies that are connected to any replica or were seen in the last 24 hours, by node.
 func (s *Server) Proxies() []ProxyState {

@@ -154,3 +154,23 @@ func TestOfManyRefusalsNoneIsProofAtAnotherReplica(t *testing.T) {
 		}
 	})
 }
+
+// Whoever waits for a proof goes on waiting while a proxy has yet to answer, but not once any has refused, at whichever replica.
+func TestNobodyWaitsOnARefusal(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		shared := newCluster(ab(1, "1"))
+		a, b := shared.replica(t, "a"), shared.replica(t, "b")
+		slow, refuser := a.has("slow"), b.has("refuser")
+		shared.edit("s", route(2, split{"1", 10000}))
+		slow.expect("RDS +spec/s")
+		sent := refuser.expect("RDS +spec/s")[0]
+		if !a.cp.Waits("s", 2) || !b.cp.Waits("s", 2) || a.cp.Waits("s", 1) {
+			t.Error("the proxies of both replicas have yet to answer")
+		}
+		refuser.nack(sent, "no such route")
+		synctest.Wait()
+		if a.cp.Waits("s", 2) || b.cp.Waits("s", 2) {
+			t.Error("one has refused")
+		}
+	})
+}

@@ -85,7 +85,7 @@ fuzz: ## Fuzz every fuzz target for FUZZTIME each (default 10s)
 	scripts/fuzz.sh '$(FUZZTIME)'
 
 .PHONY: lint
-lint: generate-check tidy-check vet $(TOOLS)/golangci-lint ## Generated code, go.mod, gofmt, vet and golangci-lint
+lint: generate-check tidy-check vet alerts-check $(TOOLS)/golangci-lint ## Generated code, go.mod, gofmt, vet, the example alerts and golangci-lint
 	golangci-lint run --build-tags long ./...
 
 .PHONY: vet
@@ -98,6 +98,11 @@ vet:
 .PHONY: tidy-check
 tidy-check:
 	@go mod tidy -diff || { echo 'go.mod is not tidy: run go mod tidy' >&2; exit 1; }
+
+# Prometheus's own parser reads them.
+.PHONY: alerts-check
+alerts-check: $(TOOLS)/alerts
+	@alerts docs/alerts.yaml
 
 .PHONY: generate
 generate: $(TOOLS)/buf ## Regenerate gen/ from proto/
@@ -160,6 +165,9 @@ $(TOOLS)/grpc-interop-client: package := google.golang.org/grpc/interop/client
 $(TOOLS)/grpc-interop-server: package := google.golang.org/grpc/interop/server
 $(TOOLS)/h2spec $(TOOLS)/grpc-interop-client $(TOOLS)/grpc-interop-server: tools/conformance/go.mod tools/conformance/go.sum
 	CGO_ENABLED=0 go -C tools/conformance build -o '$(CURDIR)/$@' $(package)
+
+$(TOOLS)/alerts: tools/alerts/go.mod tools/alerts/go.sum tools/alerts/main.go
+	CGO_ENABLED=0 go -C tools/alerts build -o '$(CURDIR)/$@' .
 
 $(TOOLS)/cosign: tools/cosign/go.mod tools/cosign/go.sum
 	CGO_ENABLED=0 GOBIN='$(CURDIR)/$(TOOLS)' go -C tools/cosign install tool

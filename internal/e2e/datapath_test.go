@@ -141,8 +141,8 @@ func TestWebSocketThroughEnvoyIsCutByACloseFrame(t *testing.T) {
 	}
 }
 
-// TestWhatDiesWithASidecarIsNamed kills a sidecar with work in flight. The control plane must name that work, whether another sidecar takes the
-// address or the instance is given up.
+// TestWhatDiesWithASidecarIsNamed kills a sidecar with work in flight. The control plane must name that work, whether the instance is given up,
+// another sidecar takes its address, its successor has its name, or it is kept because it is the last of a version with weight.
 func TestWhatDiesWithASidecarIsNamed(t *testing.T) {
 	const spec = "shop"
 	w := startPlane(t, shorten)
@@ -155,9 +155,12 @@ func TestWhatDiesWithASidecarIsNamed(t *testing.T) {
 	}))
 	t.Cleanup(hold.Close)
 	address := reserved(t)
-	for round, takenOver := range []bool{false, true} {
-		p := w.sidecar(spec+":"+older, hold.URL, "--listen", address)
+	for round, successor := range [][]string{nil, {}, {"--instance", "desk-1"}, nil} {
+		p := w.sidecar(spec+":"+older, hold.URL, append([]string{"--listen", address}, successor...)...)
 		w.ready(spec, older, 1)
+		if round == 3 {
+			w.deploy(spec, older)
+		}
 		var keys []string
 		for i := range 3 {
 			key := fmt.Sprintf("work-%d-%d", round, i)
@@ -172,7 +175,11 @@ func TestWhatDiesWithASidecarIsNamed(t *testing.T) {
 					res.Body.Close()
 				}
 			}()
-			<-reached
+			select {
+			case <-reached:
+			case <-time.After(patience):
+				t.Fatal("a request did not reach the agent")
+			}
 		}
 		listed := func(failed bool) (found []*operatorv1.Execution) {
 			res, err := w.client.ListExecutions(t.Context(), connect.NewRequest(&operatorv1.ListExecutionsRequest{Spec: spec, Failed: failed}))
@@ -195,8 +202,8 @@ func TestWhatDiesWithASidecarIsNamed(t *testing.T) {
 			return nil
 		})
 		p.kill()
-		if takenOver {
-			w.sidecar(spec+":"+older, hold.URL, "--listen", address)
+		if successor != nil {
+			p = w.sidecar(spec+":"+older, hold.URL, append([]string{"--listen", address}, successor...)...)
 		}
 		eventually(t, "names of what was lost", func() error {
 			got := listed(true)
@@ -208,7 +215,14 @@ func TestWhatDiesWithASidecarIsNamed(t *testing.T) {
 					return fmt.Errorf("%v", x)
 				}
 			}
+			if still := listed(false); len(still) > 0 {
+				return fmt.Errorf("still listed as running: %v", still)
+			}
 			return nil
 		})
+		if successor != nil {
+			p.terminate()
+			w.ready(spec, older, 0)
+		}
 	}
 }

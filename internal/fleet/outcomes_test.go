@@ -19,8 +19,9 @@ import (
 // sidecar is the other end of a session, in this process. A report has been taken when the next one is accepted.
 type sidecar struct {
 	grpc.ServerStream
-	ctx     context.Context
-	reports chan *sidecarv1.SessionRequest
+	ctx       context.Context
+	reports   chan *sidecarv1.SessionRequest
+	startedAt *timestamppb.Timestamp
 }
 
 func (s *sidecar) Context() context.Context { return s.ctx }
@@ -72,7 +73,7 @@ func newFleet(t *testing.T) (*fleet.Fleet, *store.Store) {
 }
 
 // join opens a session of a sidecar of one version. It ends with the test.
-func join(t *testing.T, f *fleet.Fleet, version string) *sidecar {
+func join(t *testing.T, f *fleet.Fleet, version string, change ...func(*sidecarv1.Hello)) *sidecar {
 	t.Helper()
 	s := &sidecar{ctx: t.Context(), reports: make(chan *sidecarv1.SessionRequest)}
 	ended := make(chan error, 1)
@@ -83,9 +84,12 @@ func join(t *testing.T, f *fleet.Fleet, version string) *sidecar {
 			t.Errorf("the session of %s ended with %v", version, err)
 		}
 	})
-	s.reports <- &sidecarv1.SessionRequest{Message: &sidecarv1.SessionRequest_Hello{Hello: &sidecarv1.Hello{
-		InstanceId: "i-" + version, Spec: "s", Version: version, Digest: "sha256:" + version, Address: "127.0.0.1:" + version,
-	}}}
+	hello := &sidecarv1.Hello{InstanceId: "i-" + version, Spec: "s", Version: version, Digest: "sha256:" + version, Address: "127.0.0.1:" + version}
+	for _, c := range change {
+		c(hello)
+	}
+	s.startedAt = hello.GetStartedAt()
+	s.reports <- &sidecarv1.SessionRequest{Message: &sidecarv1.SessionRequest_Hello{Hello: hello}}
 	return s
 }
 
@@ -147,5 +151,40 @@ func TestRatesOfVersionsSum(t *testing.T) {
 	before, after := f.Pool(records.View(), "s", "1.0.0").Rate, f.Pool(records.View(), "s", "1.1.0").Rate
 	if after <= 0 || math.Abs(before/after-3) > 0.03 {
 		t.Errorf("rates %.3f/s and %.3f/s, want three to one", before, after)
+	}
+}
+
+// A process that has the name of one before it counts and runs its own; what the one before it had running is named, once.
+func TestASuccessorOfTheSameNameNamesWhatWasLost(t *testing.T) {
+	f, records := newFleet(t)
+	first := join(t, f, "1.0.0")
+	first.totals(&sidecarv1.Totals{Started: 3, Succeeded: 1, InFlight: 2})
+	first.executions(true, running("a", ""), running("b", "success"))
+	second := join(t, f, "1.0.0", func(h *sidecarv1.Hello) { h.StartedAt = timestamppb.Now() })
+	second.totals(&sidecarv1.Totals{Started: 1, InFlight: 1})
+	second.executions(true, running("c", ""))
+	lost := map[string]int{}
+	for _, b := range records.View().Failures("s", "1.0.0") {
+		for _, x := range b.Executions {
+			if x.Outcome != "failure" || x.Reason == "" || x.EndedAt.IsZero() || x.Instance != "i-1.0.0" {
+				t.Errorf("%+v", x)
+			}
+			lost[x.ID]++
+		}
+	}
+	if len(lost) != 2 || lost["a"] != 1 || lost["b"] != 1 {
+		t.Errorf("named as lost: %v", lost)
+	}
+	if now := f.Running("s", "1.0.0"); len(now) != 1 || now[0].Execution.GetId() != "c" {
+		t.Errorf("running: %v", now)
+	}
+	if p := f.Pool(records.View(), "s", "1.0.0"); p.Started != 4 || p.InFlight != 1 {
+		t.Errorf("%d started, %d in flight", p.Started, p.InFlight)
+	}
+	// Its stream breaks and comes back: that is no successor.
+	third := join(t, f, "1.0.0", func(h *sidecarv1.Hello) { h.StartedAt = second.startedAt })
+	third.executions(true, running("c", ""))
+	if n := len(records.View().Failures("s", "1.0.0")); n != 1 {
+		t.Errorf("%d batches after a reconnect", n)
 	}
 }

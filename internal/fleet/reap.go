@@ -44,10 +44,11 @@ func (f *Fleet) Tend(ctx context.Context) error {
 func (f *Fleet) reap(ctx context.Context) {
 	view := f.store.View()
 	for _, in := range view.AllInstances() {
-		if f.silentFor(in) < f.grace || f.lastOfRouted(in) {
+		if f.silentFor(in) < f.grace || answers(ctx, in.Address) {
 			continue
 		}
-		if answers(ctx, in.Address) {
+		if f.lastOfRouted(in) {
+			f.mournOnly(ctx, in.ID)
 			continue
 		}
 		f.remove(in.ID, "silent, and "+in.Address+" does not answer")

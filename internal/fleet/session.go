@@ -92,7 +92,9 @@ func (s *session) register(ctx context.Context) error {
 	}
 	f := s.fleet
 	f.succeed(ctx, s)
+	var overrun map[string][]store.FailureBatch // by instance
 	_, err := f.store.Update(ctx, func(tx *store.Tx) error {
+		overrun = map[string][]store.FailureBatch{}
 		if old, ok := tx.Instance(s.stored.ID); ok {
 			// A reconnect is not a restart: what was known stays until the sidecar says otherwise.
 			s.stored.RegisteredAt, s.stored.Health = old.RegisteredAt, old.Health
@@ -107,7 +109,8 @@ func (s *session) register(ctx context.Context) error {
 			if other.Address == s.stored.Address && other.ID != s.stored.ID {
 				// The address has a new owner, so the old one is dead.
 				f.bury(tx, other.ID)
-				mourn(tx, f.lost(other.ID))
+				overrun[other.ID] = f.overrun(other.ID)
+				mourn(tx, overrun[other.ID])
 			}
 		}
 		tx.PutInstance(s.stored)
@@ -116,8 +119,16 @@ func (s *session) register(ctx context.Context) error {
 	if err != nil {
 		return status.Errorf(codes.Unavailable, "register instance %s: %v", s.stored.ID, err)
 	}
+	for id, lost := range overrun {
+		f.logLost(id, lost)
+	}
 	f.mu.Lock()
 	defer f.mu.Unlock()
+	for id := range overrun {
+		if f.members[id] != nil {
+			f.forget(id)
+		}
+	}
 	m := f.members[s.stored.ID]
 	if m == nil {
 		m = &member{key: s.key, running: map[string]*sidecarv1.Execution{}}
@@ -139,26 +150,31 @@ func (s *session) register(ctx context.Context) error {
 	return nil
 }
 
-// succeed keeps what an earlier process of the same instance had counted: the new one counts from zero.
+// succeed keeps what an earlier process of the same instance had counted, since the new one counts from zero, and names what it had running.
 func (f *Fleet) succeed(ctx context.Context, s *session) {
 	f.mu.Lock()
 	m := f.members[s.stored.ID]
-	if m == nil || m.totals == nil || m.key != s.key || m.startedAt.Equal(s.hello.GetStartedAt().AsTime()) {
+	if m == nil || m.key != s.key || m.startedAt.Equal(s.hello.GetStartedAt().AsTime()) {
 		f.mu.Unlock()
 		return
 	}
-	was := m.totals
+	was, lost := m.totals, m.lost(s.stored.ID)
 	f.pools[m.key].gone.add(was)
 	m.totals, m.running, m.told = nil, map[string]*sidecarv1.Execution{}, told{}
 	f.mu.Unlock()
+	if was == nil && len(lost) == 0 {
+		return
+	}
 	_, err := f.store.Update(ctx, func(tx *store.Tx) error {
+		mourn(tx, lost)
 		bequeath(tx, s.key.spec, s.key.version, lastOf(was))
 		tx.PutCounted(store.Counted{Spec: s.key.spec, Version: s.key.version, Instance: s.stored.ID})
 		return nil
 	})
 	if err != nil {
-		f.log.Error("what an earlier process had counted is lost to its drain", zap.String("instance", s.stored.ID), zap.Error(err))
+		f.log.Error("what an earlier process had counted and had running is lost to its drain and to the list of failures", zap.String("instance", s.stored.ID), zap.Error(err))
 	}
+	f.logLost(s.stored.ID, lost)
 }
 
 // end marks the instance silent, or removes it if it had left in good order.
@@ -193,10 +209,8 @@ func (f *Fleet) remove(id, why string) {
 	defer f.mu.Unlock()
 	spec := ""
 	if m := f.members[id]; m != nil && !m.connected {
-		f.pools[m.key].gone.add(m.totals)
-		delete(f.pools[m.key].members, id)
-		delete(f.members, id)
 		spec = m.key.spec
+		f.forget(id)
 	}
 	f.broadcast(spec)
 	f.log.Info("instance removed", zap.String("instance", id), zap.String("why", why))

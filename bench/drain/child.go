@@ -11,11 +11,13 @@ import (
 	"time"
 )
 
-// Child is what this program is when it was started again: "agent", or "client MULTIPLEXED PERSIDECAR ADDRESS…".
+// Child is what this program is when it was started again: "agent", "bare ADDRESS", or "client MULTIPLEXED PERSIDECAR ADDRESS…".
 func Child(ctx context.Context, args []string, in io.Reader, out io.Writer) error {
 	switch {
 	case len(args) == 1 && args[0] == "agent":
 		return agent(ctx)
+	case len(args) == 2 && args[0] == "bare":
+		return bare(ctx, args[1])
 	case len(args) > 3 && args[0] == "client":
 		n, err := strconv.Atoi(args[2])
 		if err != nil {

@@ -40,6 +40,7 @@ type Samples struct {
 	Cancels []Cancel `json:"cancels"`
 	Decides []Decide `json:"decides"`
 	Ledgers []Ledger `json:"ledgers"`
+	Peers   []Peer   `json:"peers"`
 }
 
 // Cancel is one rollback over open exchanges.
@@ -82,6 +83,12 @@ func Run(ctx context.Context, o Options) (Samples, error) {
 		}
 		s.Cancels = append(s.Cancels, cancels...)
 		fmt.Fprintf(o.Progress, "drain: cancelled %d exchanges %d times\n", l.exchanges, l.rounds)
+		peer, err := l.peer(ctx, o, dir)
+		if err != nil {
+			return s, fmt.Errorf("%d exchanges of bare servers: %w", l.exchanges, err)
+		}
+		s.Peers = append(s.Peers, peer)
+		fmt.Fprintf(o.Progress, "drain: bare servers ended %d exchanges\n", l.exchanges)
 	}
 	return s, nil
 }

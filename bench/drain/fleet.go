@@ -134,42 +134,50 @@ func (f *fleet) round(ctx context.Context, o Options, dir string, number int) (C
 	if c.IdleBytes, _, err = f.usage(); err != nil {
 		return c, err
 	}
-	args := append([]string{"child", "client", strconv.FormatBool(f.multiplexed), strconv.Itoa((f.exchanges + f.load.sidecars - 1) / f.load.sidecars)}, f.addresses...)
-	c.Exchanges = (f.exchanges + f.load.sidecars - 1) / f.load.sidecars * f.load.sidecars
+	c.Exchanges = f.perSidecar() * f.load.sidecars
+	err = f.client(ctx, o, filepath.Join(dir, fmt.Sprint("client-", number, ".log")), f.addresses, func(lines <-chan string) error { return f.cancelAll(ctx, lines, &c) })
+	return c, err
+}
+
+// perSidecar is how many exchanges each carries.
+func (l load) perSidecar() int { return (l.exchanges + l.sidecars - 1) / l.sidecars }
+
+// client runs a client process while use reads what it says: at most two lines.
+func (l load) client(ctx context.Context, o Options, file string, addresses []string, use func(lines <-chan string) error) error {
+	args := append([]string{"child", "client", strconv.FormatBool(l.multiplexed), strconv.Itoa(l.perSidecar())}, addresses...)
 	client := exec.CommandContext(ctx, o.Self, args...)
-	log, err := os.Create(filepath.Join(dir, fmt.Sprint("client-", number, ".log")))
+	log, err := os.Create(file)
 	if err != nil {
-		return c, err
+		return err
 	}
 	defer log.Close()
 	client.Stderr = log
 	in, err := client.StdinPipe()
 	if err != nil {
-		return c, err
+		return err
 	}
 	out, err := client.StdoutPipe()
 	if err != nil {
-		return c, err
+		return err
 	}
 	if err := client.Start(); err != nil {
-		return c, err
+		return err
 	}
-	// cancelAll returns after two lines, or sooner: then what the client still says has room here.
-	lines := make(chan string, 2)
+	lines := make(chan string, 2) // room for what it still says when use has returned
 	go func() {
 		defer close(lines)
 		for scan := bufio.NewScanner(out); scan.Scan(); {
 			lines <- scan.Text()
 		}
 	}()
-	err = f.cancelAll(ctx, lines, &c)
+	err = use(lines)
 	_ = in.Close()
 	for range lines { // what Wait closes must have been read
 	}
 	if waited := client.Wait(); err == nil && waited != nil {
-		err = fmt.Errorf("client: %w: see %s", waited, log.Name())
+		err = fmt.Errorf("client: %w: see %s", waited, file)
 	}
-	return c, err
+	return err
 }
 
 // cancelAll measures, once the client has opened everything.

@@ -31,7 +31,13 @@ func Summarise(raw json.RawMessage) ([]report.Row, error) {
 		if err != nil {
 			return nil, err
 		}
-		rows = append(rows, report.Row{Name: row.name, Value: value, Unit: "ms"}.AtMost(row.aim))
+		r := report.Row{Name: row.name, Value: value, Unit: "ms"}
+		for _, p := range s.Peers {
+			if p.Multiplexed == row.multiplexed {
+				r = report.Against(row.name, value, "ms", p.LastMs)
+			}
+		}
+		rows = append(rows, r.AtMost(row.aim))
 	}
 	var decide, ledger []float64
 	for _, d := range s.Decides {

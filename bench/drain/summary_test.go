@@ -14,6 +14,7 @@ func TestSummaryOfSamples(t *testing.T) {
 			{Exchanges: 100, Multiplexed: true, LastMs: 6000, OpenBytes: 4_000_000},
 		},
 		Decides: []drain.Decide{{Executions: 100, Ms: 3}, {Executions: 100, Ms: 600}, {Executions: 100, Ms: 4}},
+		Peers:   []drain.Peer{{Exchanges: 100, Multiplexed: true, LastMs: 3000}},
 		Ledgers: []drain.Ledger{{Executions: 10, Bytes: 7000}},
 	})
 	if err != nil {
@@ -30,6 +31,9 @@ func TestSummaryOfSamples(t *testing.T) {
 		"cancel_10k_ms": {950, true}, "cancel_100k_ms": {6000, false}, "decide_100k_ms": {4, true}, "ledger_bytes": {700, true}, "open_exchange_bytes": {150, true},
 	}
 	for _, r := range rows {
+		if peered := r.Name == "cancel_100k_ms"; peered != (r.Peer != nil) || peered && *r.Ratio != 2 {
+			t.Errorf("%s: peer %v, ratio %v", r.Name, r.Peer, r.Ratio)
+		}
 		if w, ok := want[r.Name]; !ok || r.Value != w.value || r.OK != w.ok {
 			t.Errorf("%s: %v, ok %v", r.Name, r.Value, r.OK)
 		}

@@ -103,7 +103,9 @@ func (l load) peer(ctx context.Context, o Options, dir string) (Peer, error) {
 		if err := until(ctx, "open exchanges", func() bool { return f.bareOpen(ctx) == p.Exchanges }); err != nil {
 			return err
 		}
-		time.Sleep(settleFor)
+		if err := rig.Rest(ctx, settleFor); err != nil {
+			return err
+		}
 		_, before, err := f.usage()
 		if err != nil {
 			return err

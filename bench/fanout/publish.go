@@ -81,7 +81,9 @@ func (s *Samples) stretch(ctx context.Context, p *plane, published bool, unborn 
 			break
 		}
 		flips = append(flips, f)
-		time.Sleep(apart)
+		if failed = rig.Rest(ctx, apart); failed != nil {
+			break
+		}
 	}
 	took := time.Since(began)
 	stop()

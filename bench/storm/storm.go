@@ -133,7 +133,9 @@ func round(ctx context.Context, control *rig.Control, clients *swarm.Swarm) (r R
 	if err != nil {
 		return r, err
 	}
-	time.Sleep(late)
+	if err := rig.Rest(ctx, late); err != nil {
+		return r, err
+	}
 	resident, after, err := control.Usage()
 	if err != nil {
 		return r, err

@@ -219,11 +219,11 @@ func (c counted) Read(p []byte) (int, error) {
 // run is one connection's life.
 func (m *member) run(ctx context.Context) error {
 	conn, err := grpc.NewClient("passthrough:"+m.crowd.address, grpc.WithTransportCredentials(insecure.NewCredentials()), grpc.WithContextDialer(m.crowd.dial),
-		grpc.WithInitialWindowSize(window), grpc.WithInitialConnWindowSize(window), grpc.WithReadBufferSize(4<<10), grpc.WithSharedWriteBuffer(true))
+		grpc.WithInitialWindowSize(window), grpc.WithInitialConnWindowSize(window), grpc.WithReadBufferSize(4<<10))
 	if err != nil {
 		return err
 	}
-	defer conn.Close()
+	defer func() { _ = conn.Close() }()
 	stream, err := discoveryv3.NewAggregatedDiscoveryServiceClient(conn).DeltaAggregatedResources(ctx, grpc.WaitForReady(true))
 	if err != nil {
 		return err

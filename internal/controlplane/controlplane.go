@@ -147,9 +147,8 @@ func Run(ctx context.Context, o Options) (err error) {
 
 	opts := append(auth.GRPC(token), grpc.KeepaliveParams(keepalive.ServerParameters{Time: 10 * time.Second, Timeout: 5 * time.Second}),
 		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: 5 * time.Second, PermitWithoutStream: true}),
-		// With a window of fixed size gRPC does not measure the line, which takes a ping for every acknowledgement of a proxy; and no buffer
-		// is kept for streams that say nothing.
-		grpc.InitialWindowSize(window), grpc.InitialConnWindowSize(window), grpc.SharedWriteBuffer(true))
+		// With a window of fixed size gRPC does not measure the line, which takes a ping for every acknowledgement of a proxy.
+		grpc.InitialWindowSize(window), grpc.InitialConnWindowSize(window))
 	if tlsConfig != nil {
 		opts = append(opts, grpc.Creds(credentials.NewTLS(tlsConfig)))
 	}

@@ -83,7 +83,7 @@ func (d *dashboard) spec(r *http.Request) (page, error) {
 		v.All = append(v.All, versionOf(x, 0, now))
 	}
 	v.history(got.GetHistory(), now)
-	v.Acks = acksOf(proxies.GetProxies(), got.GetSpec(), now)
+	v.Acks = acksOf(proxies.GetProxies(), got.GetSpec())
 	for _, record := range slices.Backward(sorted(d.Reads.Records(name))) {
 		v.Records = append(v.Records, rowOf(record, now))
 		if b, ok := record.Rollback(name); ok && b.Generation == v.Generation && b.Effect != nil && v.Effect != nil {
@@ -129,7 +129,7 @@ func (v *specPage) history(changes []*operatorv1.Change, now time.Time) {
 }
 
 // acksOf says when each proxy that routes the spec acknowledged the generation in force. One that is not here has not asked for it.
-func acksOf(proxies []*operatorv1.Proxy, s *operatorv1.Spec, now time.Time) []ackView {
+func acksOf(proxies []*operatorv1.Proxy, s *operatorv1.Spec) []ackView {
 	var out []ackView
 	for _, p := range proxies {
 		for _, x := range p.GetSpecs() {

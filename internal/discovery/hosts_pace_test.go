@@ -28,7 +28,7 @@ func TestManyProxiesAreToldOfHostsTogetherAndOfFlipsAtOnce(t *testing.T) {
 			synctest.Wait()
 		}
 		host := func(name string) { w.src.put(specOf(name, 1, []split{{"1", 10000}}, nil)) }
-		time.Sleep(time.Second) // a quiet time
+		<-time.After(time.Second) // a quiet time
 		host("a")
 		all("SRDS +a.agents")
 		host("b")
@@ -39,9 +39,9 @@ func TestManyProxiesAreToldOfHostsTogetherAndOfFlipsAtOnce(t *testing.T) {
 		if e := w.cp.Effect("s", 2); !e.Proven() || len(e.Acked) != clients {
 			t.Errorf("the flip waits behind hosts: %d of %d", len(e.Acked), clients)
 		}
-		time.Sleep(time.Second)
+		<-time.After(time.Second)
 		all("SRDS +b.agents +c.agents")
-		time.Sleep(time.Second)
+		<-time.After(time.Second)
 		w.src.remove("a")
 		all("SRDS -a.agents")
 		all()

@@ -434,7 +434,7 @@ func response(typeURL string, p *push) *discoveryv3.DeltaDiscoveryResponse {
 func changedNames(before, now []*envoy.Resource) []string {
 	var out []string
 	for len(before) > 0 || len(now) > 0 {
-		order := 0
+		var order int
 		switch {
 		case len(before) == 0:
 			order = 1

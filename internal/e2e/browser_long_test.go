@@ -146,10 +146,11 @@ func (b *browser) look(path, name, scheme string, width int64) {
 	if err != nil {
 		b.t.Fatal(err)
 	}
-	if err := os.MkdirAll("../../out/dashboard", 0o755); err != nil {
+	dir := filepath.Join("..", "..", "out", "dashboard")
+	if err := os.MkdirAll(dir, 0o755); err != nil {
 		b.t.Fatal(err)
 	}
-	file := filepath.Join("../../out/dashboard", fmt.Sprintf("%s-%s-%d.png", name, scheme, width))
+	file := filepath.Join(dir, fmt.Sprintf("%s-%s-%d.png", name, scheme, width))
 	if err := os.WriteFile(file, picture, 0o600); err != nil {
 		b.t.Fatal(err)
 	}

@@ -31,7 +31,7 @@ type hook struct {
 func startHooked(t *testing.T) *hooked {
 	t.Helper()
 	h := &hooked{hangs: true}
-	h.Server = httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+	h.Server = httptest.NewServer(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
 		var m struct {
 			ID, Type string
 			Data     struct {

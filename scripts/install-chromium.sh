@@ -27,7 +27,7 @@ trap 'rm -rf "$work"' EXIT INT TERM
 # Lists and packages of our own, so that this works without root, and with whatever the machine's own lists are.
 mkdir -p "$work/lists/partial" "$work/archives/partial" "$work/tree"
 apt() {
-	apt-get -qq -o "Dir::State::lists=$work/lists" -o "Dir::Cache=$work" -o "Dir::Cache::archives=$work/archives" -o Debug::NoLocking=1 \
+	apt-get -qq -o "Dir::State::lists=$work/lists" -o "Dir::Cache=$work" -o "Dir::Cache::archives=$work/archives" -o Debug::NoLocking=1 -o Acquire::Retries=3 \
 		-o APT::Sandbox::User="$(id -un)" -o APT::Update::Error-Mode=any "$@"
 }
 apt update || {

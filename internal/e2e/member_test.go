@@ -80,7 +80,9 @@ func (m *member) obey() {
 		m.mu.Lock()
 		m.fence = state.GetFence()
 		m.status.AppliedGeneration, m.status.Fenced = state.GetGeneration(), state.GetFence() != nil
-		m.tell()
+		if !m.status.GetLeaving() { // else it has said its last: to send on would break the stream off
+			m.tell()
+		}
 		close(m.moved)
 		m.moved = make(chan struct{})
 		m.mu.Unlock()

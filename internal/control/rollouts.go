@@ -219,6 +219,9 @@ func engine(ro store.Rollout) Actor { return Actor{Name: "rollout of " + ro.Cana
 
 // step looks at one rollout once.
 func (c *Controller) step(ctx context.Context, seen store.Rollout, now time.Time) error {
+	if c.fleet.Awaited(seen.Spec, seen.Stable) || c.fleet.Awaited(seen.Spec, seen.Canary) {
+		return nil
+	}
 	ro, moved, err := read(c.store.View(), c.fleet, seen)
 	if err != nil {
 		return err

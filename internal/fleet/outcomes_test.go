@@ -188,3 +188,28 @@ func TestASuccessorOfTheSameNameNamesWhatWasLost(t *testing.T) {
 		t.Errorf("%d batches after a reconnect", n)
 	}
 }
+
+// After a restart the versions of a rollout are not compared before each instance has told the new process what it has counted.
+func TestVersionsWaitForWhoIsNotBackYet(t *testing.T) {
+	first, records := newFleet(t)
+	s := join(t, first, "1.0.0")
+	s.totals(&sidecarv1.Totals{Started: 1})
+	s.executions(false)
+	if first.Awaited("s", "1.0.0") || first.Awaited("s", "1.1.0") {
+		t.Error("the first process waits for nobody")
+	}
+	second := fleet.New(fleet.Options{Store: records, Log: zap.NewNop()})
+	if !second.Awaited("s", "1.0.0") {
+		t.Error("the second process does not wait for the instance that it knows from the store")
+	}
+	back := join(t, second, "1.0.0")
+	back.executions(false)
+	if !second.Awaited("s", "1.0.0") {
+		t.Error("it is back, but has not told what it counted")
+	}
+	back.totals(&sidecarv1.Totals{Started: 1})
+	back.executions(false)
+	if second.Awaited("s", "1.0.0") {
+		t.Error("it has told all")
+	}
+}

@@ -16,6 +16,7 @@ import (
 	"path/filepath"
 	"reflect"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -418,7 +419,7 @@ func TestExampleFiltersCountAHandOverOnce(t *testing.T) {
 		}
 		e.began(q, 0, e.good)
 	}
-	// One span for each request, that of its first pass; whoever answers it in the end gets the same trace.
+	// One span for each request, that of its first pass, and with Envoy 1.36 one of the second pass too; whoever answers in the end gets the same trace.
 	eventually(t, "spans", func() error {
 		g.mu.Lock()
 		defer g.mu.Unlock()
@@ -437,7 +438,7 @@ func TestExampleFiltersCountAHandOverOnce(t *testing.T) {
 		}
 		for i := range n {
 			parent := strings.Split(e.good.requests(fmt.Sprintf("handed over %d", i))[0].Get("Traceparent"), "-")
-			if len(parent) != 4 || byTrace[parent[1]] != "307" {
+			if len(parent) != 4 || !slices.Contains([]string{"307", "307200", "200307"}, byTrace[parent[1]]) {
 				return fmt.Errorf("the agent got the trace %v; traces: %v", parent, byTrace)
 			}
 		}

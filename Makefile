@@ -48,6 +48,8 @@ refunds:
 .PHONY: test
 test: $(ENVOY) $(PYTHON) oci-tools ## Every test with -race, real Envoy included (RUN=regexp, PKG=./internal/...)
 	go test -race -timeout 10m $(if $(RUN),-run '$(RUN)') $(PKG)
+	@# The race detector allocates too, so this one is not compiled with it.
+	$(if $(RUN),,go test -run Allocates ./internal/sidecar/proxy)
 
 .PHONY: test-long
 test-long: $(ENVOY) $(PYTHON) oci-tools $(TOOLS)/cosign conformance-tools $(CHROMIUM_BIN) ## The long matrices, kill tests and soaks (build tag "long")

@@ -5,28 +5,11 @@ import (
 	"testing"
 
 	"github.com/specproxy/specproxy/bench/edge"
-	"github.com/specproxy/specproxy/bench/report"
+	"github.com/specproxy/specproxy/bench/report/reporttest"
 )
 
-func summarise(t *testing.T, samples []edge.Sample) map[string]report.Row {
-	t.Helper()
-	raw, err := json.Marshal(samples)
-	if err != nil {
-		t.Fatal(err)
-	}
-	rows, err := edge.Summarise(raw)
-	if err != nil {
-		t.Fatal(err)
-	}
-	named := make(map[string]report.Row, len(rows))
-	for _, r := range rows {
-		named[r.Name] = r
-	}
-	return named
-}
-
 func TestSummaryOfSamples(t *testing.T) {
-	rows := summarise(t, []edge.Sample{
+	rows := reporttest.Summary(t, edge.Summarise, []edge.Sample{
 		{Specs: 10, ReadyMs: 100, ResidentBytes: 60e6},
 		{Specs: 10, ReadyMs: 300, ResidentBytes: 62e6},
 		{Specs: 10, ReadyMs: 80, ResidentBytes: 60e6},
@@ -42,21 +25,10 @@ func TestSummaryOfSamples(t *testing.T) {
 }
 
 // TestRecordedReport recomputes the summary of a report that a real run has written.
-func TestRecordedReport(t *testing.T) {
-	reports, err := report.ReadAll("testdata")
-	if err != nil {
-		t.Fatal(err)
-	}
-	if len(reports) != 1 {
-		t.Fatalf("%d reports in testdata", len(reports))
-	}
-	if err := reports[0].Verify(edge.Summarise); err != nil {
-		t.Error(err)
-	}
-}
+func TestRecordedReport(t *testing.T) { reporttest.VerifyRecorded(t, edge.Summarise) }
 
 func TestMissedAims(t *testing.T) {
-	rows := summarise(t, []edge.Sample{{Specs: 10, ReadyMs: 100, ResidentBytes: 60e6}, {Specs: 10_000, ReadyMs: 131, ResidentBytes: 79e6}})
+	rows := reporttest.Summary(t, edge.Summarise, []edge.Sample{{Specs: 10, ReadyMs: 100, ResidentBytes: 60e6}, {Specs: 10_000, ReadyMs: 131, ResidentBytes: 79e6}})
 	for _, name := range []string{"rss_10k_vs_10", "ready_10k_vs_10"} {
 		if r := rows[name]; r.OK {
 			t.Errorf("%s: %v passes for %s", name, r.Value, r.Aim)

@@ -6,7 +6,7 @@ import (
 	"testing"
 
 	"github.com/specproxy/specproxy/bench/fanout"
-	"github.com/specproxy/specproxy/bench/report"
+	"github.com/specproxy/specproxy/bench/report/reporttest"
 )
 
 // samples has five turns of every server at both sizes; ours takes so many times the bare broadcast's time and processor time.
@@ -31,25 +31,8 @@ func samples(p99, cpu, during float64, bytes int64) fanout.Samples {
 	return s
 }
 
-func summarise(t *testing.T, s fanout.Samples) map[string]report.Row {
-	t.Helper()
-	raw, err := json.Marshal(s)
-	if err != nil {
-		t.Fatal(err)
-	}
-	rows, err := fanout.Summarise(raw)
-	if err != nil {
-		t.Fatal(err)
-	}
-	named := make(map[string]report.Row, len(rows))
-	for _, r := range rows {
-		named[r.Name] = r
-	}
-	return named
-}
-
 func TestSummaryOfSamples(t *testing.T) {
-	rows := summarise(t, samples(1.2, 1.1, 1.5, 1_000))
+	rows := reporttest.Summary(t, fanout.Summarise, samples(1.2, 1.1, 1.5, 1_000))
 	for name, want := range map[string]float64{
 		"vs_bare_1000": 1.2, "cpu_vs_bare_1000": 1.1, "vs_linear_1000": 0.6, "cpu_vs_linear_1000": 0.55, "p99_ms_1000": 108, "bytes_8000": 1_000,
 		"vs_bare_8000": 1.2, "cpu_vs_bare_8000": 1.1, "bytes_per_stream": 50_000, "bytes_per_stream_1000": 50_000, "flip_during_publish": 1.5,
@@ -61,7 +44,7 @@ func TestSummaryOfSamples(t *testing.T) {
 }
 
 func TestMissedAims(t *testing.T) {
-	rows := summarise(t, samples(2.1, 2.1, 1.6, 1_000))
+	rows := reporttest.Summary(t, fanout.Summarise, samples(2.1, 2.1, 1.6, 1_000))
 	for _, name := range []string{
 		"vs_bare_1000", "cpu_vs_bare_1000", "vs_linear_1000", "cpu_vs_linear_1000", "vs_bare_8000", "cpu_vs_bare_8000", "vs_linear_8000",
 		"cpu_vs_linear_8000", "flip_during_publish",
@@ -106,15 +89,4 @@ func TestSamplesThatSayNothing(t *testing.T) {
 }
 
 // TestRecordedReport recomputes the summary of a report that a real run has written.
-func TestRecordedReport(t *testing.T) {
-	reports, err := report.ReadAll("testdata")
-	if err != nil {
-		t.Fatal(err)
-	}
-	if len(reports) != 1 {
-		t.Fatalf("%d reports in testdata", len(reports))
-	}
-	if err := reports[0].Verify(fanout.Summarise); err != nil {
-		t.Error(err)
-	}
-}
+func TestRecordedReport(t *testing.T) { reporttest.VerifyRecorded(t, fanout.Summarise) }

@@ -6,25 +6,8 @@ import (
 	"testing"
 
 	"github.com/specproxy/specproxy/bench/flip"
-	"github.com/specproxy/specproxy/bench/report"
+	"github.com/specproxy/specproxy/bench/report/reporttest"
 )
-
-func summarise(t *testing.T, samples []flip.Sample) map[string]report.Row {
-	t.Helper()
-	raw, err := json.Marshal(samples)
-	if err != nil {
-		t.Fatal(err)
-	}
-	rows, err := flip.Summarise(raw)
-	if err != nil {
-		t.Fatal(err)
-	}
-	named := make(map[string]report.Row, len(rows))
-	for _, r := range rows {
-		named[r.Name] = r
-	}
-	return named
-}
 
 // fleets has samples of every fleet; those with 10,000 specs are as given, in ms.
 func fleets(ours, ourBytes, single, singleBytes float64) []flip.Sample {
@@ -39,7 +22,7 @@ func fleets(ours, ourBytes, single, singleBytes float64) []flip.Sample {
 }
 
 func TestSummaryOfSamples(t *testing.T) {
-	rows := summarise(t, append(fleets(6, 900, 210, 600_000), fleets(7, 950, 180, 600_000)...))
+	rows := reporttest.Summary(t, flip.Summarise, append(fleets(6, 900, 210, 600_000), fleets(7, 950, 180, 600_000)...))
 	for _, want := range []struct {
 		name        string
 		value, peer float64
@@ -86,21 +69,10 @@ func TestAComparisonThatIsNotFairFails(t *testing.T) {
 }
 
 // TestRecordedReport recomputes the summary of a report that a real run has written.
-func TestRecordedReport(t *testing.T) {
-	reports, err := report.ReadAll("testdata")
-	if err != nil {
-		t.Fatal(err)
-	}
-	if len(reports) != 1 {
-		t.Fatalf("%d reports in testdata", len(reports))
-	}
-	if err := reports[0].Verify(flip.Summarise); err != nil {
-		t.Error(err)
-	}
-}
+func TestRecordedReport(t *testing.T) { reporttest.VerifyRecorded(t, flip.Summarise) }
 
 func TestMissedAims(t *testing.T) {
-	rows := summarise(t, fleets(20, 1024, 205, 607_000))
+	rows := reporttest.Summary(t, flip.Summarise, fleets(20, 1024, 205, 607_000))
 	for _, name := range []string{"vs_single_rc", "pushed_bytes", "vs_one_spec"} {
 		if r := rows[name]; r.OK || r.Name == "" {
 			t.Errorf("%s: %v passes for %s", name, r.Value, r.Aim)

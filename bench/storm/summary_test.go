@@ -4,7 +4,7 @@ import (
 	"encoding/json"
 	"testing"
 
-	"github.com/specproxy/specproxy/bench/report"
+	"github.com/specproxy/specproxy/bench/report/reporttest"
 	"github.com/specproxy/specproxy/bench/storm"
 )
 
@@ -17,25 +17,8 @@ func rounds(fn func(i int) storm.Round) []storm.Round {
 	return out
 }
 
-func summarise(t *testing.T, samples []storm.Round) map[string]report.Row {
-	t.Helper()
-	raw, err := json.Marshal(samples)
-	if err != nil {
-		t.Fatal(err)
-	}
-	rows, err := storm.Summarise(raw)
-	if err != nil {
-		t.Fatal(err)
-	}
-	named := make(map[string]report.Row, len(rows))
-	for _, r := range rows {
-		named[r.Name] = r
-	}
-	return named
-}
-
 func TestSummaryOfSamples(t *testing.T) {
-	rows := summarise(t, rounds(func(i int) storm.Round {
+	rows := reporttest.Summary(t, storm.Summarise, rounds(func(i int) storm.Round {
 		return storm.Round{Round: i, SyncMs: float64(1000 + i), Bytes: 8_000, ResidentBytes: 500e6, CPUMs: 900, AskMs: 40}
 	}))
 	for name, want := range map[string]float64{
@@ -49,7 +32,7 @@ func TestSummaryOfSamples(t *testing.T) {
 
 // One resource in one round, memory that grows with every round, one call that waits.
 func TestMissedAims(t *testing.T) {
-	rows := summarise(t, rounds(func(i int) storm.Round {
+	rows := reporttest.Summary(t, storm.Summarise, rounds(func(i int) storm.Round {
 		r := storm.Round{Round: i, SyncMs: 1, ResidentBytes: int64(100e6 + 2e6*i)}
 		if i == 7 {
 			r.Resources, r.AskMs = 1, 1_001

@@ -207,15 +207,18 @@ func TestUnpackIsTheInverseOfPack(t *testing.T) {
 // One bit that differs anywhere is noticed: in a blob by Unpack, in the image manifest by the digest or by Unpack.
 func TestUnpackNoticesEveryBit(t *testing.T) {
 	p := pack(t, folder())
+	places := []int{-1} // the image manifest, and the blobs that have a bit
+	for i, content := range p.Blobs {
+		if len(store(p)[content.Digest]) > 0 {
+			places = append(places, i)
+		}
+	}
 	rapid.Check(t, func(t *rapid.T) {
 		image, blobs := bytes.Clone(p.ManifestBytes), store(p)
 		target := image
-		which := rapid.IntRange(-1, len(p.Blobs)-1).Draw(t, "blob")
+		which := rapid.SampledFrom(places).Draw(t, "blob")
 		if which >= 0 {
 			target = blobs[p.Blobs[which].Digest]
-		}
-		if len(target) == 0 {
-			t.Skip("the empty document has no bit")
 		}
 		target[rapid.IntRange(0, len(target)-1).Draw(t, "byte")] ^= 1 << rapid.IntRange(0, 7).Draw(t, "bit")
 		got, err := versions.Unpack(image, fetch(blobs))

@@ -118,8 +118,13 @@ func TestCompactedPastTheView(t *testing.T) {
 	if _, err := client.Compact(t.Context(), rev); err != nil {
 		t.Fatal(err)
 	}
-	if cutOff.View() != old {
-		t.Fatal("the view moved although etcd was out of reach")
+	// Both replicas enter themselves among the members meanwhile, so that the view may move, but not as far as these.
+	stale := cutOff.View()
+	if _, ok := stale.Instance("i"); !ok {
+		t.Fatal("the deletion arrived although etcd was out of reach")
+	}
+	if _, ok := stale.Route("new"); ok {
+		t.Fatal("the new route arrived although etcd was out of reach")
 	}
 	wire.mend()
 

@@ -23,6 +23,8 @@ BENCH    ?=
 FUZZTIME ?= 10s
 RUN      ?=
 PKG      ?= ./...
+# So many tests may fail and be run once more, alone; see docs/adr/017. Empty: none.
+RERUN    ?=
 
 # Packages with tests that only test-long runs; such a test is called TestLong… and is in a file *_long_test.go.
 LONG = $(sort $(dir $(shell find ./internal -name '*_long_test.go')))
@@ -45,15 +47,22 @@ bin/xds bin/specproxy bin/specctl: bin/%:
 refunds:
 	$(GO_BUILD) -o bin/refunds/ ./examples/refunds/{agent,payments,traffic,check,demo}
 
+# $(call go-test,PACKAGES,FLAGS) compiles everything before the first test runs, so that the compiler does not compete with the tests.
+define go-test
+	go list -export -deps -test $(filter -race -tags=%,$(2)) $(1) >/dev/null
+	$(if $(RERUN),mkdir -p out && gotestsum --format standard-quiet --rerun-fails=1 --rerun-fails-max-failures=$(RERUN) --rerun-fails-abort-on-data-race \
+	  --rerun-fails-run-root-test --rerun-fails-report out/rerun-$@.txt --packages '$(1)' -- $(2),go test $(2) $(1))
+endef
+
 .PHONY: test
-test: $(ENVOY) $(PYTHON) oci-tools ## Every test with -race, real Envoy included (RUN=regexp, PKG=./internal/...)
-	go test -race -timeout 10m $(if $(RUN),-run '$(RUN)') $(PKG)
+test: $(ENVOY) $(PYTHON) oci-tools $(if $(RERUN),$(TOOLS)/gotestsum) ## Every test with -race, real Envoy included (RUN=regexp, PKG=./internal/...)
+	$(call go-test,$(PKG),-race -timeout=10m $(if $(RUN),-run='$(RUN)'))
 	@# The race detector allocates too, so this one is not compiled with it.
 	$(if $(RUN),,go test -run Allocates ./internal/sidecar/proxy)
 
 .PHONY: test-long
-test-long: $(ENVOY) $(PYTHON) oci-tools $(TOOLS)/cosign conformance-tools $(CHROMIUM_BIN) ## The long matrices, kill tests and soaks (build tag "long")
-	go test -race -tags long -timeout 60m -run '$(or $(RUN),^TestLong)' $(or $(LONG),$(error no test of this tree is long))
+test-long: $(ENVOY) $(PYTHON) oci-tools $(TOOLS)/cosign conformance-tools $(CHROMIUM_BIN) $(if $(RERUN),$(TOOLS)/gotestsum) ## The long matrices, kill tests and soaks (build tag "long")
+	$(call go-test,$(or $(LONG),$(error no test of this tree is long)),-race -tags=long -timeout=60m -run='$(or $(RUN),^TestLong)')
 
 .PHONY: test-oldest
 test-oldest: $(ENVOY_OLDEST) $(PYTHON) oci-tools ## What needs an Envoy, with the oldest one that is supported
@@ -173,6 +182,10 @@ $(TOOLS)/alerts: tools/alerts/go.mod tools/alerts/go.sum tools/alerts/main.go
 
 $(TOOLS)/cosign: tools/cosign/go.mod tools/cosign/go.sum
 	CGO_ENABLED=0 GOBIN='$(CURDIR)/$(TOOLS)' go -C tools/cosign install tool
+	@touch $@
+
+$(TOOLS)/gotestsum: tools/gotestsum/go.mod tools/gotestsum/go.sum
+	CGO_ENABLED=0 GOBIN='$(CURDIR)/$(TOOLS)' go -C tools/gotestsum install tool
 	@touch $@
 
 # Only the hop benchmark wants it.

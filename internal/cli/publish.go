@@ -1,7 +1,9 @@
 package cli
 
 import (
+	"errors"
 	"fmt"
+	"io/fs"
 	"maps"
 	"os"
 	"slices"
@@ -65,6 +67,9 @@ other content under the same name and version is refused.`,
 // load reads and checks a version's folder, as publishing does.
 func load(folder string) (map[string][]byte, versions.Packed, error) {
 	info, err := os.Stat(folder)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, versions.Packed{}, fmt.Errorf("there is no folder %s: give one that holds %s", folder, versions.ManifestPath)
+	}
 	if err != nil {
 		return nil, versions.Packed{}, err
 	}

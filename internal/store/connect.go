@@ -39,7 +39,7 @@ func connect(ctx context.Context, o Options, log *zap.Logger) (*clientv3.Client,
 			DialKeepAliveTime:    dialTimeout,
 			DialKeepAliveTimeout: dialTimeout,
 			MaxCallSendMsgSize:   maxRequestBytes,
-			Logger:               log.WithOptions(zap.IncreaseLevel(zapcore.WarnLevel)),
+			Logger:               log.WithOptions(zap.IncreaseLevel(max(zapcore.WarnLevel, log.Level()))),
 		})
 		if err != nil {
 			return nil, nil, fmt.Errorf("etcd endpoints %v: %w: check --etcd-endpoints", o.Endpoints, err)
@@ -62,13 +62,13 @@ func embedded(ctx context.Context, dir string, log *zap.Logger) (*clientv3.Clien
 		return nil, nil, err
 	}
 	// At its start etcd warns of settings that are meant: it is told to serve nobody but this process.
-	level := zap.NewAtomicLevelAt(zapcore.ErrorLevel)
+	level := zap.NewAtomicLevelAt(max(zapcore.ErrorLevel, log.Level()))
 	member, err := embed.StartEtcd(memberConfig(dir, log.WithOptions(zap.IncreaseLevel(level), withoutNoise)))
 	if err != nil {
 		return nil, nil, errors.Join(fmt.Errorf("start the embedded etcd in %s: %w", dir, err), unlock())
 	}
 	stop := func() error {
-		level.SetLevel(zapcore.ErrorLevel) // Likewise of what it cannot finish any more.
+		level.SetLevel(max(zapcore.ErrorLevel, log.Level())) // Likewise of what it cannot finish any more.
 		member.Close()
 		return unlock()
 	}
@@ -79,7 +79,7 @@ func embedded(ctx context.Context, dir string, log *zap.Logger) (*clientv3.Clien
 	case <-ctx.Done():
 		return nil, nil, errors.Join(fmt.Errorf("start the embedded etcd in %s: %w", dir, context.Cause(ctx)), stop())
 	}
-	level.SetLevel(zapcore.WarnLevel)
+	level.SetLevel(max(zapcore.WarnLevel, log.Level()))
 	client := v3client.New(member.Server)
 	return client, func() error {
 		return errors.Join(ignoreCanceled(client.Close()), stop())

@@ -10,6 +10,8 @@ import (
 	"testing"
 	"time"
 
+	"go.uber.org/zap"
+	"go.uber.org/zap/zapcore"
 	"go.uber.org/zap/zaptest"
 	"golang.org/x/sync/errgroup"
 
@@ -33,6 +35,22 @@ func open(t *testing.T, dir string) *store.Store {
 		}
 	})
 	return s
+}
+
+// A logger that says less than what etcd is held to must stay so, without a word about it.
+func TestQuietLoggerIsTakenAsItIs(t *testing.T) {
+	var complaints zaptest.Buffer
+	log := zap.New(zapcore.NewCore(zapcore.NewJSONEncoder(zapcore.EncoderConfig{}), &complaints, zapcore.DPanicLevel), zap.ErrorOutput(&complaints))
+	s, err := store.Open(t.Context(), store.Options{DataDir: t.TempDir(), Log: log})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Close(); err != nil {
+		t.Error(err)
+	}
+	if got := complaints.String(); got != "" {
+		t.Errorf("the logger was complained about: %s", got)
+	}
 }
 
 func update(t *testing.T, s *store.Store, fn func(*store.Tx)) int64 {

@@ -91,7 +91,7 @@ func Server(h http.Handler, l Limits, r *Refusals, log *zap.Logger) *http.Server
 			// A caller that is gone without a word ends its streams.
 			SendPingTimeout: pingAfter,
 		},
-		ErrorLog: zap.NewStdLog(log.WithOptions(zap.IncreaseLevel(zap.WarnLevel))),
+		ErrorLog: zap.NewStdLog(log.WithOptions(zap.IncreaseLevel(max(zap.WarnLevel, log.Level())))),
 	}
 }
 

@@ -106,7 +106,7 @@ func New(c Config) *Proxy {
 		peeks: c.Contract.NamesTools() || c.Contract.NamesSkills(), headers: c.Contract.HeaderNames(), active: map[*exchange]struct{}{}, idle: make(chan struct{})}
 	p.metrics = newMetrics(c.Metrics)
 	p.version, p.digest = []string{c.Ref.String()}, []string{c.Digest}
-	errorLog := zap.NewStdLog(c.Log.WithOptions(zap.IncreaseLevel(zap.WarnLevel)))
+	errorLog := zap.NewStdLog(c.Log.WithOptions(zap.IncreaseLevel(max(zap.WarnLevel, c.Log.Level()))))
 	p.gone, p.end = context.WithCancel(context.Background())
 	p.budget = budget{limit: c.BufferTotal, refusals: c.Refusals}
 	p.toAgent = &httputil.ReverseProxy{

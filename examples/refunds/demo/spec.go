@@ -26,6 +26,9 @@ type version struct {
 	limit int
 }
 
+// host is the name by which customers ask for the spec.
+func (v version) host() string { return v.name + ".agents" }
+
 func (v version) ref() string { return v.name + ":" + v.version }
 
 // cast are the versions of the story.

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -13,6 +14,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/specproxy/specproxy/examples/refunds/refund"
 	operatorv1 "github.com/specproxy/specproxy/gen/specproxy/operator/v1"
 )
 
@@ -220,6 +222,35 @@ func (s *stage) pool(v version) error {
 		}
 		return false, err
 	})
+}
+
+// serving waits until an instance of the version answers through every Envoy: one that has never been asked for this host may refuse its first
+// request if the route comes late.
+func (s *stage) serving(v version) error {
+	client := &http.Client{Timeout: readyWithin}
+	defer client.CloseIdleConnections()
+	for _, envoy := range s.envoys {
+		err := s.await(fmt.Sprintf("%s answers through %s", v.ref(), envoy), func() (bool, error) {
+			req, err := http.NewRequestWithContext(s.ctx, http.MethodGet, envoy+"/healthz", nil)
+			if err != nil {
+				return false, err
+			}
+			req.Host = v.host()
+			res, err := client.Do(req)
+			if err != nil {
+				return false, err
+			}
+			defer res.Body.Close()
+			if got := res.Header.Get(refund.HeaderVersion); got != v.ref() {
+				return false, fmt.Errorf("%s from %q", res.Status, got)
+			}
+			return true, nil
+		})
+		if err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // await asks until the answer is yes. An error is an answer only when time is over.

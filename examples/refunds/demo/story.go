@@ -91,6 +91,9 @@ func (t *story) prologue() error {
 	if err := t.must(t.ctx, "deploy", good.ref()); err != nil {
 		return err
 	}
+	if err := t.serving(good); err != nil {
+		return err
+	}
 	t.say("refunds: %s", refund.Standard)
 	t.say("so %.1f %% succeed under %s (limit $%d), and %.1f %% would under %s (limit $%d)",
 		100*refund.Standard.Success(good.limit*100), good.ref(), good.limit, 100*t.facts.Predicted, bad.ref(), bad.limit)
@@ -99,7 +102,7 @@ func (t *story) prologue() error {
 
 func (t *story) open() error {
 	t.say("customers come: %d refunds a second over %d Envoys, seed %d", t.rate, len(t.envoys), t.seed)
-	return t.sendTraffic(t.versions.good.name + ".agents")
+	return t.sendTraffic(t.versions.good.host())
 }
 
 // look shows what an operator sees: the fleet, or one spec with its history.

@@ -92,6 +92,7 @@ var arrows = []struct {
 	// Tests of the whole, and their support: they run the built commands and a real Envoy.
 	{"internal/e2e", nil},
 	{"internal/envoytest", []string{"internal/routing/envoy"}},
+	{"internal/loopback", nil}, // ports for processes that tests start
 	{"internal/registrytest", nil},
 	{"internal/sidecar/fakecontrol", []string{"internal/versions", "gen/sidecar"}},
 

@@ -26,7 +26,7 @@ import (
 	"github.com/specproxy/specproxy/internal/sidecar/fakecontrol"
 )
 
-const patience = 30 * time.Second
+const patience = time.Minute
 
 // python is where scripts/install-python.sh puts it.
 var python = absolute("../.tools/python/bin/python")

@@ -6,7 +6,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -17,6 +16,7 @@ import (
 
 	"github.com/specproxy/specproxy/bench/rig"
 	operatorv1 "github.com/specproxy/specproxy/gen/specproxy/operator/v1"
+	"github.com/specproxy/specproxy/internal/loopback"
 )
 
 const (
@@ -77,7 +77,7 @@ func (f *fleet) start(ctx context.Context, o Options, dir string) (err error) {
 
 // sidecar starts one with its agent.
 func (f *fleet) sidecar(o Options, dir, version, name string) (*rig.Process, error) {
-	address, err := freeAddress()
+	address, err := loopback.Address()
 	if err != nil {
 		return nil, err
 	}
@@ -91,14 +91,6 @@ func (f *fleet) sidecar(o Options, dir, version, name string) (*rig.Process, err
 		f.addresses = append(f.addresses, address)
 	}
 	return p, nil
-}
-
-func freeAddress() (string, error) {
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		return "", err
-	}
-	return l.Addr().String(), l.Close()
 }
 
 // await polls the spec's versions: what runs is stored nowhere.

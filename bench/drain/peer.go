@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/specproxy/specproxy/bench/rig"
+	"github.com/specproxy/specproxy/internal/loopback"
 )
 
 // Peer is what ending the same exchanges takes where nothing stands behind them: net/http's server alone, without agents, ledgers or a control plane.
@@ -82,7 +83,7 @@ func (l load) peer(ctx context.Context, o Options, dir string) (Peer, error) {
 	f := &fleet{load: l}
 	defer f.stack.Stop()
 	for i := range l.sidecars {
-		address, err := freeAddress()
+		address, err := loopback.Address()
 		if err != nil {
 			return p, err
 		}

@@ -17,6 +17,7 @@ import (
 
 	"github.com/specproxy/specproxy/bench/rig"
 	operatorv1 "github.com/specproxy/specproxy/gen/specproxy/operator/v1"
+	"github.com/specproxy/specproxy/internal/loopback"
 )
 
 var (
@@ -68,7 +69,7 @@ func startProxies(ctx context.Context, o Options, agent string) (all []proxy, st
 		if len(o.Proxies) > 0 && !slices.Contains(o.Proxies, c.name) {
 			continue
 		}
-		listen, err := freeAddress()
+		listen, err := loopback.Address()
 		if err != nil {
 			return nil, stack.Stop, err
 		}
@@ -150,12 +151,4 @@ func (p proxy) ask(ctx context.Context) error {
 		return err
 	}
 	return c.response()
-}
-
-func freeAddress() (string, error) {
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		return "", err
-	}
-	return l.Addr().String(), l.Close()
 }

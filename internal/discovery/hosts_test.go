@@ -50,7 +50,7 @@ func TestStrangeHostsAreAnswered(t *testing.T) {
 		t.Fatal("Envoy has died")
 	default:
 	}
-	wantReply(t, ask(t, e, "GET", shopHost, "/", ""), 200, "2.0.3 ")
+	served(t, e, shopHost)
 }
 
 func dialed(t *testing.T, e *envoytest.Envoy) net.Conn {
@@ -59,7 +59,7 @@ func dialed(t *testing.T, e *envoytest.Envoy) net.Conn {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := conn.SetDeadline(time.Now().Add(20 * time.Second)); err != nil {
+	if err := conn.SetDeadline(time.Now().Add(time.Minute)); err != nil {
 		t.Fatal(err)
 	}
 	return conn

@@ -18,6 +18,7 @@ func TestEveryHostNameOfASpecLeadsToIt(t *testing.T) {
 	src := newSource(spec)
 	cp := serve(t, src, "", routeWait)
 	e := envoytest.Start(t, envoytest.Config{Servers: []string{cp.Address}})
+	served(t, e, shopHost)
 	for _, host := range []string{shopHost, "refunds.example:443", "refunds.internal"} {
 		wantReply(t, ask(t, e, "GET", host, "/", ""), 200, "2.0.3 ")
 	}
@@ -41,7 +42,9 @@ func TestSpecsAreToldApartByAHeaderInsteadOfTheAuthority(t *testing.T) {
 	cp := serve(t, src, "", routeWait, func(o *discovery.Options) { o.Listener.ScopeHeader = "X-Agent" })
 	e := envoytest.Start(t, envoytest.Config{Servers: []string{cp.Address}})
 	const shared = "agents.example"
+	served(t, e, shared, "x-agent", shopHost)
 	wantReply(t, ask(t, e, "GET", shared, "/", "", "x-agent", shopHost), 200, "2.0.3 ")
+	served(t, e, shared, "x-agent", "billing.agents")
 	wantReply(t, ask(t, e, "GET", shared, "/", "", "x-agent", "billing.agents:8080"), 200, "billing ")
 	wantReply(t, ask(t, e, "GET", shared, "/", "", "x-agent", "nobody.agents"), 404, "")
 	wantReply(t, ask(t, e, "GET", shopHost, "/", ""), 404, "") // no header, no spec

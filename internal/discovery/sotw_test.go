@@ -86,7 +86,7 @@ func newGoClient(t *testing.T, control, node, target string) *goClient {
 
 // ask makes one call and returns who answered. md is key, value, …
 func (c *goClient) ask(md ...string) (string, error) {
-	ctx, cancel := context.WithTimeout(metadata.AppendToOutgoingContext(c.t.Context(), md...), 20*time.Second)
+	ctx, cancel := context.WithTimeout(metadata.AppendToOutgoingContext(c.t.Context(), md...), time.Minute)
 	defer cancel()
 	var header metadata.MD
 	_, err := c.Check(ctx, &grpc_health_v1.HealthCheckRequest{}, grpc.Header(&header), grpc.WaitForReady(true))

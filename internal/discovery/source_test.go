@@ -280,7 +280,7 @@ func (p *pushLog) resources(n int) (count int, lines []string) {
 // eventually waits on change until ok, which is asked after every change.
 func eventually(t tb, what string, changes func() <-chan struct{}, ok func() bool) {
 	t.Helper()
-	timeout := time.After(20 * time.Second)
+	timeout := time.After(time.Minute)
 	for {
 		c := changes()
 		if ok() {
@@ -289,7 +289,7 @@ func eventually(t tb, what string, changes func() <-chan struct{}, ok func() boo
 		select {
 		case <-c:
 		case <-timeout:
-			t.Fatalf("not within 20 s: %s", what)
+			t.Fatalf("not within a minute: %s", what)
 		}
 	}
 }

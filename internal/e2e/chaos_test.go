@@ -74,7 +74,7 @@ func chaos(t *testing.T, seed uint64, n int) {
 	s.publish("shop", "1.0.0", completeContract)
 	s.publish("shop", "1.1.0", completeContract)
 	for i, version := range chaosVersions {
-		s.slots = append(s.slots, &slot{number: i, version: version, listen: reserved(t)})
+		s.slots = append(s.slots, &slot{number: i, version: version, listen: freeAddress(t)})
 		s.begin(s.slots[i])
 	}
 	s.ready("shop", "1.0.0", 2)

@@ -154,7 +154,7 @@ func TestWhatDiesWithASidecarIsNamed(t *testing.T) {
 		<-r.Context().Done()
 	}))
 	t.Cleanup(hold.Close)
-	address := reserved(t)
+	address := freeAddress(t)
 	for round, successor := range [][]string{nil, {}, {"--instance", "desk-1"}, nil} {
 		p := w.sidecar(spec+":"+older, hold.URL, append([]string{"--listen", address}, successor...)...)
 		w.ready(spec, older, 1)

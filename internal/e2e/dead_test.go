@@ -46,7 +46,7 @@ func TestAKilledSidecarCostsWhatWasInFlightThere(t *testing.T) {
 	w.publish(spec, older, completeContract)
 	w.publish(spec, newer, completeContract)
 	dying, living, spare := startAgent(t, older, f), startAgent(t, older, f), startAgent(t, newer, f)
-	address := reserved(t)
+	address := freeAddress(t)
 	first := w.sidecar(spec+":"+older, dying.url)
 	second := w.sidecar(spec+":"+older, living.url, "--listen", address)
 	w.ready(spec, older, 2)

@@ -58,7 +58,7 @@ func TestLongTenThousandIdleStreamsStayUnderTheStatedMemory(t *testing.T) {
 	const spec = "idle"
 	w := startPlane(t, nil)
 	w.publish(spec, older, completeContract)
-	address := reserved(t)
+	address := freeAddress(t)
 	p := start(t, nil, binary, "--control", w.grpc, "--spec", spec+":"+older, "--listen", address, "--upstream", "http://"+l.Addr().String(), "--cache-dir", t.TempDir())
 	w.ready(spec, older, 1)
 	before := resident(t, p.cmd.Process.Pid)

@@ -202,14 +202,3 @@ func (w *world) rollbackOf(target *operatorv1.RollbackTarget, change ...func(*op
 	}
 	return res.Msg.GetChanges()[0], nil
 }
-
-// freeAddress is a loopback address that nobody listens on.
-func freeAddress(t *testing.T) string {
-	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer l.Close()
-	return l.Addr().String()
-}

@@ -43,7 +43,7 @@ func scrape(t *testing.T, url string, header ...string) (int, string) {
 }
 
 func TestControlPlaneShowsMetrics(t *testing.T) {
-	admin := reserved(t)
+	admin := freeAddress(t)
 	w := startPlane(t, func(o *controlplane.Options) { o.Admin, o.Version = admin, "v9" })
 	for _, page := range []string{w.api, admin} {
 		code, body := scrape(t, "http://"+page+"/metrics")

@@ -57,7 +57,7 @@ func startReplicas(t *testing.T, names ...string) *replicas {
 // add starts one more replica.
 func (r *replicas) add(name string) {
 	r.t.Helper()
-	w := &world{t: r.t, dataDir: r.t.TempDir(), api: reserved(r.t), grpc: reserved(r.t)}
+	w := &world{t: r.t, dataDir: r.t.TempDir(), api: freeAddress(r.t), grpc: freeAddress(r.t)}
 	// One token for all of them, as an operator would give it to them.
 	if err := os.WriteFile(filepath.Join(w.dataDir, auth.AdminTokenFile), []byte("spx_"+strings.Repeat("0123456789abcdef", 4)+"\n"), 0o600); err != nil {
 		r.t.Fatal(err)

@@ -175,7 +175,14 @@ func TestAnUnchangedResourceIsNotPushedAgain(t *testing.T) {
 		cost(func() {})
 	}
 	trip := cost(func() {})
+	// A restart that takes long may move something, which is rightly sent: what is sent for nothing is sent each time.
 	again := cost(restart) - trip
+	for range 3 {
+		if again <= handshakeBytes {
+			break
+		}
+		again = cost(restart) - trip
+	}
 	withScope := cost(func() {
 		restart()
 		another()

@@ -43,7 +43,7 @@ func suiteTool(t *testing.T, name string) string {
 func (w *world) fronted(spec, upstream string, flags []string, manifest ...string) string {
 	w.t.Helper()
 	w.publish(spec, older, completeContract, manifest...)
-	address := reserved(w.t)
+	address := freeAddress(w.t)
 	w.sidecar(spec+":"+older, upstream, append([]string{"--listen", address}, flags...)...)
 	w.ready(spec, older, 1)
 	w.deploy(spec, older)
@@ -202,7 +202,7 @@ const reportsConfig = `{"loadBalancingConfig": [{"test_backend_metrics_load_bala
 func TestLongGRPCInterop(t *testing.T) {
 	client := suiteTool(t, "grpc-interop-client")
 	cases := interopCases(t, client)
-	_, port, err := net.SplitHostPort(reserved(t))
+	_, port, err := net.SplitHostPort(freeAddress(t))
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -45,7 +45,7 @@ func TestSidecarsWithTLS(t *testing.T) {
 	defer end()
 
 	// Both at once: the one as the other gets its part.
-	at := reserved(t)
+	at := freeAddress(t)
 	moved := w.sidecar(spec+":"+older, securedAgent.url, append(secured(t, authority), "--listen", at)...)
 	w.ready(spec, older, 2)
 	reaches := func(what string, a *agent) {
@@ -88,7 +88,7 @@ func TestASidecarWithTLSPassesWorkOnToItsLike(t *testing.T) {
 	const spec = "shop"
 	authority := certstest.New(t)
 	w := startPlane(t, nil)
-	address := map[string]string{older: reserved(t), newer: reserved(t)}
+	address := map[string]string{older: freeAddress(t), newer: freeAddress(t)}
 	for _, v := range []string{older, newer} {
 		w.publish(spec, v, completeContract)
 		w.sidecar(spec+":"+v, says(t, v), append(secured(t, authority), "--listen", address[v])...)

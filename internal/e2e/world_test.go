@@ -6,8 +6,6 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
-	"math/rand/v2"
-	"net"
 	"net/http"
 	"os"
 	"os/exec"
@@ -29,10 +27,11 @@ import (
 	"github.com/specproxy/specproxy/internal/auth"
 	"github.com/specproxy/specproxy/internal/controlplane"
 	"github.com/specproxy/specproxy/internal/envoytest"
+	"github.com/specproxy/specproxy/internal/loopback"
 )
 
 // patience bounds every wait in these tests; nothing waits that long unless it is broken.
-const patience = 30 * time.Second
+const patience = time.Minute
 
 // binDir holds the commands under test, built once, with the race detector if this program has it.
 var binDir string
@@ -118,25 +117,20 @@ func startPlane(t *testing.T, change func(*controlplane.Options)) *world {
 // startXDS runs bin/xds on free ports, which it finds free again when it is restarted: no client's own port is among them.
 func startXDS(t *testing.T) *world {
 	t.Helper()
-	w := &world{t: t, dataDir: t.TempDir(), api: reserved(t), grpc: reserved(t)}
+	w := &world{t: t, dataDir: t.TempDir(), api: freeAddress(t), grpc: freeAddress(t)}
 	w.restartXDS()
 	w.connect()
 	return w
 }
 
-// reserved finds a free port below those that the system gives to whoever names none.
-func reserved(t *testing.T) string {
+// freeAddress is an address that nobody listens at but who is told to, also once that one was killed.
+func freeAddress(t *testing.T) string {
 	t.Helper()
-	for range 1000 {
-		l, err := net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", 20_000+rand.IntN(10_000)))
-		if err == nil {
-			address := l.Addr().String()
-			l.Close()
-			return address
-		}
+	address, err := loopback.Address()
+	if err != nil {
+		t.Fatal(err)
 	}
-	t.Fatal("found no free port between 20000 and 30000")
-	return ""
+	return address
 }
 
 // restartXDS starts bin/xds again on the same ports and waits until it listens.

@@ -26,7 +26,7 @@ import (
 )
 
 // startTimeout bounds the wait for a process that takes about 100 ms to be ready.
-const startTimeout = 30 * time.Second
+const startTimeout = time.Minute
 
 // Config says which Envoy to start.
 type Config struct {

@@ -20,7 +20,7 @@ import (
 )
 
 // startTimeout bounds the wait for a process that takes about 50 ms to listen.
-const startTimeout = 30 * time.Second
+const startTimeout = time.Minute
 
 // Registry is a running process.
 type Registry struct {

@@ -26,7 +26,7 @@ import (
 	"github.com/specproxy/specproxy/internal/versions"
 )
 
-const patience = 15 * time.Second
+const patience = time.Minute
 
 // guarded completes what has acted and cancels the rest.
 const guarded = `name: customer-service

@@ -6,17 +6,17 @@ import (
 	"net/http"
 	"testing"
 	"time"
+
+	"github.com/specproxy/specproxy/internal/loopback"
 )
 
-// freeAddress was free a moment ago.
 func freeAddress(t *testing.T) string {
 	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
+	address, err := loopback.Address()
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer l.Close()
-	return l.Addr().String()
+	return address
 }
 
 // await returns when something listens.

@@ -5,7 +5,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net"
 	"net/http"
 	"os"
 	"os/exec"
@@ -16,6 +15,7 @@ import (
 
 	"github.com/specproxy/specproxy/examples/refunds/refund"
 	operatorv1 "github.com/specproxy/specproxy/gen/specproxy/operator/v1"
+	"github.com/specproxy/specproxy/internal/loopback"
 )
 
 const (
@@ -170,7 +170,7 @@ func (s *stage) raise() error {
 }
 
 func (s *stage) raiseEnvoy(node string) error {
-	listen, err := freeAddress(s.ctx)
+	listen, err := loopback.Address()
 	if err != nil {
 		return err
 	}
@@ -189,16 +189,6 @@ func (s *stage) raiseEnvoy(node string) error {
 	_, err = s.start(node, nil, s.envoy, "-c", path, "--disable-hot-restart", "--concurrency", "1", "--log-level", "warning")
 	s.envoys = append(s.envoys, "http://"+listen)
 	return err
-}
-
-// freeAddress finds a loopback port for a process that cannot choose one itself. Nobody holds it until that process does.
-func freeAddress(ctx context.Context) (string, error) {
-	listener, err := (&net.ListenConfig{}).Listen(ctx, "tcp", "127.0.0.1:0")
-	if err != nil {
-		return "", err
-	}
-	defer listener.Close()
-	return listener.Addr().String(), nil
 }
 
 // pool starts the instances of a version, each a sidecar with its agent.

@@ -15,7 +15,7 @@ import (
 	"github.com/specproxy/specproxy/internal/sidecar/certs/certstest"
 )
 
-const patience = 20 * time.Second
+const patience = time.Minute
 
 // serve echoes over TLS and returns where.
 func serve(t *testing.T, k *certs.Keeper) string {

@@ -21,7 +21,7 @@ import (
 )
 
 // patience bounds every wait for something that must happen.
-const patience = 15 * time.Second
+const patience = time.Minute
 
 // View is what the control plane has been told, by now.
 type View struct {

@@ -20,7 +20,7 @@ import (
 	"github.com/specproxy/specproxy/internal/sidecar/gate"
 )
 
-const patience = 20 * time.Second
+const patience = time.Minute
 
 // door is a server behind a gate.
 type door struct {

@@ -20,7 +20,7 @@ import (
 	"github.com/specproxy/specproxy/internal/sidecar/http1"
 )
 
-const patience = 20 * time.Second
+const patience = time.Minute
 
 // server is a real one, and counts its connections.
 func server(t *testing.T, h http.HandlerFunc) (*http1.Transport, *atomic.Int64) {

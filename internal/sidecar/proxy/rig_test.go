@@ -34,7 +34,7 @@ const bufferTotal = 8 << 10
 const bodyPause = 500 * time.Millisecond
 
 // patience bounds every wait for something that must happen.
-const patience = 10 * time.Second
+const patience = time.Minute
 
 // rig is a data path on a real socket, with a real ledger, before an agent that is an in-process server.
 type rig struct {

@@ -2,6 +2,7 @@ package e2e
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"net/http"
 	"strings"
@@ -12,6 +13,7 @@ import (
 
 	operatorv1 "github.com/specproxy/specproxy/gen/specproxy/operator/v1"
 	"github.com/specproxy/specproxy/internal/drain"
+	"github.com/specproxy/specproxy/internal/postmortem"
 )
 
 // guarded is a world with two guarded versions behind real sidecars and an Envoy, 2.1.0 deployed.
@@ -173,7 +175,13 @@ func (g *guarded) awaitDrain(state string) {
 // checkSettled checks what the record says became of the executions.
 func (g *guarded) checkSettled(running map[string]*job) {
 	g.t.Helper()
-	rb := g.record("PM-1").Rollbacks[0]
+	var rb postmortem.Rollback
+	eventually(g.t, "record of the effect", func() error {
+		if rb = g.record("PM-1").Rollbacks[0]; rb.Effect == nil {
+			return errors.New("none")
+		}
+		return nil
+	})
 	planned := map[string]int{}
 	for _, p := range rb.Plans {
 		planned[p.Rule+": "+string(p.Disposition)] += p.Executions

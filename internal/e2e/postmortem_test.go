@@ -186,6 +186,8 @@ func TestRecordTellsTheWholeStory(t *testing.T) {
 	running.begins()
 	failed = append(failed, cancelled.begins())
 	w.inFlight("shop", "2.1.0", 2)
+	w.counted("shop", "2.0.0", 1, 0)
+	w.counted("shop", "2.1.0", 1, 3)
 
 	w.ctl(0, []string{"complete within 5m", "rule 4: path=/jobs/cancelled*"}, "rollback", "shop", "--reason", "refuses refunds above 100")
 	cut.answer(http.StatusServiceUnavailable)
@@ -196,8 +198,9 @@ func TestRecordTellsTheWholeStory(t *testing.T) {
 	w.restartXDS()
 
 	eventually(t, "settled record", func() error {
-		if s := w.record("PM-1").Rollbacks[0].Abandoned[0].Settled; s == nil || s.State != drain.Drained {
-			return fmt.Errorf("settled %+v", s)
+		rb := w.record("PM-1").Rollbacks[0]
+		if s := rb.Abandoned[0].Settled; s == nil || s.State != drain.Drained || rb.Effect == nil {
+			return fmt.Errorf("settled %+v, effect %+v", s, rb.Effect)
 		}
 		return nil
 	})
@@ -313,6 +316,17 @@ func (w *world) inFlight(spec, version string, n int) []*operatorv1.Execution {
 		return nil
 	})
 	return running
+}
+
+// counted waits until the control plane was told that so many executions succeeded and failed.
+func (w *world) counted(spec, version string, succeeded, failed uint64) {
+	w.t.Helper()
+	eventually(w.t, fmt.Sprintf("%d succeeded, %d failed of %s:%s", succeeded, failed, spec, version), func() error {
+		if p := w.pool(spec, version); p.GetSucceeded() != succeeded || p.GetFailed() != failed {
+			return fmt.Errorf("%v", p)
+		}
+		return nil
+	})
 }
 
 // checkRecord checks what was known at the commit.

@@ -67,7 +67,8 @@ type storm struct {
 }
 
 // chaos flips a spec n times under load and kills agents and sidecars at random moments. Every request must be answered, or have been in
-// flight on a killed process and end in an error at once; none runs twice. What is done follows from the seed; when it happens does not.
+// flight on a killed process, end in an error at once, and be named by the control plane as failed; none runs twice. What is done follows from
+// the seed; when it happens does not.
 func chaos(t *testing.T, seed uint64, n int) {
 	s := &storm{world: startPlane(t, nil), dir: t.TempDir(), seed: seed, random: rand.New(rand.NewPCG(seed, 0))}
 	t.Logf("seed %d, %d flips", seed, n)
@@ -179,8 +180,8 @@ func (s *storm) load(ctx context.Context) {
 		select {
 		case <-tick.C:
 			work := time.Duration(random.IntN(40)) * time.Millisecond
-			if random.IntN(20) == 0 {
-				work = 500 * time.Millisecond
+			if random.IntN(50) == 0 {
+				work = long
 			}
 			s.wg.Go(func() {
 				x := s.exchange(context.WithoutCancel(ctx), fmt.Sprintf("x-%d", i), work)
@@ -207,6 +208,7 @@ func (s *storm) exchange(ctx context.Context, id string, work time.Duration) (x 
 		return x
 	}
 	req.Host = "shop.agents"
+	req.Header.Set("Idempotency-Key", id)
 	res, err := http.DefaultClient.Do(req)
 	if err != nil {
 		x.what = err.Error()
@@ -219,10 +221,10 @@ func (s *storm) exchange(ctx context.Context, id string, work time.Duration) (x 
 	return x
 }
 
-// judge holds what clients saw against what agents did and what was killed.
+// judge holds what clients saw against what agents did, what was killed, and what the control plane names.
 func (s *storm) judge() {
 	began := s.logs()
-	lost := 0
+	lost, due := 0, map[string]bool{}
 	for _, x := range s.exchanges {
 		if len(began[x.id]) > 1 {
 			s.t.Errorf("%s ran %d times", x.id, len(began[x.id]))
@@ -231,20 +233,88 @@ func (s *storm) judge() {
 			continue
 		}
 		lost++
+		if s.owed(x, began[x.id]) {
+			due[x.id] = true
+		}
 		if !s.excused(x, began[x.id]) {
 			s.t.Errorf("%s was lost, and nothing that it ran on was killed: from %s to %s, on slot %v, client got %s",
 				x.id, x.began.Format(time.StampMicro), x.done.Format(time.StampMicro), began[x.id], x.what)
 		}
 	}
-	s.t.Logf("%d requests, %d kills, %d requests in flight on what was killed", len(s.exchanges), len(s.kills), lost)
+	named := s.named(due)
+	for _, x := range s.exchanges {
+		if x.answered && named[x.id] && !s.untold(x, began[x.id]) {
+			s.t.Errorf("%s is named as failed, and was answered on slot %v", x.id, began[x.id])
+		}
+	}
+	s.t.Logf("%d requests, %d kills, %d requests in flight on what was killed, of which the control plane must name %d and names %d failed ones in all",
+		len(s.exchanges), len(s.kills), lost, len(due), len(named))
 	if s.t.Failed() {
 		for _, k := range s.kills {
 			s.t.Logf("killed the %s of slot %d between %s and %s", k.what, k.slot, k.at.Format(time.StampMicro), k.gone.Format(time.StampMicro))
 		}
 	}
-	if len(s.exchanges) < 100 || len(s.kills) == 0 {
-		s.t.Errorf("%d requests and %d kills prove nothing", len(s.exchanges), len(s.kills))
+	if len(s.exchanges) < 100 || len(s.kills) == 0 || len(due) == 0 {
+		s.t.Errorf("%d requests, %d kills and %d names that must be known prove nothing", len(s.exchanges), len(s.kills), len(due))
 	}
+}
+
+const (
+	// long is the work of some requests, so that a killed process has some that the control plane was told of.
+	long = 3 * time.Second
+	// told is how long a sidecar may take to tell of an execution. A killed one takes with it what it has not told.
+	told = 2 * time.Second
+)
+
+// owed says whether the control plane must name the request, which was not answered: an agent had begun it, and its sidecar either lived to tell
+// that it failed, or was killed long enough after it.
+func (s *storm) owed(x exchange, slots []int) bool {
+	for _, k := range s.kills {
+		if len(slots) > 0 && slots[0] == k.slot && !x.done.Before(k.at) && x.began.Before(k.at) {
+			return k.what == "agent" || k.at.Sub(x.began) > told
+		}
+	}
+	return false
+}
+
+// untold says whether the answer came so shortly before a kill of its sidecar that the control plane may still have taken it for running.
+func (s *storm) untold(x exchange, slots []int) bool {
+	for _, k := range s.kills {
+		if k.what == "sidecar" && len(slots) > 0 && slots[0] == k.slot && x.began.Before(k.gone) && k.at.Sub(x.done) < told {
+			return true
+		}
+	}
+	return false
+}
+
+// named waits until the control plane names as failed all that is due, and returns everything that it names so, by the client's own key.
+func (s *storm) named(due map[string]bool) map[string]bool {
+	s.t.Helper()
+	var named map[string]bool
+	eventually(s.t, "names of what was lost", func() error {
+		res, err := s.client.ListExecutions(s.t.Context(), connect.NewRequest(&operatorv1.ListExecutionsRequest{Spec: "shop", Failed: true}))
+		if err != nil {
+			return err
+		}
+		if n := res.Msg.GetOmitted(); n > 0 {
+			s.t.Fatalf("%d names are not kept: fewer flips would do", n)
+		}
+		named = map[string]bool{}
+		for _, x := range res.Msg.GetExecutions() {
+			named[x.GetKey()] = true
+		}
+		var missing []string
+		for id := range due {
+			if !named[id] {
+				missing = append(missing, id)
+			}
+		}
+		if len(missing) > 0 {
+			return fmt.Errorf("%d of %d are missing, such as %s", len(missing), len(due), missing[0])
+		}
+		return nil
+	})
+	return named
 }
 
 // noticed is how long Envoy may take to see that a connection has ended.

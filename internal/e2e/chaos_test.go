@@ -318,7 +318,7 @@ func (s *storm) named(due map[string]bool) map[string]bool {
 }
 
 // noticed is how long Envoy may take to see that a connection has ended.
-const noticed = time.Second
+const noticed = 3 * time.Second
 
 // excused says whether the request was on a process while that was killed, and its client was told so at once: by the sidecar of a killed agent,
 // or by Envoy of a connection that ended. One that no agent began had got as far as the killed agent's sidecar, or the killed sidecar.

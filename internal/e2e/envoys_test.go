@@ -401,16 +401,15 @@ func TestExampleFiltersCountAHandOverOnce(t *testing.T) {
 	if got := g.limited.Load() - before; got != n {
 		t.Errorf("the rate limit service counted %d of %d", got, n)
 	}
-	if got := e.stat(envoy, "agents.http_local_rate_limit.ok") - beforeLocal; got != n {
-		t.Errorf("the local rate limit counted %d of %d", got, n)
-	}
-	// Envoy's own counters: of clients, and at the abandoned version.
-	if got := e.stat(envoy, "http.agents.downstream_rq_completed") - beforeAll; got != n {
-		t.Errorf("Envoy counts %d answers to clients, want %d", got, n)
-	}
-	if got := e.stat(envoy, "cluster.shop@"+newer+".upstream_internal_redirect_succeeded_total"); got != n {
-		t.Errorf("Envoy counts %d redirects that it followed, want %d", got, n)
-	}
+	// Envoy's own counters: of the local rate limit, of clients, and at the abandoned version. Envoy may count an answer after the client has it.
+	eventually(t, "Envoy's counters", func() error {
+		local, answers := e.stat(envoy, "agents.http_local_rate_limit.ok")-beforeLocal, e.stat(envoy, "http.agents.downstream_rq_completed")-beforeAll
+		redirects := e.stat(envoy, "cluster.shop@"+newer+".upstream_internal_redirect_succeeded_total")
+		if local != n || answers != n || redirects != n {
+			return fmt.Errorf("%d passed the local rate limit, %d answers to clients, %d redirects followed, want %d of each", local, answers, redirects, n)
+		}
+		return nil
+	})
 	// No client gets past them by naming a hop.
 	for _, hop := range []string{"", "1", "4"} {
 		q := question{name: "no right " + hop, wire: http1, path: "/no-right", more: []string{"Authorization", "none", "X-Spec-Hop", hop, "X-Spec-Pin", e.pins[older]}}

@@ -70,6 +70,7 @@ When it listens it prints one JSON line with its addresses; logs go to standard 
 	f.StringVar(&o.TokenFile, "token-file", "", "token that proxies and sidecars must send; required beyond loopback")
 	f.StringVar(&o.MetricsTokenFile, "metrics-token-file", "", "token that may read /metrics of the API's listener, and nothing else; on loopback anybody may")
 	f.StringVar(&o.Admin, "admin", "", "loopback address of a page with /metrics, /healthz, /readyz and /debug/pprof/ (default: none)")
+	f.StringVar(&o.Traces, "otlp-endpoint", os.Getenv("OTEL_EXPORTER_OTLP_ENDPOINT"), "`URL` of a collector that gets a span of every call of the API by OTLP/gRPC, such as http://127.0.0.1:4317 (default: $OTEL_EXPORTER_OTLP_ENDPOINT, else nothing is traced)")
 	f.BoolVar(&o.NoDashboard, "no-dashboard", false, "serve no dashboard (http://HOST:PORT/dashboard/ of --api, for reading, with the admin's token)")
 	f.StringVar(&o.TLSCert, "tls-cert", "", "PEM certificate of both listeners; required beyond loopback")
 	f.StringVar(&o.TLSKey, "tls-key", "", "PEM key of the certificate")

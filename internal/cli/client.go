@@ -68,7 +68,7 @@ func (a *app) connect() (*conn, error) {
 	if token == "" {
 		c.noToken = origin
 	}
-	header := connect.WithInterceptors(introduce(token, headerValue(a.env.Actor), "specctl/"+headerValue(a.env.Version), a.env.Getenv("SPECPROXY_AUTOMATION") != ""))
+	header := connect.WithInterceptors(a.introduce(token))
 	web := &http.Client{
 		Transport: transport,
 		// The API never redirects; following one could carry the token elsewhere.
@@ -157,7 +157,9 @@ func headerValue(s string) string {
 }
 
 // introduce adds to every request who asks.
-func introduce(token, actor, agent string, automation bool) connect.UnaryInterceptorFunc {
+func (a *app) introduce(token string) connect.UnaryInterceptorFunc {
+	actor, agent := headerValue(a.env.Actor), "specctl/"+headerValue(a.env.Version)
+	automation, parent := a.env.Getenv("SPECPROXY_AUTOMATION") != "", headerValue(a.env.Getenv("TRACEPARENT"))
 	return func(next connect.UnaryFunc) connect.UnaryFunc {
 		return func(ctx context.Context, req connect.AnyRequest) (connect.AnyResponse, error) {
 			if token != "" {
@@ -167,6 +169,9 @@ func introduce(token, actor, agent string, automation bool) connect.UnaryInterce
 			req.Header().Set("User-Agent", agent)
 			if automation {
 				req.Header().Set(automationHeader, "true")
+			}
+			if parent != "" {
+				req.Header().Set("Traceparent", parent) // of who calls specctl, such as a CI job
 			}
 			return next(ctx, req)
 		}

@@ -16,6 +16,8 @@ import (
 	"strings"
 	"time"
 
+	"go.opentelemetry.io/otel/trace"
+	"go.opentelemetry.io/otel/trace/noop"
 	"go.uber.org/zap"
 	"golang.org/x/sync/errgroup"
 	"google.golang.org/grpc"
@@ -62,6 +64,8 @@ type Options struct {
 	MetricsTokenFile string
 	// Admin is host:port, on loopback, of the page with metrics, health and profiles; empty: none.
 	Admin string
+	// Traces is the OTLP/gRPC address of a collector that gets a span of every call of the API; empty: nothing is traced.
+	Traces string
 	// Webhooks are who is told of post-mortems; nil: nobody.
 	Webhooks *notify.Config
 	// NoDashboard leaves the dashboard out of the API's listener.
@@ -87,6 +91,9 @@ type UsageError struct{ Err error }
 func (e *UsageError) Error() string { return e.Err.Error() }
 func (e *UsageError) Unwrap() error { return e.Err }
 
+// lastTraces bounds how long an end waits for a collector.
+const lastTraces = time.Second
+
 // window is how much a proxy or a sidecar may send before it is read: a first request of an Envoy that brings 10,000 hosts along.
 const window = 1 << 20
 
@@ -102,6 +109,11 @@ func Run(ctx context.Context, o Options) (err error) {
 			return &UsageError{fmt.Errorf("--metrics-token-file: %w", err)}
 		}
 	}
+	spans, stop, err := o.trace(ctx)
+	if err != nil {
+		return err
+	}
+	defer stop()
 	if err := os.MkdirAll(o.DataDir, 0o700); err != nil {
 		return fmt.Errorf("data directory %s: %w", o.DataDir, err)
 	}
@@ -158,7 +170,7 @@ func Run(ctx context.Context, o Options) (err error) {
 
 	reg.MustRegister(control.NewRecordMetrics(st))
 	operator := &api.Server{Store: st, Control: ctl, Fleet: fl, Discovery: disc}
-	hs := &http.Server{Handler: pages(o, operator, reg, admin, scraper), ReadHeaderTimeout: 10 * time.Second, TLSConfig: tlsConfig, Protocols: new(http.Protocols)}
+	hs := &http.Server{Handler: pages(o, operator, reg, admin, scraper, spans), ReadHeaderTimeout: 10 * time.Second, TLSConfig: tlsConfig, Protocols: new(http.Protocols)}
 	hs.Protocols.SetHTTP1(true)
 	hs.Protocols.SetHTTP2(true)
 	hs.Protocols.SetUnencryptedHTTP2(true)
@@ -176,6 +188,24 @@ func Run(ctx context.Context, o Options) (err error) {
 		leading = append(leading, notify.New(notify.Options{Store: st, Config: o.Webhooks, Log: o.Log.Named("webhook"), Metrics: reg}).Run)
 	}
 	return serve(ctx, st, disc, fl, leading, gs, grpcListener, listeners)
+}
+
+// trace begins to send traces, if somebody takes them. stop sends what waits.
+func (o Options) trace(ctx context.Context) (spans trace.TracerProvider, stop func(), err error) {
+	if o.Traces == "" {
+		return noop.NewTracerProvider(), func() {}, nil
+	}
+	spans, shutdown, err := telemetry.Tracing(ctx, o.Traces, "xds", o.Version, o.Replica, o.Log)
+	if err != nil {
+		return nil, nil, err
+	}
+	return spans, func() {
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), lastTraces)
+		defer cancel()
+		if err := shutdown(ctx); err != nil {
+			o.Log.Warn("the last traces could not be sent", zap.Error(err))
+		}
+	}, nil
 }
 
 // openArchive opens the directory, or the repository with the directory as this replica's copy of what it has seen.
@@ -244,6 +274,11 @@ func check(o Options) (*tls.Config, auth.Token, error) {
 	if o.PublicURL != "" {
 		if u, err := url.Parse(o.PublicURL); err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Host == "" || strings.Trim(u.Path, "/")+u.RawQuery+u.Fragment != "" || u.User != nil {
 			return nil, token, fmt.Errorf("--public-url %q: write a scheme and a host, such as https://specproxy.example.com", o.PublicURL)
+		}
+	}
+	if o.Traces != "" {
+		if err := telemetry.CheckEndpoint("otlp-endpoint", o.Traces); err != nil {
+			return nil, token, err
 		}
 	}
 	if (o.TLSCert == "") != (o.TLSKey == "") {

@@ -4,8 +4,13 @@ import (
 	"errors"
 	"net"
 	"net/http"
+	"strings"
 
 	"github.com/prometheus/client_golang/prometheus"
+	"go.opentelemetry.io/contrib/instrumentation/net/http/otelhttp"
+	"go.opentelemetry.io/otel/metric/noop"
+	"go.opentelemetry.io/otel/propagation"
+	"go.opentelemetry.io/otel/trace"
 
 	"github.com/specproxy/specproxy/internal/api"
 	"github.com/specproxy/specproxy/internal/auth"
@@ -27,8 +32,14 @@ func (s served) serve() error {
 	return s.Serve(s.listener)
 }
 
+// traced makes a span of every call of the API, a child of the caller's.
+func traced(calls http.Handler, spans trace.TracerProvider) http.Handler {
+	return otelhttp.NewHandler(calls, "", otelhttp.WithTracerProvider(spans), otelhttp.WithPropagators(propagation.TraceContext{}), otelhttp.WithMeterProvider(noop.NewMeterProvider()),
+		otelhttp.WithSpanNameFormatter(func(_ string, r *http.Request) string { return strings.TrimPrefix(r.URL.Path, "/") }))
+}
+
 // pages is what the API's listener serves. The dashboard is read with the token that reads through the API. Metrics are open to whoever is on this machine if the listener is; beyond loopback they want a token.
-func pages(o Options, operator *api.Server, reg *prometheus.Registry, admin, scraper auth.Token) http.Handler {
+func pages(o Options, operator *api.Server, reg *prometheus.Registry, admin, scraper auth.Token, spans trace.TracerProvider) http.Handler {
 	guarded := http.NewServeMux()
 	guarded.Handle(operator.Handler())
 	guarded.Handle(operator.PostMortems())
@@ -36,7 +47,7 @@ func pages(o Options, operator *api.Server, reg *prometheus.Registry, admin, scr
 	host, _, err := net.SplitHostPort(o.API)
 	open := err == nil && auth.Loopback(host)
 	mux := http.NewServeMux()
-	mux.Handle("/", auth.Guard(guarded, admin, o.APIHosts))
+	mux.Handle("/", auth.Guard(traced(guarded, spans), admin, o.APIHosts))
 	mux.Handle("/gates/", operator.Gates()) // whoever has a link may follow it
 	if !o.NoDashboard {
 		mux.Handle(dashboard.Prefix, dashboard.New(dashboard.Options{Reads: operator, Token: admin, Hosts: o.APIHosts, TLS: o.TLSCert != "", Log: o.Log.Named("dashboard")}))

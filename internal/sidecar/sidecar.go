@@ -180,11 +180,11 @@ func (s *sidecar) trace(ctx context.Context) error {
 	if s.Traces == "" {
 		return nil
 	}
-	tracer, stop, err := telemetry.Tracing(ctx, s.Traces, "specproxy", s.Version, s.Instance, s.Log)
+	spans, stop, err := telemetry.Tracing(ctx, s.Traces, "specproxy", s.Version, s.Instance, s.Log)
 	if err != nil {
 		return err
 	}
-	s.tracer = tracer
+	s.tracer = spans.Tracer(telemetry.Scope)
 	s.later(func() error {
 		ctx, cancel := context.WithTimeout(context.Background(), flushTimeout)
 		defer cancel()

@@ -23,10 +23,13 @@ func CheckEndpoint(flag, endpoint string) error {
 	return nil
 }
 
+// Scope names what makes the spans.
+const Scope = "github.com/specproxy/specproxy"
+
 // Tracing sends spans by OTLP over gRPC to the endpoint, http://host:port or https://host:port. A collector that is away costs nothing but the
 // spans: at most 2,048 wait, and what comes beyond is dropped. OTEL_TRACES_SAMPLER says which are made; by default those whose caller's
 // is, and all that have no caller. stop sends what waits.
-func Tracing(ctx context.Context, endpoint, program, version, instance string, log *zap.Logger) (tracer trace.Tracer, stop func(context.Context) error, err error) {
+func Tracing(ctx context.Context, endpoint, program, version, instance string, log *zap.Logger) (spans trace.TracerProvider, stop func(context.Context) error, err error) {
 	exporter, err := otlptracegrpc.New(ctx, otlptracegrpc.WithEndpointURL(endpoint))
 	if err != nil {
 		return nil, nil, fmt.Errorf("traces to %s: %w", endpoint, err)
@@ -35,5 +38,5 @@ func Tracing(ctx context.Context, endpoint, program, version, instance string, l
 	provider := sdktrace.NewTracerProvider(sdktrace.WithBatcher(exporter), sdktrace.WithResource(resource.NewSchemaless(
 		attribute.String("service.name", program), attribute.String("service.version", version), attribute.String("service.instance.id", instance),
 	)))
-	return provider.Tracer("github.com/specproxy/specproxy"), provider.Shutdown, nil
+	return provider, provider.Shutdown, nil
 }

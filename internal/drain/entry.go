@@ -56,6 +56,9 @@ type entry struct {
 	stated bool
 	reason string
 	status int
+	// place is where it is counted by attributes, toldFailed and toldUnknown what is counted there of its outcome.
+	place                   Place
+	toldFailed, toldUnknown bool
 
 	// decision is never changed, only replaced: at its deadline, or by a new order after the fence was lifted (void, which no cut becomes).
 	decision *Decision
@@ -76,7 +79,7 @@ type entry struct {
 func newEntry(l *Ledger, s *shard, b Begin) *entry {
 	e := &entry{
 		ledger: l, shard: s,
-		id: b.ID, key: b.Key, method: b.Method, path: b.Path, grpc: b.GRPC, headers: b.Headers, from: b.HandedOverFrom, generation: b.RouteGeneration,
+		id: b.ID, key: b.Key, method: b.Method, path: b.Path, grpc: b.GRPC, headers: b.Headers, from: b.HandedOverFrom, generation: b.RouteGeneration, place: b.Place,
 		started: b.Started, deadline: b.Deadline, declared: l.declared(b), open: 1, redirectable: b.Redirectable,
 	}
 	e.first = Execution{entry: e, cut: b.Cut, open: true}
@@ -284,6 +287,7 @@ func (e *entry) uncount() {
 		s.settling--
 	}
 	s.totals.settle(e.outcome, 1)
+	e.retell()
 	if r := s.routed(e.generation); r != nil {
 		r.settle(e, 1)
 		if e.slow {

@@ -228,6 +228,9 @@ func (e *entry) say(success bool, reason string) {
 	if success {
 		e.outcome = Success
 	}
+	e.shard.mu.Lock()
+	e.retell()
+	e.shard.mu.Unlock()
 	e.touch()
 }
 

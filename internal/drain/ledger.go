@@ -37,6 +37,8 @@ func (o Order) retry() Range { return Range{Min: MinRetry, Max: MinRetry + max(o
 // No lock is held while a grant is journalled, so an order waits for no disk.
 type Ledger struct {
 	plan *plan
+	// attributes are those by which executions are counted apart.
+	attributes []Attribute
 	seed maphash.Seed
 	// seq numbers changes. It is drawn under the lock of the chain that the change goes to, so a reader who takes seq first and then looks at
 	// a chain misses nothing up to it.
@@ -94,6 +96,8 @@ type shard struct {
 	settling uint64
 	// generations are the newest that assigned executions, oldest first.
 	generations []Routed
+	// segments are counts by attribute and value.
+	segments [][]tally
 	lastID      string
 	lastAt      time.Time
 }
@@ -108,11 +112,12 @@ type kept struct {
 	chain chain
 }
 
-// NewLedger makes an empty ledger. The contract must be valid.
-func NewLedger(c Contract) *Ledger {
-	l := &Ledger{plan: newPlan(c), seed: maphash.MakeSeed()}
+// NewLedger makes an empty ledger. The contract and the attributes must be valid.
+func NewLedger(c Contract, attributes ...Attribute) *Ledger {
+	l := &Ledger{plan: newPlan(c), attributes: attributes, seed: maphash.MakeSeed()}
 	for i := range l.shards {
 		l.shards[i].live = make(map[string]*entry)
+		l.shards[i].segments = newTallies(attributes)
 	}
 	return l
 }
@@ -129,6 +134,8 @@ type Begin struct {
 	Headers map[string]string
 	// Redirectable is as in View.
 	Redirectable bool
+	// Place is where it is counted by the ledger's attributes.
+	Place Place
 	// RouteGeneration assigned it; 0 if it was pinned, handed over or came past the proxy.
 	RouteGeneration uint64
 	Started         time.Time
@@ -181,6 +188,9 @@ func (l *Ledger) begin(s *shard, b Begin) (*Execution, *Order) {
 		if b.Key != "" {
 			r.Keyed++
 		}
+	}
+	for i := range s.segments {
+		s.segments[i][b.Place[i]].started++
 	}
 	if b.HandedOverFrom != "" {
 		s.totals.Arrived++

@@ -152,6 +152,7 @@ func (l *Ledger) Late(id string, success bool, reason string) (found, taken bool
 		e.outcome = Success
 	}
 	s.totals.settle(e.outcome, 1)
+	e.retell()
 	if r != nil {
 		r.settle(e, 1)
 	}

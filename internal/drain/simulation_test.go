@@ -69,13 +69,15 @@ rules:
   then: hold
 `
 
+var simulatedAttributes = []drain.Attribute{{Name: "kind", Header: "x-kind", Values: []string{"a", "b*"}}, {Name: "path", Values: []string{"/"}}}
+
 func TestSimulation(t *testing.T) {
 	t.Parallel()
 	for seed := range uint64(ledgerRuns) {
 		t.Run(fmt.Sprintf("seed=%d", seed), func(t *testing.T) {
 			c := mustContract(t, simulatedContract)
 			s := &simulation{
-				t: t, random: rand.New(rand.NewPCG(seed, 1)), contract: c, ledger: drain.NewLedger(c), now: noon,
+				t: t, random: rand.New(rand.NewPCG(seed, 1)), contract: c, ledger: drain.NewLedger(c, simulatedAttributes...), now: noon,
 				all: map[string]*modelled{}, called: map[string]int{}, reader: map[string]drain.Row{},
 			}
 			for range 250 {
@@ -164,6 +166,7 @@ func (s *simulation) admit() {
 		Replayable: s.random.IntN(2) == 0, HandedOver: s.random.IntN(4) == 0,
 	}}
 	b := drain.Begin{ID: id, Method: m.view.Method, Path: "/", Started: s.now, Cut: func(drain.Decision) { s.called[id]++ }}
+	b.Place = drain.PlaceOf(simulatedAttributes, "/", func(int) []string { return [][]string{{"a"}, {"bc"}, {"c"}, nil}[s.random.IntN(4)] })
 	if m.view.HandedOver {
 		b.HandedOverFrom = "elsewhere"
 	}
@@ -290,6 +293,7 @@ func (s *simulation) check() {
 	if got := s.ledger.Totals(); got != want {
 		s.t.Errorf("totals\n got %+v\nwant %+v", got, want)
 	}
+	s.checkSegments(want)
 	running := ids(s.ledger.Running())
 	slices.Sort(running)
 	if live := s.live(); !slices.Equal(running, live) {
@@ -368,6 +372,26 @@ func (s *simulation) checkReader() {
 		}
 		if got, want := fmt.Sprint(s.reader[id]), fmt.Sprint(m.x.Row()); got != want {
 			s.t.Errorf("the reader has\n     %s\nwant %s", got, want)
+		}
+	}
+}
+
+// checkSegments: by each attribute every execution is counted once; a failure from when it is stated.
+func (s *simulation) checkSegments(t drain.Totals) {
+	for _, m := range s.all {
+		if !m.ended && m.outcome == drain.Failure {
+			t.Failed++
+		}
+	}
+	for _, a := range simulatedAttributes {
+		var sum drain.Segment
+		for _, x := range s.ledger.Segments() {
+			if x.Attribute == a.Name {
+				sum.Started, sum.Failed, sum.Unknown = sum.Started+x.Started, sum.Failed+x.Failed, sum.Unknown+x.Unknown
+			}
+		}
+		if sum.Started != t.Started || sum.Failed != t.Failed || sum.Unknown != t.Unknown {
+			s.t.Errorf("by %s %+v are counted, in all %+v", a.Name, sum, t)
 		}
 	}
 }

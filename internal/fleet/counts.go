@@ -24,6 +24,7 @@ type counts struct {
 	started, succeeded, failed, unknown, passedOn uint64
 	drained                                       drain.Counts
 	durations                                     drain.Durations
+	segments                                      []drain.Segment
 }
 
 func (c counts) clone() *counts { return &c }
@@ -38,6 +39,7 @@ func (c *counts) add(t *sidecarv1.Totals) {
 	if d := t.GetDurations(); len(d) > 0 {
 		c.durations = c.durations.Plus(d)
 	}
+	c.segments = drain.PlusSegments(c.segments, segmentsOf(t))
 }
 
 func countsOf(t *sidecarv1.Totals) drain.Counts {

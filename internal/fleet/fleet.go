@@ -148,6 +148,8 @@ type Pool struct {
 	Settling uint64
 	// Durations of executions that ended by themselves.
 	Durations drain.Durations
+	// Segments count by the attributes that the manifest declares.
+	Segments []drain.Segment
 	// Rate is new executions a second, over the last 30 s.
 	Rate float64
 	// RecentSucceeded and RecentFailed ended within the last 30 s, or run and have stated it.
@@ -246,7 +248,7 @@ func (f *Fleet) Pool(view *store.View, spec, version string) Pool {
 	p.Succeeded, p.Failed, p.Unknown, p.PassedOn = sum.succeeded, sum.failed, sum.unknown, sum.passedOn
 	p.Succeeded += early.succeeded
 	p.Failed += early.failed
-	p.Drained, p.Durations = sum.drained, sum.durations
+	p.Drained, p.Durations, p.Segments = sum.drained, sum.durations, sum.segments
 	now := time.Now()
 	p.Rate = h.recent.rate(now, f.started)
 	p.RecentSucceeded, p.RecentFailed = h.recent.outcomes(now)

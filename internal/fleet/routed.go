@@ -1,6 +1,8 @@
 package fleet
 
 import (
+	"slices"
+
 	sidecarv1 "github.com/specproxy/specproxy/gen/specproxy/sidecar/v1"
 	"github.com/specproxy/specproxy/internal/drain"
 )
@@ -14,6 +16,26 @@ func (f *Fleet) Routed(spec, version string) map[string][]drain.Routed {
 		out[id] = routedOf(m.totals)
 	}
 	return out
+}
+
+func segmentsOf(t *sidecarv1.Totals) []drain.Segment {
+	var out []drain.Segment
+	for _, s := range t.GetSegments() {
+		out = append(out, drain.Segment{Attribute: s.GetAttribute(), Value: s.GetValue(), Started: s.GetStarted(), Failed: s.GetFailed(), Unknown: s.GetUnknown()})
+	}
+	return out
+}
+
+// declared leaves out of a sidecar's counts what its version's manifest does not declare: they are kept for ever and must be few.
+func declared(all []drain.Attribute, counted []*sidecarv1.Segment) (kept []*sidecarv1.Segment) {
+	for _, s := range counted {
+		known := slices.ContainsFunc(all, func(a drain.Attribute) bool { return a.Name == s.GetAttribute() && slices.Contains(a.All(), s.GetValue()) })
+		again := slices.ContainsFunc(kept, func(k *sidecarv1.Segment) bool { return k.GetAttribute() == s.GetAttribute() && k.GetValue() == s.GetValue() })
+		if known && !again {
+			kept = append(kept, s)
+		}
+	}
+	return kept
 }
 
 func routedOf(t *sidecarv1.Totals) []drain.Routed {

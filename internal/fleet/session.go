@@ -14,6 +14,7 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	sidecarv1 "github.com/specproxy/specproxy/gen/specproxy/sidecar/v1"
+	"github.com/specproxy/specproxy/internal/drain"
 	"github.com/specproxy/specproxy/internal/routing"
 	"github.com/specproxy/specproxy/internal/store"
 	"github.com/specproxy/specproxy/internal/versions"
@@ -64,6 +65,7 @@ type session struct {
 	key      poolKey
 	number   uint64
 	mismatch string // why the instance can never be ready
+	segments []drain.Attribute
 	stored   routing.Instance
 	stream   grpc.BidiStreamingServer[sidecarv1.SessionRequest, sidecarv1.SessionResponse]
 	left     chan struct{} // one token: the endpoint has left the proxies
@@ -85,6 +87,7 @@ func (s *session) register(ctx context.Context) error {
 			h.GetInstanceId(), h.GetDigest(), record.Ref(), record.Digest)
 	}
 	reported := versions.Runtime{Image: h.GetRuntime().GetImage(), Binary: h.GetRuntime().GetBinary(), Model: h.GetRuntime().GetModel(), Tools: h.GetRuntime().GetTools()}
+	s.segments = record.Manifest.Segments
 	s.mismatch = record.Manifest.Runtime.Mismatch(reported)
 	s.stored = routing.Instance{
 		ID: h.GetInstanceId(), Spec: h.GetSpec(), Version: h.GetVersion(), Digest: h.GetDigest(), Address: h.GetAddress(), Transport: routing.Transport(h.GetTransport()),
@@ -341,6 +344,7 @@ func (s *session) takeStatus(ctx context.Context, st *sidecarv1.Status) error {
 
 func (s *session) takeTotals(t *sidecarv1.Totals) {
 	f := s.fleet
+	t.Segments = declared(s.segments, t.GetSegments())
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	m := f.members[s.stored.ID]

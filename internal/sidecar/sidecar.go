@@ -291,7 +291,7 @@ func (s *sidecar) apiURL() string {
 // assemble wires the parts; none of them runs yet.
 func (s *sidecar) assemble() {
 	contract := s.version.Manifest.InFlight
-	s.ledger = drain.NewLedger(contract)
+	s.ledger = drain.NewLedger(contract, s.version.Manifest.Segments...)
 	s.overrides = &overrides{ledger: s.ledger, log: s.Log}
 	s.keeper = posture.New(s.dir.state(), s.ledger, time.Now)
 	s.health.mismatch = s.version.Manifest.Runtime.Mismatch(s.runtime)
@@ -309,7 +309,7 @@ func (s *sidecar) assemble() {
 	}
 	metrics := prometheus.WrapRegistererWith(prometheus.Labels{"spec": s.Ref.Spec, "version": s.Ref.Version}, s.registry)
 	s.proxy = proxy.New(proxy.Config{
-		Ref: s.Ref, Digest: s.version.Digest, Instance: s.Instance, BodyBuffer: buffer, Contract: contract, Ledger: s.ledger,
+		Ref: s.Ref, Digest: s.version.Digest, Instance: s.Instance, BodyBuffer: buffer, Contract: contract, Segments: s.version.Manifest.Segments, Ledger: s.ledger,
 		Posture: s.keeper.Current, Agent: s.endpoint, Changed: s.group.Changed, Ended: s.ended, Now: time.Now, Random: mathrand.Float64, Log: s.Log,
 		Peers: s.certs.Client, BufferTotal: s.BufferTotal, BodyPause: s.Limits.BodyTimeout, Begun: s.begun, Metrics: metrics, Access: s.Access, Tracer: s.tracer, Suspect: s.suspect, Refusals: &s.refusals,
 	})

@@ -97,9 +97,13 @@ func (s *sidecar) totals() *sidecarv1.Totals {
 			Generation: r.Generation, Started: r.Started, Succeeded: r.Succeeded, Failed: r.Failed, Unknown: r.Unknown, Plain: r.Plain, Cut: r.Cut, Keyed: r.Keyed, Slow: r.Slow,
 		})
 	}
+	var segments []*sidecarv1.Segment
+	for _, x := range s.ledger.Segments() {
+		segments = append(segments, &sidecarv1.Segment{Attribute: x.Attribute, Value: x.Value, Started: x.Started, Failed: x.Failed, Unknown: x.Unknown})
+	}
 	return &sidecarv1.Totals{
 		Started: t.Started, Succeeded: t.Succeeded, Failed: t.Failed, Unknown: t.Unknown, InFlight: t.InFlight,
 		Completed: t.Completed, HandedOver: t.HandedOver, Cancelled: t.Cancelled, Held: t.Held, Arrived: t.Arrived, PassedOn: s.proxy.PassedOn(),
-		Durations: s.ledger.Durations(), Settling: s.ledger.Settling(), Routed: routed, ArrivedFrom: s.ledger.ArrivedFrom(),
+		Durations: s.ledger.Durations(), Settling: s.ledger.Settling(), Routed: routed, ArrivedFrom: s.ledger.ArrivedFrom(), Segments: segments,
 	}
 }

@@ -36,6 +36,8 @@ type Manifest struct {
 	Bake Duration `json:"bake,omitempty" yaml:"bake,omitempty"`
 	// Rollout is the plan by which the version gets its traffic when it is deployed; the zero plan: all at once.
 	Rollout rollout.Plan `json:"rollout,omitzero" yaml:"rollout,omitempty"`
+	// Segments are the attributes of requests by which executions are counted apart, at most drain.MaxAttributes.
+	Segments []drain.Attribute `json:"segments,omitempty" yaml:"segments,omitempty"`
 	// InFlight is the contract for running executions when the version is abandoned. Required.
 	InFlight drain.Contract `json:"inFlight" yaml:"inFlight"`
 }

@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/specproxy/specproxy/internal/drain"
 	"github.com/specproxy/specproxy/internal/rollout"
 )
 
@@ -102,7 +103,23 @@ func (c *checker) check(m Manifest) {
 		return nil
 	})
 	c.checkRollout(m)
+	c.checkSegments(m)
 	c.checkContract(m)
+}
+
+func (c *checker) checkSegments(m Manifest) {
+	if !c.set("segments") || slices.ContainsFunc(c.problems, func(p Problem) bool { return within(p.Field, "segments") }) {
+		return
+	}
+	drain.CheckSegments(m.Segments, func(field, message string) {
+		field = "segments" + field
+		c.problems = append(c.problems, Problem{Line: c.nearestLine(field), Field: field, Message: message})
+	})
+	for i := range m.Segments {
+		if field := index("segments", i) + ".header"; c.set(field) && m.Segments[i].Header == "" {
+			c.problem(field, "is empty: leave the line out to count by path")
+		}
+	}
 }
 
 func (c *checker) checkRollout(m Manifest) {

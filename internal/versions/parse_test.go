@@ -53,6 +53,9 @@ rollout:
   rollback: auto-unless-acked-in
   ackWithin: 5m
   outcomes: [stated, protocol]
+segments:
+  - {name: order-type, header: x-order-type, values: [small, "large*"]}
+  - {name: route, values: [/v1/invoices, "/v1/*"]}
 inFlight:
   effects: guarded
   default: {onRollback: complete, within: 2m, then: cancel, retryAfter: 1s}
@@ -100,6 +103,7 @@ func TestParseEveryField(t *testing.T) {
 			Metrics:        []rollout.Metric{{Name: "policy", Reason: "policy", Never: true, Alpha: 0.001, PMax: 0.02}, {Name: "latency", SlowerThan: rollout.Duration(2 * time.Second)}},
 			OnInsufficient: "hold", Rollback: rollout.ReactUnlessAcked, AckWithin: rollout.Duration(5 * time.Minute), Outcomes: []string{"stated", "protocol"},
 		},
+		Segments: []drain.Attribute{{Name: "order-type", Header: "x-order-type", Values: []string{"small", "large*"}}, {Name: "route", Values: []string{"/v1/invoices", "/v1/*"}}},
 		InFlight: drain.Contract{
 			Effects: drain.Guarded,
 			Default: drain.Action{
@@ -175,6 +179,30 @@ var bad = []struct {
 	{
 		name: "a rollout's fields", source: smallest + "rollout:\n  preset: fast\n  steps:\n    - {weight: 5, until: evidence}\n  alpha: half\n  metrics: [{name: m, reason: r, never: 1}]\n",
 		want: []string{`line 8: rollout.steps[0].weight: "5" is no share`, `line 9: rollout.alpha: want a number, not the text "half"`, "line 10: rollout.metrics[0].never: want true or false, not the number 1"},
+	},
+	{
+		name: "segments that say too little", source: smallest + "segments:\n  - {header: x-order-type}\n  - {name: Order, values: []}\n",
+		want: []string{"line 6: segments[0].name: \"\": write a name", "line 6: segments[0].values: lists 0 values: between 1 and 16", "line 7: segments[1].name: \"Order\""},
+	},
+	{
+		name: "segments by what is no header", source: smallest + "segments: [{name: a, header: X-Order, values: [x]}, {name: b, header: x-spec-pin, values: [x]}, {name: c, header: '', values: [/x]}]\n",
+		want: []string{`segments[0].header: "X-Order": write the name of a request header in lower case`, `segments[1].header: "x-spec-pin"`, "segments[2].header: is empty"},
+	},
+	{
+		name: "values that a request could not have", source: smallest + "segments: [{name: a, header: x-a, values: ['a|b', '(other)', \"a\\nb\", " + strings.Repeat("x", 33) + "]}]\n",
+		want: []string{`values[0]: "a|b"`, `values[1]: "(other)"`, `values[2]: "a\nb"`, "values[3]: \"xxx"},
+	},
+	{
+		name: "too many segments", source: smallest + "segments: [" + strings.Repeat("{name: a, values: [/x]},", 4) + "]\n",
+		want: []string{"line 5: segments: lists 4 attributes: at most 3"},
+	},
+	{
+		name: "too many values", source: smallest + "segments: [{name: a, header: x-a, values: [" + strings.Repeat("v,", 17) + "]}]\n",
+		want: []string{"lists 17 values: between 1 and 16; any other is counted as (other)"},
+	},
+	{
+		name: "segments that cannot be told apart", source: smallest + "segments: [{name: a, header: x-a, values: ['l*', large]}, {name: a, values: [large]}]\n", parserOnly: true,
+		want: []string{"segments[0].values[1]: large is never reached: l* comes first", "segments[1].name: a is listed twice", `segments[1].values[0]: "large" is no path`},
 	},
 	{
 		name: "a falling rollout", source: smallest + "rollout:\n  steps:\n    - {weight: 50%, until: evidence}\n    - {weight: 5%, until: evidence}\n  alpha: .inf\n",

@@ -47,6 +47,8 @@ type Config struct {
 	// BodyPause is how long a client may leave a request's body of stated length unfinished without a byte, over HTTP/1.1; 0: for ever.
 	BodyPause time.Duration
 	Contract  drain.Contract
+	// Segments are the attributes that the ledger counts by.
+	Segments []drain.Attribute
 	Ledger    *drain.Ledger
 	// Posture is the newest applied State; nil before the first.
 	Posture func() *posture.Posture
@@ -82,6 +84,7 @@ type Proxy struct {
 	keepsBody bool // the contract may hand over, so a body that a redirect cannot replay is worth keeping
 	peeks     bool // the contract asks which tools a request calls, or which skill it asks for
 	headers   []string
+	segments  []string // header of each attribute, as net/http writes it
 	version   []string // and digest, as headers have them; nobody changes them
 	digest    []string
 	passedOn  atomic.Uint64
@@ -104,6 +107,9 @@ type Proxy struct {
 func New(c Config) *Proxy {
 	p := &Proxy{Config: c, targets: newTargets(c.Peers), keepsBody: c.Contract.CanHandOver() || c.Contract.ShutdownHandsOver(),
 		peeks: c.Contract.NamesTools() || c.Contract.NamesSkills(), headers: c.Contract.HeaderNames(), active: map[*exchange]struct{}{}, idle: make(chan struct{})}
+	for _, a := range c.Segments {
+		p.segments = append(p.segments, http.CanonicalHeaderKey(a.Header))
+	}
 	p.metrics = newMetrics(c.Metrics)
 	p.version, p.digest = []string{c.Ref.String()}, []string{c.Digest}
 	errorLog := zap.NewStdLog(c.Log.WithOptions(zap.IncreaseLevel(max(zap.WarnLevel, c.Log.Level()))))
@@ -207,7 +213,7 @@ func (p *Proxy) admit(w *response, r *http.Request, a arrival, state *posture.Po
 	x := &exchange{proxy: p, w: w, in: r, arrival: a, ctx: ctx, cancel: cancel, id: id, ids: []string{id}, pin: state.Pin}
 	admitted, _ := p.Ledger.Admit(drain.Begin{
 		ID: id, Key: key, Method: r.Method, Path: r.URL.Path, RouteGeneration: a.route, Started: a.at, Deadline: a.deadline,
-		HandedOverFrom: a.origin, Origin: p.origin(a.origin), GRPC: a.kind == grpcCall, Redirectable: a.redirectable(), Headers: p.ruled(r.Header), Cut: x.cut,
+		HandedOverFrom: a.origin, Origin: p.origin(a.origin), GRPC: a.kind == grpcCall, Redirectable: a.redirectable(), Headers: p.ruled(r.Header), Place: p.place(r), Cut: x.cut,
 	})
 	if admitted == nil {
 		cancel(nil)
@@ -219,6 +225,11 @@ func (p *Proxy) admit(w *response, r *http.Request, a arrival, state *posture.Po
 	}
 	p.Changed()
 	return x
+}
+
+// place is where the request is counted by attributes.
+func (p *Proxy) place(r *http.Request) drain.Place {
+	return drain.PlaceOf(p.Segments, r.URL.Path, func(i int) []string { return r.Header[p.segments[i]] })
 }
 
 // origin is where a hand-over came from, by its execution's id: another version, or another instance of this one.

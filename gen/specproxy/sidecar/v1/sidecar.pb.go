@@ -1031,7 +1031,9 @@ type Totals struct {
 	// By the route generation that assigned them, oldest first: the newest eight.
 	Routed []*Routed `protobuf:"bytes,14,rep,name=routed,proto3" json:"routed,omitempty"`
 	// The part of arrived by where they came from: a version, or of the sidecar's own version "@" and the instance. Of at most 256 origins.
-	ArrivedFrom   map[string]uint64 `protobuf:"bytes,15,rep,name=arrived_from,json=arrivedFrom,proto3" json:"arrived_from,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"varint,2,opt,name=value"`
+	ArrivedFrom map[string]uint64 `protobuf:"bytes,15,rep,name=arrived_from,json=arrivedFrom,proto3" json:"arrived_from,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"varint,2,opt,name=value"`
+	// By the attributes that the version's manifest declares. Failed includes what still runs.
+	Segments      []*Segment `protobuf:"bytes,16,rep,name=segments,proto3" json:"segments,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1171,6 +1173,92 @@ func (x *Totals) GetArrivedFrom() map[string]uint64 {
 	return nil
 }
 
+func (x *Totals) GetSegments() []*Segment {
+	if x != nil {
+		return x.Segments
+	}
+	return nil
+}
+
+// Segment counts the executions with one value of one attribute of the manifest's segments.
+type Segment struct {
+	state     protoimpl.MessageState `protogen:"open.v1"`
+	Attribute string                 `protobuf:"bytes,1,opt,name=attribute,proto3" json:"attribute,omitempty"`
+	// A declared value, "(other)" or "(absent)".
+	Value   string `protobuf:"bytes,2,opt,name=value,proto3" json:"value,omitempty"`
+	Started uint64 `protobuf:"varint,3,opt,name=started,proto3" json:"started,omitempty"`
+	Failed  uint64 `protobuf:"varint,4,opt,name=failed,proto3" json:"failed,omitempty"`
+	// Ended without any statement about the outcome.
+	Unknown       uint64 `protobuf:"varint,5,opt,name=unknown,proto3" json:"unknown,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Segment) Reset() {
+	*x = Segment{}
+	mi := &file_specproxy_sidecar_v1_sidecar_proto_msgTypes[10]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Segment) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Segment) ProtoMessage() {}
+
+func (x *Segment) ProtoReflect() protoreflect.Message {
+	mi := &file_specproxy_sidecar_v1_sidecar_proto_msgTypes[10]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Segment.ProtoReflect.Descriptor instead.
+func (*Segment) Descriptor() ([]byte, []int) {
+	return file_specproxy_sidecar_v1_sidecar_proto_rawDescGZIP(), []int{10}
+}
+
+func (x *Segment) GetAttribute() string {
+	if x != nil {
+		return x.Attribute
+	}
+	return ""
+}
+
+func (x *Segment) GetValue() string {
+	if x != nil {
+		return x.Value
+	}
+	return ""
+}
+
+func (x *Segment) GetStarted() uint64 {
+	if x != nil {
+		return x.Started
+	}
+	return 0
+}
+
+func (x *Segment) GetFailed() uint64 {
+	if x != nil {
+		return x.Failed
+	}
+	return 0
+}
+
+func (x *Segment) GetUnknown() uint64 {
+	if x != nil {
+		return x.Unknown
+	}
+	return 0
+}
+
 // Routed counts the executions that one route generation assigned, so that they can be judged by the weights then in force.
 type Routed struct {
 	state      protoimpl.MessageState `protogen:"open.v1"`
@@ -1193,7 +1281,7 @@ type Routed struct {
 
 func (x *Routed) Reset() {
 	*x = Routed{}
-	mi := &file_specproxy_sidecar_v1_sidecar_proto_msgTypes[10]
+	mi := &file_specproxy_sidecar_v1_sidecar_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1205,7 +1293,7 @@ func (x *Routed) String() string {
 func (*Routed) ProtoMessage() {}
 
 func (x *Routed) ProtoReflect() protoreflect.Message {
-	mi := &file_specproxy_sidecar_v1_sidecar_proto_msgTypes[10]
+	mi := &file_specproxy_sidecar_v1_sidecar_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1218,7 +1306,7 @@ func (x *Routed) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Routed.ProtoReflect.Descriptor instead.
 func (*Routed) Descriptor() ([]byte, []int) {
-	return file_specproxy_sidecar_v1_sidecar_proto_rawDescGZIP(), []int{10}
+	return file_specproxy_sidecar_v1_sidecar_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *Routed) GetGeneration() uint64 {
@@ -1311,7 +1399,7 @@ type State struct {
 
 func (x *State) Reset() {
 	*x = State{}
-	mi := &file_specproxy_sidecar_v1_sidecar_proto_msgTypes[11]
+	mi := &file_specproxy_sidecar_v1_sidecar_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1323,7 +1411,7 @@ func (x *State) String() string {
 func (*State) ProtoMessage() {}
 
 func (x *State) ProtoReflect() protoreflect.Message {
-	mi := &file_specproxy_sidecar_v1_sidecar_proto_msgTypes[11]
+	mi := &file_specproxy_sidecar_v1_sidecar_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1336,7 +1424,7 @@ func (x *State) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use State.ProtoReflect.Descriptor instead.
 func (*State) Descriptor() ([]byte, []int) {
-	return file_specproxy_sidecar_v1_sidecar_proto_rawDescGZIP(), []int{11}
+	return file_specproxy_sidecar_v1_sidecar_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *State) GetGeneration() uint64 {
@@ -1418,7 +1506,7 @@ type Override struct {
 
 func (x *Override) Reset() {
 	*x = Override{}
-	mi := &file_specproxy_sidecar_v1_sidecar_proto_msgTypes[12]
+	mi := &file_specproxy_sidecar_v1_sidecar_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1430,7 +1518,7 @@ func (x *Override) String() string {
 func (*Override) ProtoMessage() {}
 
 func (x *Override) ProtoReflect() protoreflect.Message {
-	mi := &file_specproxy_sidecar_v1_sidecar_proto_msgTypes[12]
+	mi := &file_specproxy_sidecar_v1_sidecar_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1443,7 +1531,7 @@ func (x *Override) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Override.ProtoReflect.Descriptor instead.
 func (*Override) Descriptor() ([]byte, []int) {
-	return file_specproxy_sidecar_v1_sidecar_proto_rawDescGZIP(), []int{12}
+	return file_specproxy_sidecar_v1_sidecar_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *Override) GetId() string {
@@ -1506,7 +1594,7 @@ type Fence struct {
 
 func (x *Fence) Reset() {
 	*x = Fence{}
-	mi := &file_specproxy_sidecar_v1_sidecar_proto_msgTypes[13]
+	mi := &file_specproxy_sidecar_v1_sidecar_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1518,7 +1606,7 @@ func (x *Fence) String() string {
 func (*Fence) ProtoMessage() {}
 
 func (x *Fence) ProtoReflect() protoreflect.Message {
-	mi := &file_specproxy_sidecar_v1_sidecar_proto_msgTypes[13]
+	mi := &file_specproxy_sidecar_v1_sidecar_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1531,7 +1619,7 @@ func (x *Fence) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Fence.ProtoReflect.Descriptor instead.
 func (*Fence) Descriptor() ([]byte, []int) {
-	return file_specproxy_sidecar_v1_sidecar_proto_rawDescGZIP(), []int{13}
+	return file_specproxy_sidecar_v1_sidecar_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *Fence) GetGeneration() uint64 {
@@ -1612,7 +1700,7 @@ type Left struct {
 
 func (x *Left) Reset() {
 	*x = Left{}
-	mi := &file_specproxy_sidecar_v1_sidecar_proto_msgTypes[14]
+	mi := &file_specproxy_sidecar_v1_sidecar_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1624,7 +1712,7 @@ func (x *Left) String() string {
 func (*Left) ProtoMessage() {}
 
 func (x *Left) ProtoReflect() protoreflect.Message {
-	mi := &file_specproxy_sidecar_v1_sidecar_proto_msgTypes[14]
+	mi := &file_specproxy_sidecar_v1_sidecar_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1637,7 +1725,7 @@ func (x *Left) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Left.ProtoReflect.Descriptor instead.
 func (*Left) Descriptor() ([]byte, []int) {
-	return file_specproxy_sidecar_v1_sidecar_proto_rawDescGZIP(), []int{14}
+	return file_specproxy_sidecar_v1_sidecar_proto_rawDescGZIP(), []int{15}
 }
 
 type PullRequest struct {
@@ -1654,7 +1742,7 @@ type PullRequest struct {
 
 func (x *PullRequest) Reset() {
 	*x = PullRequest{}
-	mi := &file_specproxy_sidecar_v1_sidecar_proto_msgTypes[15]
+	mi := &file_specproxy_sidecar_v1_sidecar_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1666,7 +1754,7 @@ func (x *PullRequest) String() string {
 func (*PullRequest) ProtoMessage() {}
 
 func (x *PullRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_specproxy_sidecar_v1_sidecar_proto_msgTypes[15]
+	mi := &file_specproxy_sidecar_v1_sidecar_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1679,7 +1767,7 @@ func (x *PullRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PullRequest.ProtoReflect.Descriptor instead.
 func (*PullRequest) Descriptor() ([]byte, []int) {
-	return file_specproxy_sidecar_v1_sidecar_proto_rawDescGZIP(), []int{15}
+	return file_specproxy_sidecar_v1_sidecar_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *PullRequest) GetSpec() string {
@@ -1728,7 +1816,7 @@ type PullResponse struct {
 
 func (x *PullResponse) Reset() {
 	*x = PullResponse{}
-	mi := &file_specproxy_sidecar_v1_sidecar_proto_msgTypes[16]
+	mi := &file_specproxy_sidecar_v1_sidecar_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1740,7 +1828,7 @@ func (x *PullResponse) String() string {
 func (*PullResponse) ProtoMessage() {}
 
 func (x *PullResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_specproxy_sidecar_v1_sidecar_proto_msgTypes[16]
+	mi := &file_specproxy_sidecar_v1_sidecar_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1753,7 +1841,7 @@ func (x *PullResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PullResponse.ProtoReflect.Descriptor instead.
 func (*PullResponse) Descriptor() ([]byte, []int) {
-	return file_specproxy_sidecar_v1_sidecar_proto_rawDescGZIP(), []int{16}
+	return file_specproxy_sidecar_v1_sidecar_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *PullResponse) GetDigest() string {
@@ -1891,7 +1979,7 @@ const file_specproxy_sidecar_v1_sidecar_proto_rawDesc = "" +
 	"\bsnapshot\x18\x01 \x01(\bR\bsnapshot\x12?\n" +
 	"\n" +
 	"executions\x18\x02 \x03(\v2\x1f.specproxy.sidecar.v1.ExecutionR\n" +
-	"executions\"\xb9\x04\n" +
+	"executions\"\xf4\x04\n" +
 	"\x06Totals\x12\x18\n" +
 	"\astarted\x18\x01 \x01(\x04R\astarted\x12\x1c\n" +
 	"\tsucceeded\x18\x02 \x01(\x04R\tsucceeded\x12\x16\n" +
@@ -1909,10 +1997,17 @@ const file_specproxy_sidecar_v1_sidecar_proto_rawDesc = "" +
 	"\tdurations\x18\f \x03(\x04R\tdurations\x12\x1a\n" +
 	"\bsettling\x18\r \x01(\x04R\bsettling\x124\n" +
 	"\x06routed\x18\x0e \x03(\v2\x1c.specproxy.sidecar.v1.RoutedR\x06routed\x12P\n" +
-	"\farrived_from\x18\x0f \x03(\v2-.specproxy.sidecar.v1.Totals.ArrivedFromEntryR\varrivedFrom\x1a>\n" +
+	"\farrived_from\x18\x0f \x03(\v2-.specproxy.sidecar.v1.Totals.ArrivedFromEntryR\varrivedFrom\x129\n" +
+	"\bsegments\x18\x10 \x03(\v2\x1d.specproxy.sidecar.v1.SegmentR\bsegments\x1a>\n" +
 	"\x10ArrivedFromEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\x04R\x05value:\x028\x01\"\xe4\x01\n" +
+	"\x05value\x18\x02 \x01(\x04R\x05value:\x028\x01\"\x89\x01\n" +
+	"\aSegment\x12\x1c\n" +
+	"\tattribute\x18\x01 \x01(\tR\tattribute\x12\x14\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value\x12\x18\n" +
+	"\astarted\x18\x03 \x01(\x04R\astarted\x12\x16\n" +
+	"\x06failed\x18\x04 \x01(\x04R\x06failed\x12\x18\n" +
+	"\aunknown\x18\x05 \x01(\x04R\aunknown\"\xe4\x01\n" +
 	"\x06Routed\x12\x1e\n" +
 	"\n" +
 	"generation\x18\x01 \x01(\x04R\n" +
@@ -1992,7 +2087,7 @@ func file_specproxy_sidecar_v1_sidecar_proto_rawDescGZIP() []byte {
 	return file_specproxy_sidecar_v1_sidecar_proto_rawDescData
 }
 
-var file_specproxy_sidecar_v1_sidecar_proto_msgTypes = make([]protoimpl.MessageInfo, 20)
+var file_specproxy_sidecar_v1_sidecar_proto_msgTypes = make([]protoimpl.MessageInfo, 21)
 var file_specproxy_sidecar_v1_sidecar_proto_goTypes = []any{
 	(*SessionRequest)(nil),        // 0: specproxy.sidecar.v1.SessionRequest
 	(*SessionResponse)(nil),       // 1: specproxy.sidecar.v1.SessionResponse
@@ -2004,58 +2099,60 @@ var file_specproxy_sidecar_v1_sidecar_proto_goTypes = []any{
 	(*Effect)(nil),                // 7: specproxy.sidecar.v1.Effect
 	(*ExecutionBatch)(nil),        // 8: specproxy.sidecar.v1.ExecutionBatch
 	(*Totals)(nil),                // 9: specproxy.sidecar.v1.Totals
-	(*Routed)(nil),                // 10: specproxy.sidecar.v1.Routed
-	(*State)(nil),                 // 11: specproxy.sidecar.v1.State
-	(*Override)(nil),              // 12: specproxy.sidecar.v1.Override
-	(*Fence)(nil),                 // 13: specproxy.sidecar.v1.Fence
-	(*Left)(nil),                  // 14: specproxy.sidecar.v1.Left
-	(*PullRequest)(nil),           // 15: specproxy.sidecar.v1.PullRequest
-	(*PullResponse)(nil),          // 16: specproxy.sidecar.v1.PullResponse
-	nil,                           // 17: specproxy.sidecar.v1.Runtime.ToolsEntry
-	nil,                           // 18: specproxy.sidecar.v1.Execution.HeadersEntry
-	nil,                           // 19: specproxy.sidecar.v1.Totals.ArrivedFromEntry
-	(*timestamppb.Timestamp)(nil), // 20: google.protobuf.Timestamp
-	(*durationpb.Duration)(nil),   // 21: google.protobuf.Duration
+	(*Segment)(nil),               // 10: specproxy.sidecar.v1.Segment
+	(*Routed)(nil),                // 11: specproxy.sidecar.v1.Routed
+	(*State)(nil),                 // 12: specproxy.sidecar.v1.State
+	(*Override)(nil),              // 13: specproxy.sidecar.v1.Override
+	(*Fence)(nil),                 // 14: specproxy.sidecar.v1.Fence
+	(*Left)(nil),                  // 15: specproxy.sidecar.v1.Left
+	(*PullRequest)(nil),           // 16: specproxy.sidecar.v1.PullRequest
+	(*PullResponse)(nil),          // 17: specproxy.sidecar.v1.PullResponse
+	nil,                           // 18: specproxy.sidecar.v1.Runtime.ToolsEntry
+	nil,                           // 19: specproxy.sidecar.v1.Execution.HeadersEntry
+	nil,                           // 20: specproxy.sidecar.v1.Totals.ArrivedFromEntry
+	(*timestamppb.Timestamp)(nil), // 21: google.protobuf.Timestamp
+	(*durationpb.Duration)(nil),   // 22: google.protobuf.Duration
 }
 var file_specproxy_sidecar_v1_sidecar_proto_depIdxs = []int32{
 	2,  // 0: specproxy.sidecar.v1.SessionRequest.hello:type_name -> specproxy.sidecar.v1.Hello
 	4,  // 1: specproxy.sidecar.v1.SessionRequest.status:type_name -> specproxy.sidecar.v1.Status
 	8,  // 2: specproxy.sidecar.v1.SessionRequest.executions:type_name -> specproxy.sidecar.v1.ExecutionBatch
 	9,  // 3: specproxy.sidecar.v1.SessionRequest.totals:type_name -> specproxy.sidecar.v1.Totals
-	11, // 4: specproxy.sidecar.v1.SessionResponse.state:type_name -> specproxy.sidecar.v1.State
-	14, // 5: specproxy.sidecar.v1.SessionResponse.left:type_name -> specproxy.sidecar.v1.Left
+	12, // 4: specproxy.sidecar.v1.SessionResponse.state:type_name -> specproxy.sidecar.v1.State
+	15, // 5: specproxy.sidecar.v1.SessionResponse.left:type_name -> specproxy.sidecar.v1.Left
 	3,  // 6: specproxy.sidecar.v1.Hello.runtime:type_name -> specproxy.sidecar.v1.Runtime
-	20, // 7: specproxy.sidecar.v1.Hello.started_at:type_name -> google.protobuf.Timestamp
-	17, // 8: specproxy.sidecar.v1.Runtime.tools:type_name -> specproxy.sidecar.v1.Runtime.ToolsEntry
-	20, // 9: specproxy.sidecar.v1.Status.last_admission_at:type_name -> google.protobuf.Timestamp
+	21, // 7: specproxy.sidecar.v1.Hello.started_at:type_name -> google.protobuf.Timestamp
+	18, // 8: specproxy.sidecar.v1.Runtime.tools:type_name -> specproxy.sidecar.v1.Runtime.ToolsEntry
+	21, // 9: specproxy.sidecar.v1.Status.last_admission_at:type_name -> google.protobuf.Timestamp
 	5,  // 10: specproxy.sidecar.v1.Status.overrides:type_name -> specproxy.sidecar.v1.OverrideResult
-	20, // 11: specproxy.sidecar.v1.Execution.started_at:type_name -> google.protobuf.Timestamp
-	20, // 12: specproxy.sidecar.v1.Execution.ended_at:type_name -> google.protobuf.Timestamp
+	21, // 11: specproxy.sidecar.v1.Execution.started_at:type_name -> google.protobuf.Timestamp
+	21, // 12: specproxy.sidecar.v1.Execution.ended_at:type_name -> google.protobuf.Timestamp
 	7,  // 13: specproxy.sidecar.v1.Execution.acts:type_name -> specproxy.sidecar.v1.Effect
-	20, // 14: specproxy.sidecar.v1.Execution.deadline:type_name -> google.protobuf.Timestamp
-	18, // 15: specproxy.sidecar.v1.Execution.headers:type_name -> specproxy.sidecar.v1.Execution.HeadersEntry
-	20, // 16: specproxy.sidecar.v1.Execution.settle_by:type_name -> google.protobuf.Timestamp
-	20, // 17: specproxy.sidecar.v1.Effect.at:type_name -> google.protobuf.Timestamp
+	21, // 14: specproxy.sidecar.v1.Execution.deadline:type_name -> google.protobuf.Timestamp
+	19, // 15: specproxy.sidecar.v1.Execution.headers:type_name -> specproxy.sidecar.v1.Execution.HeadersEntry
+	21, // 16: specproxy.sidecar.v1.Execution.settle_by:type_name -> google.protobuf.Timestamp
+	21, // 17: specproxy.sidecar.v1.Effect.at:type_name -> google.protobuf.Timestamp
 	6,  // 18: specproxy.sidecar.v1.ExecutionBatch.executions:type_name -> specproxy.sidecar.v1.Execution
-	10, // 19: specproxy.sidecar.v1.Totals.routed:type_name -> specproxy.sidecar.v1.Routed
-	19, // 20: specproxy.sidecar.v1.Totals.arrived_from:type_name -> specproxy.sidecar.v1.Totals.ArrivedFromEntry
-	13, // 21: specproxy.sidecar.v1.State.fence:type_name -> specproxy.sidecar.v1.Fence
-	13, // 22: specproxy.sidecar.v1.State.settle:type_name -> specproxy.sidecar.v1.Fence
-	12, // 23: specproxy.sidecar.v1.State.overrides:type_name -> specproxy.sidecar.v1.Override
-	13, // 24: specproxy.sidecar.v1.State.leave:type_name -> specproxy.sidecar.v1.Fence
-	21, // 25: specproxy.sidecar.v1.State.slow_after:type_name -> google.protobuf.Duration
-	20, // 26: specproxy.sidecar.v1.Fence.ordered_at:type_name -> google.protobuf.Timestamp
-	21, // 27: specproxy.sidecar.v1.Fence.retry_spread:type_name -> google.protobuf.Duration
-	21, // 28: specproxy.sidecar.v1.Fence.default_within:type_name -> google.protobuf.Duration
-	0,  // 29: specproxy.sidecar.v1.SidecarService.Session:input_type -> specproxy.sidecar.v1.SessionRequest
-	15, // 30: specproxy.sidecar.v1.SidecarService.Pull:input_type -> specproxy.sidecar.v1.PullRequest
-	1,  // 31: specproxy.sidecar.v1.SidecarService.Session:output_type -> specproxy.sidecar.v1.SessionResponse
-	16, // 32: specproxy.sidecar.v1.SidecarService.Pull:output_type -> specproxy.sidecar.v1.PullResponse
-	31, // [31:33] is the sub-list for method output_type
-	29, // [29:31] is the sub-list for method input_type
-	29, // [29:29] is the sub-list for extension type_name
-	29, // [29:29] is the sub-list for extension extendee
-	0,  // [0:29] is the sub-list for field type_name
+	11, // 19: specproxy.sidecar.v1.Totals.routed:type_name -> specproxy.sidecar.v1.Routed
+	20, // 20: specproxy.sidecar.v1.Totals.arrived_from:type_name -> specproxy.sidecar.v1.Totals.ArrivedFromEntry
+	10, // 21: specproxy.sidecar.v1.Totals.segments:type_name -> specproxy.sidecar.v1.Segment
+	14, // 22: specproxy.sidecar.v1.State.fence:type_name -> specproxy.sidecar.v1.Fence
+	14, // 23: specproxy.sidecar.v1.State.settle:type_name -> specproxy.sidecar.v1.Fence
+	13, // 24: specproxy.sidecar.v1.State.overrides:type_name -> specproxy.sidecar.v1.Override
+	14, // 25: specproxy.sidecar.v1.State.leave:type_name -> specproxy.sidecar.v1.Fence
+	22, // 26: specproxy.sidecar.v1.State.slow_after:type_name -> google.protobuf.Duration
+	21, // 27: specproxy.sidecar.v1.Fence.ordered_at:type_name -> google.protobuf.Timestamp
+	22, // 28: specproxy.sidecar.v1.Fence.retry_spread:type_name -> google.protobuf.Duration
+	22, // 29: specproxy.sidecar.v1.Fence.default_within:type_name -> google.protobuf.Duration
+	0,  // 30: specproxy.sidecar.v1.SidecarService.Session:input_type -> specproxy.sidecar.v1.SessionRequest
+	16, // 31: specproxy.sidecar.v1.SidecarService.Pull:input_type -> specproxy.sidecar.v1.PullRequest
+	1,  // 32: specproxy.sidecar.v1.SidecarService.Session:output_type -> specproxy.sidecar.v1.SessionResponse
+	17, // 33: specproxy.sidecar.v1.SidecarService.Pull:output_type -> specproxy.sidecar.v1.PullResponse
+	32, // [32:34] is the sub-list for method output_type
+	30, // [30:32] is the sub-list for method input_type
+	30, // [30:30] is the sub-list for extension type_name
+	30, // [30:30] is the sub-list for extension extendee
+	0,  // [0:30] is the sub-list for field type_name
 }
 
 func init() { file_specproxy_sidecar_v1_sidecar_proto_init() }
@@ -2079,7 +2176,7 @@ func file_specproxy_sidecar_v1_sidecar_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_specproxy_sidecar_v1_sidecar_proto_rawDesc), len(file_specproxy_sidecar_v1_sidecar_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   20,
+			NumMessages:   21,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

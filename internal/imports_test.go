@@ -94,6 +94,7 @@ var arrows = []struct {
 	{"internal/envoytest", []string{"internal/routing/envoy"}},
 	{"internal/loopback", nil}, // ports for processes that tests start
 	{"internal/registrytest", nil},
+	{"internal/postmortem/boardtest", nil},
 	{"internal/sidecar/fakecontrol", []string{"internal/versions", "gen/sidecar"}},
 
 	{"internal/routing/envoy", []string{"internal/routing", "internal/versions", "internal/drain"}},

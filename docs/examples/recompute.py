@@ -292,7 +292,66 @@ def analyse(rollback, evidence, version):
         p[0] += 1
         p[1] += any(s["generation"] == f.get("generation", 0) and s["weight"] < FULL for s in a["steps"])
     a["segments"] = [{"method": m, "path": q, "failed": n, "canary": c} for (m, q), (n, c) in sorted(places.items(), key=lambda x: (-x[1][0], x[0]))]
+    totals = find(evidence["totals"], version)
+    a["attributes"], most = [], 0.1
+    for name in sorted({s["attribute"] for s in totals.get("segments") or []}):
+        x = attribute(evidence, name, version)
+        a["attributes"].append(x)
+        for v in x["values"]:
+            if x["counted"] and v["failedShare"] - v["share"] > most:
+                most, a["where"] = v["failedShare"] - v["share"], {"attribute": name, "value": v["value"]}
     return a
+
+
+def rows(outcome, name):
+    return {s["value"]: s for s in outcome.get("segments") or [] if s["attribute"] == name}
+
+
+def begun(step, version, name):
+    """How many executions of a version began in a step, by value; None where they were not counted by this attribute."""
+    end, begin = find(step["end"], version), find(step["begin"], version)
+    now, before = rows(end, name), rows(begin, name)
+    if not now and end["started"] > begin["started"] or not before and begin["started"]:
+        return None
+    out = {v: s["started"] - before.get(v, {"started": 0})["started"] for v, s in now.items()}
+    return None if any(n < 0 for n in out.values()) else out
+
+
+def attribute(evidence, name, version):
+    x = {"name": name, "counted": 0, "executions": 0, "steps": []}
+    values = {}
+
+    def at(value):
+        return values.setdefault(value, {"value": value, "executions": 0, "failed": 0, "unknown": 0, "canary": {}})
+
+    for step in evidence["steps"]:
+        s = seen(step, version)
+        if not s["weight"] or not s["known"]:
+            continue
+        x["executions"] += s["all"]
+        for end in step["end"]:
+            began = begun(step, end["version"], name)
+            if began is None:
+                continue
+            canary = end["version"] == version and s["weight"] < FULL
+            if canary:
+                x["steps"].append(step["generation"])
+            for value, n in began.items():
+                if n:
+                    at(value)["executions"] += n
+                    x["counted"] += n
+                    if canary:
+                        at(value)["canary"][step["generation"]] = n
+    for value, s in rows(find(evidence["totals"], version), name).items():
+        at(value).update(failed=s.get("failed", 0), unknown=s.get("unknown", 0))
+    failed = sum(v["failed"] for v in values.values())
+    for v in values.values():
+        v["share"] = v["executions"] / x["counted"] if x["counted"] else 0
+        v["failedShare"] = v["failed"] / failed if failed else 0
+        v["steps"] = [v["canary"].get(g, 0) for g in x["steps"]]
+        v["canary"] = sum(v["canary"].values())
+    x["values"] = sorted(values.values(), key=lambda v: (-v["failed"], -v["executions"], v["value"]))
+    return x
 
 
 def charts(rollback, evidence, a):

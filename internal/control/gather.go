@@ -33,6 +33,9 @@ const (
 	keptFailing = 1000
 	keptSamples = 3
 	keptDiff    = 8 << 10
+	// keptSegments is at how many generations, the newest, counts by declared attributes are kept in an event: each may have 54 of a version, and a
+	// canary has at most 12 weights.
+	keptSegments = 14
 )
 
 // followEvidence gathers evidence for open records: soon after the commit, ever more seldom over the window, and once more at its end.
@@ -196,10 +199,7 @@ func reportOf(version string, at versions.Attachment, words map[string]bool) pos
 func (c *Controller) appendEvidence(tx *store.Tx, record postmortem.Record, r postmortem.Rollback, known learned, final bool) {
 	now := time.Now().UTC()
 	e := postmortem.Evidence{Final: final, Changes: known.changes, Reports: known.reports, Reasons: []postmortem.Reason{}, First: []postmortem.Sample{}, Last: []postmortem.Sample{}}
-	seen := []string{r.Target}
-	for _, a := range r.Abandoned {
-		seen = append(seen, a.Version)
-	}
+	seen := append([]string{r.Target}, versionsOf(r.Abandoned)...)
 	view := c.store.View()
 	for _, v := range seen {
 		e.Totals = append(e.Totals, outcomeOf(v, c.fleet.Pool(view, r.Spec, v)))
@@ -233,7 +233,18 @@ func (c *Controller) exposures(tx *store.Tx, r postmortem.Rollback, totals []pos
 		}
 		steps = append(steps, step)
 	}
+	for i := range steps[:max(0, len(steps)-keptSegments)] {
+		steps[i].Begin, steps[i].End = withoutSegments(steps[i].Begin), withoutSegments(steps[i].End)
+	}
 	return steps
+}
+
+func withoutSegments(all []postmortem.Outcome) []postmortem.Outcome {
+	all = slices.Clone(all)
+	for i := range all {
+		all[i].Segments = nil
+	}
+	return all
 }
 
 // failing takes the failing executions of all versions; those of the abandoned ones also by reason and in full. What may be personal goes beside
@@ -365,7 +376,7 @@ func (c *Controller) sources(r postmortem.Rollback, e postmortem.Evidence, known
 	}
 	out := []postmortem.Source{
 		{Item: "weights", From: "the history of the route"}, counts, failing,
-		{Item: "segments", From: "method and path of the failing executions", Missing: "sidecars do not count executions by other attributes, so what was never in the canary is told by method and path only"},
+		c.segmentsSource(r, len(e.Steps)),
 		{Item: "excerpts", From: "nowhere", Missing: "capture is off: no manifest of this spec allows it"},
 		{Item: "alerts", From: "the API (specctl postmortem alert)"},
 		proxies,
@@ -373,6 +384,36 @@ func (c *Controller) sources(r postmortem.Rollback, e postmortem.Evidence, known
 	return append(out, known.missing...)
 }
 
+// segmentsSource says by which attributes the versions' sidecars count.
+func (c *Controller) segmentsSource(r postmortem.Rollback, steps int) postmortem.Source {
+	out := postmortem.Source{Item: "segments", From: "method and path of the failing executions"}
+	view := c.store.View()
+	var silent []string
+	for _, version := range append([]string{r.Target}, versionsOf(r.Abandoned)...) {
+		if record, _ := view.Version(r.Spec, version); len(record.Manifest.Segments) == 0 {
+			silent = append(silent, version)
+		}
+	}
+	if len(silent) <= len(r.Abandoned) {
+		out.From = "the sidecars' own counters, by the attributes that the manifests declare; " + out.From
+	}
+	if len(silent) > 0 {
+		out.Missing = "no segments are declared in spec.yaml of " + strings.Join(silent, ", ")
+	}
+	if steps > keptSegments {
+		out.Missing = strings.TrimPrefix(fmt.Sprintf("%s; those of all but its newest %d generations", out.Missing, keptSegments), "; ")
+	}
+	return out
+}
+
+func versionsOf(abandoned []postmortem.Abandoned) []string {
+	out := make([]string, 0, len(abandoned))
+	for _, a := range abandoned {
+		out = append(out, a.Version)
+	}
+	return out
+}
+
 func outcomeOf(version string, p fleet.Pool) postmortem.Outcome {
-	return postmortem.Outcome{Version: version, Started: p.Started, Succeeded: p.Succeeded, Failed: p.Failed, Unknown: p.Unknown, InFlight: p.InFlight}
+	return postmortem.Outcome{Version: version, Started: p.Started, Succeeded: p.Succeeded, Failed: p.Failed, Unknown: p.Unknown, InFlight: p.InFlight, Segments: p.Segments}
 }

@@ -39,7 +39,7 @@ type Ledger struct {
 	plan *plan
 	// attributes are those by which executions are counted apart.
 	attributes []Attribute
-	seed maphash.Seed
+	seed       maphash.Seed
 	// seq numbers changes. It is drawn under the lock of the chain that the change goes to, so a reader who takes seq first and then looks at
 	// a chain misses nothing up to it.
 	seq    atomic.Uint64
@@ -98,8 +98,8 @@ type shard struct {
 	generations []Routed
 	// segments are counts by attribute and value.
 	segments [][]tally
-	lastID      string
-	lastAt      time.Time
+	lastID   string
+	lastAt   time.Time
 }
 
 // keptRows bounds the ended executions that are kept for readers. Beyond it the oldest go; Totals still count them.

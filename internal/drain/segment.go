@@ -31,6 +31,15 @@ type Attribute struct {
 	Values []string `json:"values" yaml:"values"`
 }
 
+// String puts the attribute in words: "amount, by header x-refund-band: up-to-50, up-to-100".
+func (a Attribute) String() string {
+	by := "path"
+	if a.Header != "" {
+		by = "header " + a.Header
+	}
+	return a.Name + ", by " + by + ": " + strings.Join(a.Values, ", ")
+}
+
 var (
 	attributeName = regexp.MustCompile(`^[a-z0-9]([-a-z0-9]{0,30}[a-z0-9])?$`)
 	headerName    = regexp.MustCompile(`^[a-z0-9]([-a-z0-9]{0,62}[a-z0-9])?$`)
@@ -203,6 +212,8 @@ func PlusSegments(a, b []Segment) []Segment {
 		}
 		out[i].Started, out[i].Failed, out[i].Unknown = out[i].Started+s.Started, out[i].Failed+s.Failed, out[i].Unknown+s.Unknown
 	}
-	slices.SortStableFunc(out, func(x, y Segment) int { return cmp.Or(cmp.Compare(x.Attribute, y.Attribute), cmp.Compare(x.Value, y.Value)) })
+	slices.SortStableFunc(out, func(x, y Segment) int {
+		return cmp.Or(cmp.Compare(x.Attribute, y.Attribute), cmp.Compare(x.Value, y.Value))
+	})
 	return out
 }

@@ -19,6 +19,7 @@ import (
 	operatorv1 "github.com/specproxy/specproxy/gen/specproxy/operator/v1"
 	"github.com/specproxy/specproxy/internal/drain"
 	"github.com/specproxy/specproxy/internal/postmortem"
+	"github.com/specproxy/specproxy/internal/postmortem/boardtest"
 )
 
 func TestQuarantinedVersionIsRefusedByEveryCommand(t *testing.T) {
@@ -152,37 +153,68 @@ func TestBlamedVersionWithTrafficIsTrouble(t *testing.T) {
 	}
 }
 
-// TestRecordTellsTheWholeStory kills the control plane between the rollback and the end of the drain.
+// TestRecordTellsTheWholeStory kills the control plane between the rollback and the end of the drain. Its record is asked what a review board asks.
 func TestRecordTellsTheWholeStory(t *testing.T) {
 	w := startXDS(t)
 	good, bad := startDesk(t, "2.0.0"), startDesk(t, "2.1.0")
 	digests := map[string]string{}
 	addresses := map[string]string{}
+	began := map[string]uint64{}
 	for _, d := range []*desk{good, bad} {
-		digests[d.version] = w.publish("shop", d.version, guardedContract)
+		digests[d.version] = w.publishLimit("shop", d.version, map[string]string{"2.0.0": "500", "2.1.0": "100"}[d.version])
+		w.ctl(0, nil, "attach", "shop:"+d.version, "--conformance", "../../examples/refunds/conformance/refunds.json")
 		addresses[d.version] = freeAddress(t)
 		d.sidecar(w, "shop", "--listen", addresses[d.version])
 		w.ready("shop", d.version, 1)
-		w.deploy("shop", d.version)
 	}
-	ask := func(d *desk, name string) *call {
-		return request(t, addresses[d.version], "shop.agents", name, "body", "Idempotency-Key", "key-"+name)
+	w.deploy("shop", "2.0.0")
+	ask := func(d *desk, name, amount string) *call {
+		began[d.version]++
+		return request(t, addresses[d.version], "shop.agents", name, "body", "Idempotency-Key", "key-"+name, "X-Amount", amount)
 	}
-	ask(good, "fine").answer(http.StatusOK)
+	fine := func(d *desk, amount string, times int) {
+		for range times {
+			ask(d, "fine", amount).answer(http.StatusOK)
+		}
+	}
+	// counted waits until what was asked is known at the control plane, where each change of the weights writes it down.
+	counted := func() {
+		for version, n := range began {
+			eventually(t, "count of "+version, func() error {
+				if got := w.pool("shop", version).GetSucceeded(); got != n {
+					return fmt.Errorf("%d are known to have succeeded, %d did", got, n)
+				}
+				return nil
+			})
+		}
+	}
+	fine(good, "small", 20)
+	fine(good, "large", 10)
+	counted()
+	w.ctl(0, []string{"2.0.0=95", "2.1.0=5"}, "weights", "shop", "2.0.0=95", "2.1.0=5")
+	fine(good, "small", 9)
+	fine(good, "large", 5)
+	fine(bad, "small", 1)
+	counted()
+	w.deploy("shop", "2.1.0")
 	var failed []string
 	for i := range 3 {
 		j := bad.job(fmt.Sprintf("refused-%d", i))
-		c := ask(bad, fmt.Sprintf("refused-%d", i))
+		c := ask(bad, fmt.Sprintf("refused-%d", i), "large")
 		failed = append(failed, j.begins())
+		if i == 0 {
+			if status, answer := j.act("irreversible"); status != http.StatusOK {
+				t.Errorf("no leave to act: %d %s", status, answer)
+			}
+		}
 		j.do(func(rw http.ResponseWriter) {
 			rw.Header().Set("X-Spec-Outcome", `failure; reason="above the limit, and so on"`)
 		})
 		j.finish()
 		c.answer(http.StatusOK)
 	}
-	ask(bad, "fine").answer(http.StatusOK)
 	running, cancelled := bad.job("running"), bad.job("cancelled")
-	runs, cut := ask(bad, "running"), ask(bad, "cancelled")
+	runs, cut := ask(bad, "running", "large"), ask(bad, "cancelled", "large")
 	running.begins()
 	failed = append(failed, cancelled.begins())
 	w.inFlight("shop", "2.1.0", 2)
@@ -218,15 +250,47 @@ func TestRecordTellsTheWholeStory(t *testing.T) {
 	w.checkExport(failed)
 }
 
+// publishLimit publishes a version whose limits.yaml says how much its agent may pay, and which counts by amount.
+func (w *world) publishLimit(spec, version, limit string) string {
+	w.t.Helper()
+	dir := w.t.TempDir()
+	for name, text := range map[string]string{
+		"spec.yaml": fmt.Sprintf("name: %s\nversion: %s\ndocuments: [limits.yaml]\nsegments: [{name: amount, header: x-amount, values: [small, large]}]\ninFlight:\n%s\n",
+			spec, version, indent(guardedContract)),
+		"limits.yaml": "refund:\n  limit: " + limit + "\n",
+	} {
+		if err := os.WriteFile(filepath.Join(dir, name), []byte(text), 0o600); err != nil {
+			w.t.Fatal(err)
+		}
+	}
+	w.ctl(0, nil, "publish", dir)
+	return w.version(spec + ":" + version).GetDigest()
+}
+
 // checkExport closes the record, has its figures computed again from its events, and erases the keys that it names.
 func (w *world) checkExport(failed []string) {
 	w.t.Helper()
-	w.closePostMortem("PM-1", "spec-error")
+	w.publish("shop", "2.2.0", guardedContract, "fixes: PM-1")
+	w.ctl(0, nil, "postmortem", "assign", "PM-1", "--what", "add a case above the limit", "--owner", "policy team", "--due", "14d")
+	w.ctl(0, []string{"PM-1 closed"}, "postmortem", "close", "PM-1", "--cause", "spec-error", "--note", "the limit came without a way beyond it",
+		"--canary", "it was given by hand and saw small ones only", "--conformance", "no case is above the limit", "--fixed-in", "2.2.0")
 	export := func() (events, personal string) {
 		dir := w.t.TempDir()
 		w.ctl(0, nil, "postmortem", "export", "PM-1", "--out", dir)
 		if out, err := exec.CommandContext(w.t.Context(), "python3", "../../docs/examples/recompute.py", filepath.Join(dir, "PM-1")).CombinedOutput(); err != nil {
 			w.t.Errorf("recompute: %v: %s", err, out)
+		}
+		text, err := os.ReadFile(filepath.Join(dir, "PM-1.md"))
+		if err != nil {
+			w.t.Fatal(err)
+		}
+		for _, missing := range boardtest.Ask(string(text), boardtest.Story{
+			Spec: "shop", Version: "2.1.0", Target: "2.0.0", Actor: "admin", Reason: "refuses refunds above 100", Proof: "fence",
+			Place: "POST /jobs/refused-0", Said: "above the limit, and so on", Attribute: "amount", Value: "large", Ended: []string{"1 completed under it", "1 cancelled with the retry signal"},
+			Changed: []string{"refund.limit is 100, lowered from 500", "+  limit: 100"}, Cause: "spec-error", Suite: "refund-policy",
+			Canary: "it was given by hand and saw small ones only", Conformance: "no case is above the limit", Action: "add a case above the limit", Owner: "policy team", Fix: "2.2.0",
+		}) {
+			w.t.Errorf("the exported record does not answer: %s", missing)
 		}
 		raw, err := os.ReadFile(filepath.Join(dir, "PM-1.events.jsonl"))
 		if err != nil {
@@ -343,7 +407,7 @@ func (w *world) checkRecord(r postmortem.Record, digests map[string]string) {
 	for _, s := range rb.Timeline {
 		kinds = append(kinds, fmt.Sprintf("%d %s %s", s.Generation, s.Kind, s.By))
 	}
-	if len(kinds) != 3 || !strings.HasPrefix(kinds[0], "1 deploy admin (") || !strings.HasPrefix(kinds[2], "3 rollback admin (") {
+	if len(kinds) != 4 || !strings.HasPrefix(kinds[0], "1 deploy admin (") || !strings.HasPrefix(kinds[1], "2 weights admin (") || !strings.HasPrefix(kinds[3], "4 rollback admin (") {
 		w.t.Errorf("timeline %q", kinds)
 	}
 	outcomes := map[string]postmortem.Outcome{}
@@ -353,8 +417,8 @@ func (w *world) checkRecord(r postmortem.Record, digests map[string]string) {
 	if got := outcomes["2.1.0"]; got.Succeeded != 1 || got.Failed != 3 || got.InFlight != 2 {
 		w.t.Errorf("outcome of 2.1.0 %+v, want 1 succeeded, 3 failed, 2 in flight", got)
 	}
-	if got := outcomes["2.0.0"]; got.Succeeded != 1 || got.Failed != 0 {
-		w.t.Errorf("outcome of 2.0.0 %+v, want 1 succeeded", got)
+	if got := outcomes["2.0.0"]; got.Succeeded != 44 || got.Failed != 0 {
+		w.t.Errorf("outcome of 2.0.0 %+v, want 44 succeeded", got)
 	}
 	planned := map[drain.Disposition]int{}
 	for _, p := range rb.Plans {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"io"
 	"math"
+	"slices"
 	"testing"
 
 	"go.uber.org/zap"
@@ -11,6 +12,7 @@ import (
 	"google.golang.org/protobuf/types/known/timestamppb"
 
 	sidecarv1 "github.com/specproxy/specproxy/gen/specproxy/sidecar/v1"
+	"github.com/specproxy/specproxy/internal/drain"
 	"github.com/specproxy/specproxy/internal/fleet"
 	"github.com/specproxy/specproxy/internal/store"
 	"github.com/specproxy/specproxy/internal/versions"
@@ -211,5 +213,45 @@ func TestVersionsWaitForWhoIsNotBackYet(t *testing.T) {
 	back.executions(false)
 	if second.Awaited("s", "1.0.0") {
 		t.Error("it has told all")
+	}
+}
+
+// What a sidecar counts by attributes is kept for ever, so nothing is taken that the manifest does not declare. What an instance counted that is
+// gone stays counted.
+func TestSegmentsAreThoseThatTheManifestDeclares(t *testing.T) {
+	f, records := newFleet(t)
+	_, err := records.Update(t.Context(), func(tx *store.Tx) error {
+		v, _ := tx.Version("s", "1.0.0")
+		v.Manifest.Segments = []drain.Attribute{{Name: "kind", Header: "x-kind", Values: []string{"large"}}}
+		tx.PutVersion(v)
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	segment := func(attribute, value string, started uint64) *sidecarv1.Segment {
+		return &sidecarv1.Segment{Attribute: attribute, Value: value, Started: started, Failed: 1}
+	}
+	first := join(t, f, "1.0.0")
+	first.totals(&sidecarv1.Totals{Started: 9, Segments: []*sidecarv1.Segment{
+		segment("kind", "large", 3), segment("kind", "large", 5), segment("kind", "<script>", 7), segment("invented", "large", 8), segment("kind", drain.ValueOther, 6),
+	}})
+	first.executions(true)
+	want := []drain.Segment{{Attribute: "kind", Value: drain.ValueOther, Started: 6, Failed: 1}, {Attribute: "kind", Value: "large", Started: 3, Failed: 1}}
+	if got := f.Pool(records.View(), "s", "1.0.0").Segments; !slices.Equal(got, want) {
+		t.Errorf("counted %+v, want %+v", got, want)
+	}
+	second := join(t, f, "1.0.0", func(h *sidecarv1.Hello) { h.StartedAt = timestamppb.Now() })
+	second.totals(&sidecarv1.Totals{Started: 1, Segments: []*sidecarv1.Segment{segment("kind", "large", 1)}})
+	second.executions(true)
+	want[1].Started, want[1].Failed = 4, 2
+	if got := f.Pool(records.View(), "s", "1.0.0").Segments; !slices.Equal(got, want) {
+		t.Errorf("with its successor counted %+v, want %+v", got, want)
+	}
+	other := join(t, f, "1.1.0") // whose manifest declares nothing
+	other.totals(&sidecarv1.Totals{Started: 1, Segments: []*sidecarv1.Segment{segment("kind", "large", 1)}})
+	other.executions(true)
+	if got := f.Pool(records.View(), "s", "1.1.0").Segments; len(got) > 0 {
+		t.Errorf("counted %+v", got)
 	}
 }

@@ -29,8 +29,12 @@ func segmentsOf(t *sidecarv1.Totals) []drain.Segment {
 // declared leaves out of a sidecar's counts what its version's manifest does not declare: they are kept for ever and must be few.
 func declared(all []drain.Attribute, counted []*sidecarv1.Segment) (kept []*sidecarv1.Segment) {
 	for _, s := range counted {
-		known := slices.ContainsFunc(all, func(a drain.Attribute) bool { return a.Name == s.GetAttribute() && slices.Contains(a.All(), s.GetValue()) })
-		again := slices.ContainsFunc(kept, func(k *sidecarv1.Segment) bool { return k.GetAttribute() == s.GetAttribute() && k.GetValue() == s.GetValue() })
+		known := slices.ContainsFunc(all, func(a drain.Attribute) bool {
+			return a.Name == s.GetAttribute() && slices.Contains(a.All(), s.GetValue())
+		})
+		again := slices.ContainsFunc(kept, func(k *sidecarv1.Segment) bool {
+			return k.GetAttribute() == s.GetAttribute() && k.GetValue() == s.GetValue()
+		})
 		if known && !again {
 			kept = append(kept, s)
 		}

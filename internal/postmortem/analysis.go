@@ -61,6 +61,10 @@ type Analysis struct {
 	Running []RunningAt `json:"running"`
 	// Segments are the failing executions of the version by method and path, most first.
 	Segments []Segment `json:"segments"`
+	// Attributes tell by each attribute that the manifest declares what production had and what the canary saw. Where is the segment whose
+	// share of the failures exceeds its share of the executions most; nil if none does by a tenth of all.
+	Attributes []AttributeSeen `json:"attributes"`
+	Where      *Where          `json:"where,omitempty"`
 }
 
 // Rate of failures.
@@ -154,7 +158,7 @@ func analyse(r Rollback, version string) Analysis {
 	e := *r.Evidence
 	a := Analysis{
 		Version: version, Target: r.Target, Bad: rateOf(e.Totals, version), Base: rateOf(e.Totals, r.Target), Threshold: -math.Log(Alpha),
-		Plans: []Plan80{}, Curve: []Evidently{}, Alone: []Evidently{}, Rates: []RateAt{}, Running: []RunningAt{}, Segments: []Segment{}, Steps: []StepSeen{},
+		Plans: []Plan80{}, Curve: []Evidently{}, Alone: []Evidently{}, Rates: []RateAt{}, Running: []RunningAt{}, Segments: []Segment{}, Steps: []StepSeen{}, Attributes: []AttributeSeen{},
 	}
 	a.Harmed = max(0, float64(a.Bad.Failed)-a.Base.Rate*float64(a.Bad.Ended))
 	a.Ceiling = min(ceilingOver*a.Base.Rate, 0.5)
@@ -163,6 +167,7 @@ func analyse(r Rollback, version string) Analysis {
 	a.curves(e)
 	a.overTime(e)
 	a.hit(e)
+	a.attributes(e)
 	return a
 }
 

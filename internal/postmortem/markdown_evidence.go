@@ -2,6 +2,7 @@ package postmortem
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -35,6 +36,7 @@ func evidenceOf(p printf, rb Rollback, pictures string, found []Found) {
 		}
 		harmed(p, rb, a)
 		whyCanary(p, a)
+		segments(p, a)
 		evidenceCurve(p, a)
 	}
 	whyConformance(p, rb)
@@ -157,6 +159,51 @@ func whyCanary(p printf, a Analysis) {
 		p("No single step of these weights catches it while harming fewer than %d executions in 80 %% of all runs.", HarmBudget)
 	}
 	p("")
+}
+
+// segments says which part of production the canary saw little or nothing of.
+func segments(p printf, a Analysis) {
+	p("### Which segment the canary never saw")
+	p("")
+	if len(a.Attributes) == 0 {
+		p("No execution of %s was counted by an attribute (`segments` in spec.yaml): methods and paths of the failing ones, above, are all that is known.", a.Version)
+		p("")
+		return
+	}
+	for _, x := range a.Attributes {
+		p("By `%s`, as spec.yaml declares it, %d of the %d executions were counted that began while %s held weight.", x.Name, x.Counted, x.Executions, a.Version)
+		p("")
+		p("| `%s` | of all executions | failures on %s | of its failures | not stated | the canary saw | step by step |", x.Name, a.Version)
+		p("|---|---:|---:|---:|---:|---:|---|")
+		for _, v := range x.Values {
+			steps := make([]string, 0, len(v.Steps))
+			for _, n := range v.Steps {
+				steps = append(steps, fmt.Sprint(n))
+			}
+			p("| `%s` | %s | %d | %s | %d | %d | %s |", v.Value, percent(v.Share), v.Failed, percent(v.FailedShare), v.Unknown, v.Canary, orNone(strings.Join(steps, ", "), "no step was counted"))
+		}
+		p("")
+		if w := a.Where; w != nil && w.Attribute == x.Name {
+			v := x.Values[slices.IndexFunc(x.Values, func(v ValueSeen) bool { return v.Value == w.Value })]
+			p("**Segment `%s=%s` was %s of all executions and %s of the failures; %s.**", x.Name, v.Value, percent(v.Share), percent(v.FailedShare), sawOf(a, x, v))
+			p("")
+		}
+	}
+}
+
+// sawOf says how much the canary saw of a segment.
+func sawOf(a Analysis, x AttributeSeen, v ValueSeen) string {
+	switch {
+	case a.Canary.Steps == 0:
+		return "there was no canary to see it"
+	case len(x.Steps) == 0:
+		return "how much the canary saw of it was not counted"
+	case len(x.Steps) < a.Canary.Steps:
+		return fmt.Sprintf("at %d of its %d steps the canary saw %d, at the others it was not counted", len(x.Steps), a.Canary.Steps, v.Canary)
+	case v.Canary == 0:
+		return "the canary saw none of it"
+	}
+	return fmt.Sprintf("the canary saw %d", v.Canary)
 }
 
 func within(plan Plan80) string {

@@ -134,6 +134,8 @@ type Outcome struct {
 	Failed    uint64 `json:"failed"`
 	Unknown   uint64 `json:"unknown"`
 	InFlight  uint64 `json:"inFlight"`
+	// Segments count the same executions by the attributes that the version's manifest declares.
+	Segments []drain.Segment `json:"segments,omitempty"`
 }
 
 // Plan is one rule's share of the running executions of one abandoned version.

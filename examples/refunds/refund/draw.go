@@ -60,6 +60,16 @@ func (d Distribution) amount(random *rand.Rand) int {
 	panic("refund: the bands of a distribution must sum to 100 percent")
 }
 
+// BandOf names the band of an amount: "up-to-50".
+func (d Distribution) BandOf(cents int) string {
+	for _, b := range d.Bands {
+		if cents <= b.ToCents {
+			return fmt.Sprintf("up-to-%d", b.ToCents/100)
+		}
+	}
+	return "above"
+}
+
 // Within is the share of refunds that ask for at most limitCents, from 0 to 1.
 func (d Distribution) Within(limitCents int) float64 {
 	share := 0.0

@@ -7,6 +7,9 @@ package refund
 
 import "time"
 
+// HeaderBand is the request header by which the shop says how large a refund is. The specs count by it.
+const HeaderBand = "X-Refund-Band"
+
 // Names of the response headers that the programs of the example read and write.
 const (
 	HeaderOutcome     = "X-Spec-Outcome"

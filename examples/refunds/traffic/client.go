@@ -61,6 +61,7 @@ func (c *client) exchange(ctx context.Context, envoy string, r refund.Request, a
 	request.Host = c.host
 	request.Header.Set("Content-Type", "application/json")
 	request.Header.Set("Idempotency-Key", r.RefundID)
+	request.Header.Set(refund.HeaderBand, refund.Standard.BandOf(r.AmountCents))
 	response, err := c.http.Do(request)
 	if err != nil {
 		return err

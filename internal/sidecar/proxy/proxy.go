@@ -49,7 +49,7 @@ type Config struct {
 	Contract  drain.Contract
 	// Segments are the attributes that the ledger counts by.
 	Segments []drain.Attribute
-	Ledger    *drain.Ledger
+	Ledger   *drain.Ledger
 	// Posture is the newest applied State; nil before the first.
 	Posture func() *posture.Posture
 	Agent   agent.Endpoint

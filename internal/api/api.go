@@ -42,6 +42,7 @@ type Server struct {
 	Discovery *discovery.Server
 
 	overview overview
+	figures  postmortem.Figures
 }
 
 // Handler is the API at its path.

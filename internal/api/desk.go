@@ -14,6 +14,9 @@ import (
 // Record is one post-mortem as it reads now.
 func (s *Server) Record(id string) (postmortem.Record, error) { return s.recordIn(s.Store.View(), id) }
 
+// Figures are what follows from a record's evidence.
+func (s *Server) Figures(r postmortem.Record) []postmortem.Found { return s.figures.Of(r) }
+
 func (s *Server) recordIn(view *store.View, id string) (postmortem.Record, error) {
 	record, ok := view.PostMortem(id)
 	if !ok {

@@ -106,10 +106,3 @@ func postMortemOf(r postmortem.Record) *operatorv1.PostMortem {
 	}
 	return out
 }
-
-// wholePostMortem is a record with all there is to read, which takes a while to compute.
-func wholePostMortem(r postmortem.Record) *operatorv1.PostMortem {
-	out := postMortemOf(r)
-	out.Markdown = postmortem.Markdown(r, "")
-	return out
-}

@@ -112,7 +112,7 @@ func (s *Server) Export(_ context.Context, req *connect.Request[operatorv1.Expor
 	if err != nil {
 		return nil, err
 	}
-	files, err := postmortem.Export(record, view.Chain(0, 0))
+	files, err := postmortem.Export(record, s.Figures(record), view.Chain(0, 0))
 	if err != nil {
 		return nil, err
 	}

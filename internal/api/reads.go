@@ -11,6 +11,7 @@ import (
 	"github.com/specproxy/specproxy/internal/control"
 	"github.com/specproxy/specproxy/internal/discovery"
 	"github.com/specproxy/specproxy/internal/fleet"
+	"github.com/specproxy/specproxy/internal/postmortem"
 	"github.com/specproxy/specproxy/internal/store"
 	"github.com/specproxy/specproxy/internal/versions"
 )
@@ -226,5 +227,7 @@ func (s *Server) GetPostMortem(_ context.Context, req *connect.Request[operatorv
 	if err != nil {
 		return nil, err
 	}
-	return connect.NewResponse(&operatorv1.GetPostMortemResponse{Postmortem: wholePostMortem(record)}), nil
+	out := postMortemOf(record)
+	out.Markdown = postmortem.Text(record, s.Figures(record))
+	return connect.NewResponse(&operatorv1.GetPostMortemResponse{Postmortem: out}), nil
 }

@@ -1,6 +1,6 @@
 // Package dashboard shows the fleet and its records in a browser, for reading: every action stays with specctl, and the pages say which command.
 //
-// Invariants: a page shows what the API reads, through the same functions, and keeps nothing of its own but pictures of records; no request
+// Invariants: a page shows what the API reads, through the same functions, and keeps nothing of its own; no request
 // changes anything but the browser's own session; whatever comes from outside (names, reasons, excerpts) is escaped; nothing is loaded from
 // elsewhere, and no script or style stands in a page.
 package dashboard
@@ -42,6 +42,7 @@ type Reader interface {
 	GetStats(context.Context, *connect.Request[operatorv1.GetStatsRequest]) (*connect.Response[operatorv1.GetStatsResponse], error)
 	Reach(spec string, generation uint64) (*operatorv1.GetEffectResponse, error)
 	Record(id string) (postmortem.Record, error)
+	Figures(r postmortem.Record) []postmortem.Found
 	Records(spec string) []postmortem.Record
 	OpenRecords() []postmortem.Record
 	ChainHead() postmortem.Head
@@ -62,7 +63,6 @@ type Options struct {
 
 type dashboard struct {
 	Options
-	rendered pictures
 }
 
 //go:embed templates assets

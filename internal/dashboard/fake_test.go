@@ -104,6 +104,8 @@ func (f *fleet) Record(id string) (postmortem.Record, error) {
 	return postmortem.Record{}, connect.NewError(connect.CodeNotFound, errNoPage("post-mortem "+id))
 }
 
+func (f *fleet) Figures(r postmortem.Record) []postmortem.Found { return postmortem.Derive(r) }
+
 func (f *fleet) Records(string) []postmortem.Record { return f.all }
 
 func (f *fleet) OpenRecords() []postmortem.Record {

@@ -1,11 +1,8 @@
 package dashboard
 
 import (
-	"crypto/sha256"
-	"encoding/json"
 	"html/template"
 	"net/http"
-	"sync"
 	"time"
 
 	"github.com/specproxy/specproxy/internal/postmortem"
@@ -83,7 +80,13 @@ func (d *dashboard) record(r *http.Request) (page, error) {
 		v.Closed = &closedView{at(c.At, now), c.Actor, c.Note}
 	}
 	v.Commands = commandsFor(record)
-	if v.Charts, v.Text, err = d.rendered.of(record); err != nil {
+	found := d.Reads.Figures(record)
+	for _, f := range found {
+		for _, c := range f.Charts {
+			v.Charts = append(v.Charts, lineChart(f.Spec+":"+f.Analysis.Version, c))
+		}
+	}
+	if v.Text, err = fromMarkdown(postmortem.Text(record, found)); err != nil {
 		return page{}, err
 	}
 	p := page{Template: "record", Title: record.ID, Nav: "records", Alarm: v.Overdue, Refresh: 10, Content: v}
@@ -139,46 +142,4 @@ func commandsFor(r postmortem.Record) []string {
 		out = append(out, "specctl postmortem approve "+r.ID)
 	}
 	return append(out, "specctl postmortem close "+r.ID+` --cause CAUSE --note "…"`, export)
-}
-
-// keptPictures bounds how many records' renderings are kept: what follows from the evidence takes a while to compute.
-const keptPictures = 16
-
-// pictures keeps what was rendered of records as long as they do not change. The zero value is ready.
-type pictures struct {
-	mu   sync.Mutex
-	kept map[[sha256.Size]byte]rendered
-}
-
-type rendered struct {
-	charts []template.HTML
-	text   template.HTML
-}
-
-func (p *pictures) of(r postmortem.Record) ([]template.HTML, template.HTML, error) {
-	raw, err := json.Marshal(r)
-	if err != nil {
-		return nil, "", err
-	}
-	key := sha256.Sum256(raw)
-	p.mu.Lock() // held while rendering: ten browsers that open a record have it computed once
-	defer p.mu.Unlock()
-	if got, ok := p.kept[key]; ok {
-		return got.charts, got.text, nil
-	}
-	found := postmortem.Derive(r)
-	var made rendered
-	for _, f := range found {
-		for _, c := range f.Charts {
-			made.charts = append(made.charts, lineChart(f.Spec+":"+f.Analysis.Version, c))
-		}
-	}
-	if made.text, err = fromMarkdown(postmortem.Text(r, found)); err != nil {
-		return nil, "", err
-	}
-	if p.kept == nil || len(p.kept) >= keptPictures {
-		p.kept = map[[sha256.Size]byte]rendered{}
-	}
-	p.kept[key] = made
-	return made.charts, made.text, nil
 }

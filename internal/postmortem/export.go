@@ -46,12 +46,11 @@ func Derive(r Record) []Found {
 // Export is everything of one record, for reading and for checking: PM-1.md with its charts, PM-1.json, PM-1.events.jsonl, and under conformance/ the
 // failing executions as cases to complete. PM-1.events.jsonl has one entry of the chain a line, from the record's first event to the end; of
 // other records' events only the hash is given, which is all that following takes.
-func Export(r Record, chain []Entry) ([]Exported, error) {
+func Export(r Record, found []Found, chain []Entry) ([]Exported, error) {
 	lines, head, err := events(r.ID, chain)
 	if err != nil {
 		return nil, err
 	}
-	found := Derive(r)
 	raw, err := json.MarshalIndent(Document{Schema: SchemaID, Record: r, Derived: found, Head: head}, "", "  ")
 	if err != nil {
 		return nil, fmt.Errorf("%s cannot be written as JSON: %w", r.ID, err)

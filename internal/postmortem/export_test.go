@@ -106,7 +106,7 @@ func canaried(t *testing.T, one int) (postmortem.Record, []postmortem.Entry) {
 func exported(t *testing.T, one int) string {
 	t.Helper()
 	record, entries := canaried(t, one)
-	files, err := postmortem.Export(record, entries)
+	files, err := postmortem.Export(record, postmortem.Derive(record), entries)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -242,7 +242,7 @@ func TestRecordNamesTheSegmentThatTheCanaryNeverSaw(t *testing.T) {
 	if large.Failed != 125 || large.Failed+small.Failed != a.Bad.Failed || large.FailedShare < 0.9 || large.Share > 0.4 {
 		t.Errorf("of the failures %+v and %+v, in all %d", large, small, a.Bad.Failed)
 	}
-	if text := postmortem.Markdown(record, ""); !strings.Contains(text, "**Segment `order-type=large` was 32.7 % of all executions and 94.7 % of the failures; the canary saw none of it.**") {
+	if text := postmortem.Text(record, postmortem.Derive(record)); !strings.Contains(text, "**Segment `order-type=large` was 32.7 % of all executions and 94.7 % of the failures; the canary saw none of it.**") {
 		t.Errorf("the text does not say so:\n%s", text)
 	}
 }
@@ -257,12 +257,12 @@ func TestSegmentsThatWereNotCountedAreNotTakenForUnseen(t *testing.T) {
 			steps[0].End[i].Segments = nil
 		}
 	}
-	text := postmortem.Markdown(record, "")
+	text := postmortem.Text(record, postmortem.Derive(record))
 	if strings.Contains(text, "the canary saw none of it") || !strings.Contains(text, "how much the canary saw of it was not counted") {
 		t.Errorf("an unknown count is taken for none:\n%s", text)
 	}
 	record.Rollbacks[0].Evidence.Totals[1].Segments = nil
-	if text := postmortem.Markdown(record, ""); !strings.Contains(text, "No execution of 2.1.0 was counted by an attribute") {
+	if text := postmortem.Text(record, postmortem.Derive(record)); !strings.Contains(text, "No execution of 2.1.0 was counted by an attribute") {
 		t.Errorf("it is not said that nothing is declared:\n%s", text)
 	}
 }

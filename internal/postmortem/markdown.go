@@ -10,14 +10,11 @@ import (
 
 const clock = "2006-01-02 15:04:05.000Z"
 
-// Text is Markdown without charts, with what was derived before: that takes a while.
+// Text writes the record as Markdown without charts. found is what follows from its evidence.
 func Text(r Record, found []Found) string { return markdown(r, "", found) }
 
-// Markdown writes the record for reading: what happened, to whom, how it was proven, why it was not caught, what must be answered. pictures is
+// markdown writes the record for reading: what happened, to whom, how it was proven, why it was not caught, what must be answered. pictures is
 // the prefix of the names of the charts' files beside it; empty: without charts.
-func Markdown(r Record, pictures string) string { return markdown(r, pictures, Derive(r)) }
-
-// markdown is Markdown with what was derived before: that takes a while.
 func markdown(r Record, pictures string, found []Found) string {
 	var b strings.Builder
 	p := func(format string, args ...any) {

@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"strings"
 	"time"
 
 	"connectrpc.com/connect"
@@ -169,6 +170,35 @@ func (s *Server) Undo(ctx context.Context, req *connect.Request[operatorv1.UndoR
 		return nil, err
 	}
 	return connect.NewResponse(&operatorv1.UndoResponse{Changes: changesOf(changes, false)}), nil
+}
+
+// SetHeaderTargets leads headers to a version.
+func (s *Server) SetHeaderTargets(ctx context.Context, req *connect.Request[operatorv1.SetHeaderTargetsRequest]) (*connect.Response[operatorv1.SetHeaderTargetsResponse], error) {
+	m := req.Msg
+	change, err := s.Control.Target(ctx, actor(req.Header(), m.GetAutomation()), versions.Ref{Spec: m.GetSpec(), Version: m.GetVersion()}, headersOf(m.GetHeaders()),
+		m.GetLasts().AsDuration(), how(m.GetReason(), m.GetDryRun(), m.GetNow(), nil))
+	if err != nil {
+		return nil, err
+	}
+	return connect.NewResponse(&operatorv1.SetHeaderTargetsResponse{Change: changeOf(change, m.GetDryRun())}), nil
+}
+
+// RemoveHeaderTargets ends that.
+func (s *Server) RemoveHeaderTargets(ctx context.Context, req *connect.Request[operatorv1.RemoveHeaderTargetsRequest]) (*connect.Response[operatorv1.RemoveHeaderTargetsResponse], error) {
+	m := req.Msg
+	change, err := s.Control.Untarget(ctx, actor(req.Header(), m.GetAutomation()), m.GetSpec(), headersOf(m.GetHeaders()), m.GetAll(), how(m.GetReason(), m.GetDryRun(), false, nil))
+	if err != nil {
+		return nil, err
+	}
+	return connect.NewResponse(&operatorv1.RemoveHeaderTargetsResponse{Change: changeOf(change, m.GetDryRun())}), nil
+}
+
+func headersOf(headers []*operatorv1.Header) []control.Header {
+	out := make([]control.Header, 0, len(headers))
+	for _, h := range headers {
+		out = append(out, control.Header{Name: strings.ToLower(h.GetName()), Value: h.GetValue()})
+	}
+	return out
 }
 
 // Unfreeze lets automation in again.

@@ -44,7 +44,7 @@ func changeOf(c control.Change, dryRun bool) *operatorv1.Change {
 	if dryRun && !c.AlreadyDone {
 		out.CommittedAt = nil
 	}
-	if !c.AlreadyDone {
+	if !c.AlreadyDone && c.Route.Kind != routing.KindTarget {
 		out.Capacity = &operatorv1.Capacity{Ready: uint32(c.Capacity.Ready), Rate: c.Capacity.Rate, SeenPerInstance: c.Capacity.SeenPerInstance}
 		if c.Capacity.Ready > 0 {
 			out.Capacity.PerInstance = c.Capacity.Rate / float64(c.Capacity.Ready)
@@ -61,8 +61,19 @@ func changeOf(c control.Change, dryRun bool) *operatorv1.Change {
 func routeOf(r routing.Route) *operatorv1.Change {
 	return &operatorv1.Change{
 		Spec: r.Spec, Generation: r.Generation, Kind: string(r.Kind), After: weightsOf(r.Splits), Abandoned: r.Abandoned, Target: r.Target,
-		TargetReason: r.TargetWhy, Postmortem: r.PostMortem, CommittedAt: stamp(r.At), Actor: r.By,
+		TargetReason: r.TargetWhy, Postmortem: r.PostMortem, CommittedAt: stamp(r.At), Actor: r.By, HeaderTargets: headerTargetsOf(r.HeaderTargets),
+		Reason: r.Reason,
 	}
+}
+
+func headerTargetsOf(targets []routing.HeaderTarget) []*operatorv1.HeaderTarget {
+	out := make([]*operatorv1.HeaderTarget, 0, len(targets))
+	for _, t := range targets {
+		out = append(out, &operatorv1.HeaderTarget{
+			Header: t.Header, Value: t.Value, Version: t.Version, Until: stamp(t.Until), At: stamp(t.At), Actor: t.By, Reason: t.Reason,
+		})
+	}
+	return out
 }
 
 func effectOf(e control.Effect) *operatorv1.GetEffectResponse {

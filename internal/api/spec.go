@@ -64,6 +64,7 @@ func (s *Server) specOf(view *store.View, name string) *operatorv1.Spec {
 	if record, ok := view.Version(name, newest); ok {
 		out.Hosts = record.Manifest.Hosts
 	}
+	out.HeaderTargets = headerTargetsOf(route.HeaderTargets)
 	if f := route.Freeze; f != nil {
 		out.Freeze = &operatorv1.Freeze{Since: stamp(f.Since), Until: stamp(f.Until), Postmortem: f.PostMortem}
 	}
@@ -102,10 +103,23 @@ func lastChange(r routing.Route) string {
 		return fmt.Sprintf("rollback %s → %s (%s)", strings.Join(r.Abandoned, ", "), r.Target, r.PostMortem)
 	case routing.KindUndo:
 		return "rollback undone, back to " + routing.Describe(r.Splits)
+	case routing.KindTarget:
+		if len(r.HeaderTargets) == 0 {
+			return "no header leads to a version any more"
+		}
+		return "headers lead to versions: " + describe(r.HeaderTargets)
 	case routing.KindDeploy, routing.KindWeights:
 		return string(r.Kind) + " " + routing.Describe(r.Splits)
 	}
 	return string(r.Kind)
+}
+
+func describe(targets []routing.HeaderTarget) string {
+	parts := make([]string, 0, len(targets))
+	for _, t := range targets {
+		parts = append(parts, t.String())
+	}
+	return strings.Join(parts, ", ")
 }
 
 // exitOf says where a rollback would go now. An exit without a ready instance is none; it is returned, so that it can be started.
@@ -156,6 +170,11 @@ func (s *Server) troubleOf(view *store.View, out *operatorv1.Spec, route routing
 			if base, of := baseline(out, split.Version); of != "" && rate < base-dropped {
 				trouble("specctl rollback "+name, "%s succeeds in %.0f %% of the last %d; %s stands at %.0f %%", ref, rate*100, n, of, base*100)
 			}
+		}
+	}
+	for _, t := range route.HeaderTargets {
+		if route.Weight(t.Version) == 0 && s.Fleet.Pool(view, name, t.Version).Ready == 0 {
+			trouble("specproxy --spec "+name+":"+t.Version+" …", "%s: %s leads to %s:%s, which has no ready instance", name, t.Header, name, t.Version)
 		}
 	}
 	for _, d := range out.GetDrains() {

@@ -145,6 +145,9 @@ func (a *app) printChange(change *operatorv1.Change) {
 	} else {
 		a.out.field("traffic", "%s -> %s", before, after)
 	}
+	if change.GetKind() == "target" || len(change.GetHeaderTargets()) > 0 {
+		a.out.field("headers", "%s", headerTargets(change.GetHeaderTargets()))
+	}
 	if len(change.GetAbandoned()) > 0 {
 		a.out.field("abandoned", "%s", strings.Join(change.GetAbandoned(), ", "))
 	}

@@ -117,6 +117,10 @@ func (a *app) printGet(got *operatorv1.GetSpecResponse, r *operatorv1.Rollout) {
 	for _, host := range spec.GetHosts() {
 		a.out.field("host", "%s", host)
 	}
+	if len(spec.GetHeaderTargets()) > 0 {
+		a.out.line("")
+		a.printHeaderTargets(spec.GetHeaderTargets())
+	}
 	if r != nil && !ended(r) {
 		a.out.line("")
 		a.printRollout(r)
@@ -147,6 +151,9 @@ func (a *app) printHistory(history []*operatorv1.Change) {
 	t := newTable(">GEN", "WHEN", "BY", "WHAT")
 	for _, change := range history {
 		what := change.GetKind() + " " + split(change.GetAfter())
+		if change.GetKind() == "target" {
+			what = "target " + headerTargets(change.GetHeaderTargets())
+		}
 		if change.GetPostmortem() != "" {
 			what += " (" + change.GetPostmortem() + ")"
 		}

@@ -80,9 +80,31 @@ type want struct {
 
 type goal struct {
 	splits []routing.Split
-	done   *routing.Route // already done: by this generation
-	begins *store.Rollout // that has no traffic yet: it stands at gates
-	why    string         // why the target, where the system chose it
+	// targets in place of those that there are, if retarget; else they stay, but for those that lead to what is abandoned.
+	targets  []routing.HeaderTarget
+	retarget bool
+	abandons string         // the version that only headers lead to and that the command abandons
+	to       string         // in favour of this one
+	done     *routing.Route // already done: by this generation
+	begins   *store.Rollout // that has no traffic yet: it stands at gates
+	why      string         // why the target, where the system chose it
+}
+
+// after is the route's splits and header targets once the goal is reached, and what it abandons.
+func (g goal) after(kind routing.Kind, before routing.Route, splits []routing.Split, records []versions.Record) routing.Route {
+	r := routing.Route{Spec: before.Spec, Kind: kind, Splits: splits, HeaderTargets: before.HeaderTargets}
+	if g.retarget {
+		r.HeaderTargets = g.targets
+	}
+	if kind == routing.KindUndo {
+		return r
+	}
+	r.Abandoned, r.Target = routing.Abandoned(before.Splits, splits, records)
+	if g.abandons != "" && !slices.Contains(r.Abandoned, g.abandons) {
+		r.Abandoned, r.Target = append(r.Abandoned, g.abandons), cmp.Or(r.Target, g.to)
+	}
+	r.HeaderTargets = routing.WithoutTargets(r.HeaderTargets, r.Abandoned...)
+	return r
 }
 
 // Deploy gives each version all of its spec's traffic: by the plan of its manifest, if there is one, else at once. If that is a return to an older
@@ -188,6 +210,7 @@ var errDryRun = errors.New("dry run")
 type draft struct {
 	Change
 	command routing.Kind      // what was typed; a deploy or weights may turn out to be a rollback
+	before  routing.Route     // that the change replaces
 	records []versions.Record // that the change can depend on, as they are before it
 	digest  string            // of the rollback's target
 	begins  *store.Rollout    // that has no traffic yet
@@ -199,7 +222,8 @@ func (c *Controller) draft(tx *store.Tx, actor Actor, w want, how How, now time.
 	if err != nil {
 		return nil, err
 	}
-	d := &draft{command: w.kind, records: tx.Relevant(w.spec, store.Weighted(before.Splits, g.splits))}
+	named := append(before.Carried(), routing.Route{Splits: g.splits, HeaderTargets: g.targets}.Carried()...)
+	d := &draft{command: w.kind, before: before, records: tx.Relevant(w.spec, named)}
 	d.Before = before.Splits
 	if g.done != nil {
 		d.begins = g.begins
@@ -210,21 +234,21 @@ func (c *Controller) draft(tx *store.Tx, actor Actor, w want, how How, now time.
 	if err != nil {
 		return nil, refuse("specctl get "+w.spec, "weights of %s: %v", w.spec, err)
 	}
-	if slices.Equal(splits, before.Splits) {
+	d.Route = g.after(w.kind, before, splits, d.records)
+	if slices.Equal(splits, before.Splits) && routing.SameTargets(d.Route.HeaderTargets, before.HeaderTargets) {
 		d.alreadyDone(tx, before, before)
 		return d, nil
 	}
-	d.Route = routing.Route{Spec: w.spec, Generation: before.Generation + 1, Splits: splits, Kind: w.kind, At: now, By: actor.Name, Reason: how.Reason, Freeze: before.Freeze}
-	if w.kind != routing.KindUndo {
-		d.Route.Abandoned, d.Route.Target = routing.Abandoned(before.Splits, splits, d.records)
-	}
+	d.Route.Spec, d.Route.Generation, d.Route.At, d.Route.By, d.Route.Reason, d.Route.Freeze = w.spec, before.Generation+1, now, actor.Name, how.Reason, before.Freeze
 	if len(d.Route.Abandoned) > 0 {
 		d.Route.Kind, d.Route.TargetWhy = routing.KindRollback, g.why
 	}
 	if err := c.admit(tx, d, actor, how, now); err != nil {
 		return nil, err
 	}
-	d.Capacity = c.capacity(d.Route)
+	if d.Route.Kind != routing.KindTarget {
+		d.Capacity = c.capacity(d.Route)
+	}
 	for _, version := range d.Route.Abandoned {
 		d.Orders = append(d.Orders, c.order(d, version, now))
 	}
@@ -253,15 +277,16 @@ func (c *Controller) admit(tx *store.Tx, d *draft, actor Actor, how How, now tim
 		return refuse("specctl unfreeze "+spec+"   (a person)", "%s is frozen for automation since its rollback at %s (%s), until %s",
 			spec, f.Since.Format("15:04:05Z"), f.PostMortem, f.Until.Format(time.RFC3339))
 	}
-	for _, s := range d.Route.Splits {
-		record, err := known(tx, spec, s.Version)
+	gains := d.gains()
+	for _, version := range d.Route.Carried() {
+		record, err := known(tx, spec, version)
 		if err != nil {
 			return err
 		}
-		if d.digest == "" && s.Version == d.Route.Target {
+		if d.digest == "" && version == d.Route.Target {
 			d.digest = record.Digest
 		}
-		if s.BasisPoints <= (routing.Route{Splits: d.Before}).Weight(s.Version) {
+		if !slices.Contains(gains, version) {
 			continue // it only loses
 		}
 		if err := permitted(d, record, how); err != nil {
@@ -275,7 +300,7 @@ func (c *Controller) admit(tx *store.Tx, d *draft, actor Actor, how How, now tim
 				return err
 			}
 		}
-		pool := c.fleet.Pool(c.store.View(), spec, s.Version)
+		pool := c.fleet.Pool(c.store.View(), spec, version)
 		if pool.Ready > 0 {
 			continue
 		}
@@ -284,8 +309,8 @@ func (c *Controller) admit(tx *store.Tx, d *draft, actor Actor, how How, now tim
 		}
 		d.Warnings = append(d.Warnings, fmt.Sprintf("%s has no ready instance: its requests fail until one starts", record.Ref()))
 	}
-	if rollback {
-		return nil
+	if rollback || slices.Equal(d.Before, d.Route.Splits) {
+		return nil // the way out is not another one
 	}
 	if d.Route.Kind != routing.KindUndo {
 		if err := c.compatibleExit(d); err != nil {

@@ -45,10 +45,10 @@ func (c *Controller) gather(ctx context.Context, wants []want) evidence {
 				continue
 			}
 			records := tx.Versions(w.spec)
-			abandoned := abandonedBy(w.kind, before.Splits, g.splits, records)
-			for _, s := range g.splits {
-				record := versionOf(s.Version, records)
-				if s.BasisPoints > before.Weight(s.Version) && record.Digest != "" && !comesBack(record, abandoned, records) {
+			after := g.after(w.kind, before, g.splits, records)
+			for _, version := range after.Gains(before) {
+				record := versionOf(version, records)
+				if record.Digest != "" && !comesBack(record, after.Abandoned, records) {
 					digests[record.Digest] = true
 				}
 			}
@@ -66,14 +66,6 @@ func (c *Controller) gather(ctx context.Context, wants []want) evidence {
 		all[digest] = found{attachments, err}
 	}
 	return all
-}
-
-func abandonedBy(kind routing.Kind, before, after []routing.Split, records []versions.Record) []string {
-	if kind == routing.KindUndo {
-		return nil
-	}
-	abandoned, _ := routing.Abandoned(before, after, records)
-	return abandoned
 }
 
 // comesBack says that the change is a rollback and the version one that held weight before what is abandoned: no policy stands in its way. It was

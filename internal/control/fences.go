@@ -100,16 +100,8 @@ func (c *Controller) followFences(ctx context.Context) error {
 	}
 }
 
-// gains are the versions that the draft gives more weight.
-func (d *draft) gains() []string {
-	var out []string
-	for _, s := range d.Route.Splits {
-		if s.BasisPoints > (routing.Route{Splits: d.Before}).Weight(s.Version) {
-			out = append(out, s.Version)
-		}
-	}
-	return out
-}
+// gains are the versions that the draft gives more new executions.
+func (d *draft) gains() []string { return d.Route.Gains(d.before) }
 
 // readmit ends the drains and the quarantine of versions that are wanted again: by an undo, or over an open post-mortem by a named override.
 func (c *Controller) readmit(tx *store.Tx, d *draft, actor Actor, how How, now time.Time) error {

@@ -29,14 +29,14 @@ func (c *Controller) settling(d *draft, version string, now time.Time) drain.Dra
 	}
 }
 
-// settleReplaced orders what runs on versions that lose all their weight without being abandoned, by their onPromote. They are not fenced and
+// settleReplaced orders what runs on versions that get no new work any more without being abandoned, by their onPromote. They are not fenced and
 // not quarantined: what is pinned to them goes on, and a rollback finds them open.
 func (c *Controller) settleReplaced(tx *store.Tx, d *draft, now time.Time) {
-	for _, s := range d.Before {
-		if s.BasisPoints == 0 || d.Route.Weight(s.Version) > 0 || slices.Contains(d.Route.Abandoned, s.Version) {
+	for _, version := range d.before.Carried() {
+		if d.Route.Carries(version) || slices.Contains(d.Route.Abandoned, version) {
 			continue
 		}
-		order := c.settling(d, s.Version, now)
+		order := c.settling(d, version, now)
 		order.Kind, order.Target = drain.KindPromote, heaviest(d.Route.Splits)
 		tx.PutDrain(order)
 	}

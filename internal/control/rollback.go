@@ -62,10 +62,13 @@ func resolveRollback(tx *store.Tx, before routing.Route, t RollbackTarget) (goal
 	if done != nil {
 		return goal{done: done}, nil
 	}
-	if before.Weight(from) == 0 {
+	if !before.Carries(from) {
 		return goal{}, refuse("specctl get "+t.Spec, "%s:%s has no traffic at generation %d (%s): there is nothing to abandon", t.Spec, from, before.Generation, routing.Describe(before.Splits))
 	}
-	records := tx.Relevant(t.Spec, append(store.Weighted(before.Splits), from, t.To))
+	if before.Weight(from) == 0 {
+		return abandonTargeted(tx, before, from, t)
+	}
+	records := tx.Relevant(t.Spec, append(before.Carried(), from, t.To))
 	to, why := t.To, "you named it"
 	if to == "" {
 		var err error
@@ -80,6 +83,32 @@ func resolveRollback(tx *store.Tx, before routing.Route, t RollbackTarget) (goal
 		return goal{}, refuse(fmt.Sprintf("specctl deploy %s:%s", t.Spec, to), "%s:%s first held traffic later than %s (or never): going there is a deploy, not a rollback", t.Spec, to, from)
 	}
 	return goal{splits: splits, why: why}, nil
+}
+
+// abandonTargeted is the rollback of a version that only headers lead to: the rest of the traffic stays where it is, unless somebody names
+// another version for it.
+func abandonTargeted(tx *store.Tx, before routing.Route, from string, t RollbackTarget) (goal, error) {
+	g := goal{splits: before.Splits, abandons: from, to: t.To, why: "you named it"}
+	if g.to == "" {
+		g.to = heaviest(before.Splits)
+		g.why = fmt.Sprintf("it holds %s %% of the traffic, and only headers led to %s", routing.Percent(before.Weight(g.to)), from)
+	}
+	if before.Weight(g.to) == 0 {
+		g.splits = []routing.Split{{Version: g.to, BasisPoints: routing.Full}}
+	}
+	target, err := known(tx, t.Spec, g.to)
+	if err != nil {
+		return goal{}, err
+	}
+	abandoned, err := known(tx, t.Spec, from)
+	if err != nil {
+		return goal{}, err
+	}
+	if target.FirstWeight == 0 || routing.Earlier(target, abandoned) >= 0 {
+		return goal{}, refuse("specctl target remove "+t.Spec+" --header NAME=VALUE", "%s:%s first held traffic later than %s (or never): only headers lead to %s, and they can be taken away",
+			t.Spec, g.to, from, from)
+	}
+	return g, nil
 }
 
 // resolveFrom says which version is to be abandoned, or which rollback has already done what is asked. Who names a generation means what was
@@ -109,7 +138,7 @@ func resolveFrom(tx *store.Tx, before routing.Route, t RollbackTarget) (from str
 		}
 		return newest(before), nil
 	}
-	if before.Weight(from) == 0 {
+	if !before.Carries(from) {
 		for _, r := range slices.Backward(tx.History(t.Spec)) {
 			if abandons(r, from) {
 				return from, &r
@@ -161,7 +190,7 @@ func standing(r versions.Record) string {
 	return string(r.Standing) + ", " + r.PostMortem
 }
 
-// Undo puts the split back that a rollback replaced, within an hour and only while nothing was changed since. The record stays open.
+// Undo puts the split and the header targets back that a rollback replaced, within an hour and only while nothing was changed since. The record stays open.
 func (c *Controller) Undo(ctx context.Context, actor Actor, id string, how How) ([]Change, error) {
 	record, ok := c.store.View().PostMortem(id)
 	if !ok {
@@ -175,14 +204,15 @@ func (c *Controller) Undo(ctx context.Context, actor Actor, id string, how How) 
 	}
 	wants := make([]want, 0, len(record.Rollbacks))
 	for _, r := range record.Rollbacks {
-		wants = append(wants, want{spec: r.Spec, kind: routing.KindUndo, resolve: func(_ *store.Tx, before routing.Route) (goal, error) {
+		wants = append(wants, want{spec: r.Spec, kind: routing.KindUndo, resolve: func(tx *store.Tx, before routing.Route) (goal, error) {
 			if before.Kind == routing.KindUndo && before.PostMortem == id {
 				return goal{done: &before}, nil
 			}
 			if before.Generation != r.Generation {
 				return goal{}, refuse("specctl get "+r.Spec, "%s was changed since %s (generation %d, now %d): undoing would take that back too", r.Spec, id, r.Generation, before.Generation)
 			}
-			return goal{splits: r.Before}, nil
+			replaced, _ := tx.Generation(r.Spec, r.Generation-1)
+			return goal{splits: r.Before, targets: lasting(replaced.HeaderTargets, time.Now()), retarget: true}, nil
 		}})
 	}
 	return c.change(ctx, actor, wants, withUndo(how, id))

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"math"
 	"reflect"
+	"slices"
 	"time"
 
 	"go.uber.org/zap"
@@ -145,8 +146,8 @@ func (c *Controller) followRoute(tx *store.Tx, d *draft, how How, actor Actor, n
 			return canary, nil
 		}
 	}
-	if !under {
-		return nil, nil
+	if !under || slices.Equal(d.Before, d.Route.Splits) && !slices.Contains(d.Route.Abandoned, running.Canary) {
+		return nil, nil // who is sent somewhere by a header is not among those that it judges
 	}
 	event := rollout.EventRerouted
 	if d.Route.Kind == routing.KindRollback && d.Route.Weight(running.Canary) == 0 {

@@ -81,7 +81,7 @@ func (c *Controller) write(tx *store.Tx, drafts []*draft, actor Actor, how How, 
 // after gives the spec's version records as the change leaves them.
 func (d *draft) after() []versions.Record {
 	records := withWeights(d.records, d.Route)
-	newest := routing.Newest(d.Route.Splits, records)
+	newest, gains := routing.Newest(d.Route.Splits, records), d.gains()
 	for i, r := range records {
 		had, has := routing.Route{Splits: d.Before}.Weight(r.Version), d.Route.Weight(r.Version)
 		event, why := versions.Event(""), ""
@@ -89,7 +89,7 @@ func (d *draft) after() []versions.Record {
 		case slices.Contains(d.Route.Abandoned, r.Version):
 			event, why = versions.EventAbandoned, fmt.Sprintf("abandoned for %s at generation %d", d.Route.Target, d.Route.Generation)
 			r.PostMortem = d.Route.PostMortem
-		case has > had:
+		case slices.Contains(gains, r.Version):
 			event = versions.EventWeighted
 		case had > 0 && has == 0 && r.HeldAll && d.Route.Kind != routing.KindUndo:
 			event, why = versions.EventPromotedAway, fmt.Sprintf("held all the traffic until %s replaced it at %s", newest, d.Route.At.Format("2006-01-02 15:04:05Z"))
@@ -137,6 +137,11 @@ func (c *Controller) evidence(d *draft) postmortem.Rollback {
 	out := postmortem.Rollback{
 		Spec: r.Spec, Generation: r.Generation, Command: string(d.command), CommittedAt: r.At, Target: r.Target, TargetWhy: r.TargetWhy, Digest: d.digest,
 		Before: d.Before, After: r.Splits,
+	}
+	for _, t := range d.before.HeaderTargets {
+		if slices.Contains(r.Abandoned, t.Version) {
+			out.HeaderTargets = append(out.HeaderTargets, t)
+		}
 	}
 	for _, v := range d.records {
 		if slices.Contains(r.Abandoned, v.Version) {

@@ -2,6 +2,7 @@ package dashboard
 
 import (
 	"cmp"
+	"fmt"
 	"html/template"
 	"net/http"
 	"slices"
@@ -27,9 +28,11 @@ type specPage struct {
 
 // generation is one change of the weights.
 type generation struct {
-	Number     uint64
-	At         moment
-	By, Kind   string
+	Number   uint64
+	At       moment
+	By, Kind string
+	// Headers that led to a version then, in words.
+	Headers    string
 	Weights    []weight
 	PostMortem string
 }
@@ -113,6 +116,12 @@ func (v *specPage) history(changes []*operatorv1.Change, now time.Time) {
 	}
 	for _, c := range changes {
 		g := generation{Number: c.GetGeneration(), At: stamped(c.GetCommittedAt(), now), By: c.GetActor(), Kind: c.GetKind(), PostMortem: c.GetPostmortem()}
+		for i, t := range c.GetHeaderTargets() {
+			if i > 0 {
+				g.Headers += ", "
+			}
+			g.Headers += fmt.Sprintf("%s: %s to %s", t.GetHeader(), t.GetValue(), t.GetVersion())
+		}
 		for _, w := range c.GetAfter() {
 			if w.GetBasisPoints() > 0 {
 				g.Weights = append(g.Weights, weight{w.GetVersion(), points(w.GetBasisPoints()), float64(w.GetBasisPoints()) / 100, colour[w.GetVersion()]})

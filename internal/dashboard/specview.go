@@ -30,6 +30,13 @@ type specView struct {
 	Rollout *rolloutView
 	Drains  []drainView
 	Hosts   []string
+	Headers []headerView
+}
+
+// headerView is a header that leads to a version.
+type headerView struct {
+	Header, Value, Version, By, Why string
+	Until                           moment
 }
 
 type frozen struct {
@@ -82,6 +89,9 @@ func (d *dashboard) specOf(ctx context.Context, s *operatorv1.Spec, drains []*op
 	}
 	if f := s.GetFreeze(); f != nil {
 		v.Frozen = &frozen{Since: stamped(f.GetSince(), now), Until: stamped(f.GetUntil(), now), PostMortem: f.GetPostmortem()}
+	}
+	for _, t := range s.GetHeaderTargets() {
+		v.Headers = append(v.Headers, headerView{t.GetHeader(), t.GetValue(), t.GetVersion(), t.GetActor(), t.GetReason(), stamped(t.GetUntil(), now)})
 	}
 	total := 0.0
 	for _, x := range s.GetVersions() {

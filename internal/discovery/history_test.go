@@ -35,7 +35,7 @@ type step struct {
 func script() *rapid.Generator[[]step] {
 	return rapid.SliceOfN(rapid.Custom(func(t *rapid.T) step {
 		return step{
-			what:    rapid.SampledFrom([]string{"publish", "join", "join", "leave", "leave", "deploy", "deploy", "weights", "rollback", "drained"}).Draw(t, "what"),
+			what:    rapid.SampledFrom([]string{"publish", "join", "join", "leave", "leave", "deploy", "deploy", "weights", "target", "rollback", "drained"}).Draw(t, "what"),
 			n:       rapid.IntRange(0, 59).Draw(t, "n"),
 			accepts: rapid.SampledFrom([]int{0, 1, 2, 3, 9}).Draw(t, "accepts"),
 			upset:   rapid.SampledFrom([]string{"", "", "", "", "", "refuse", "reconnect", "restart", "replica"}).Draw(t, "upset"),
@@ -99,6 +99,8 @@ func live(t tb, s *store.Store, spec string, steps []step) []moment {
 			}
 		case "weights":
 			l.share(st.n)
+		case "target":
+			l.target(st.n)
 		case "rollback":
 			l.rollback()
 		case "drained":
@@ -141,8 +143,8 @@ func (l *life) now() moment {
 		l.t.Fatal(err)
 	}
 	m := moment{spec: discovery.FromStore(l.s).Read([]string{l.spec})[l.spec], needed: map[string]bool{}}
-	for _, s := range l.route.Splits {
-		m.needed[s.Version] = true
+	for _, version := range l.route.Carried() {
+		m.needed[version] = true
 	}
 	for _, i := range l.instances {
 		m.needed[i.Version] = true
@@ -181,8 +183,8 @@ func (l *life) join(n int) {
 	}
 }
 
-// leave makes an instance leave, or takes it away if it is leaving. The last ready one of a version that has weight stays, as it does in the
-// control plane.
+// leave makes an instance leave, or takes it away if it is leaving. The last ready one of a version that new work comes to stays, as it does in
+// the control plane.
 func (l *life) leave(n int) {
 	if len(l.instances) == 0 {
 		return
@@ -192,7 +194,7 @@ func (l *life) leave(n int) {
 	switch {
 	case in.Health == routing.Leaving:
 		l.instances, l.changed = slices.Delete(l.instances, i, i+1), true
-	case l.route.Weight(in.Version) == 0 || l.readyOf(in.Version) > 1:
+	case !l.route.Carries(in.Version) || l.readyOf(in.Version) > 1:
 		in.Health, l.changed = routing.Leaving, true
 	}
 }
@@ -231,6 +233,22 @@ func (l *life) share(n int) {
 	l.give(routing.Split{Version: first, BasisPoints: routing.Full - w}, routing.Split{Version: other, BasisPoints: w})
 }
 
+// target leads a header to a version, or nowhere if it led there.
+func (l *life) target(n int) {
+	version, ok := l.ready(n)
+	if !ok {
+		return
+	}
+	targets := routing.WithoutTargets(l.route.HeaderTargets, version)
+	if len(targets) == len(l.route.HeaderTargets) {
+		targets = append(targets, routing.HeaderTarget{Header: testerHeader, Value: version, Version: version})
+	}
+	l.reroute(l.route.Splits, targets)
+}
+
+// testerHeader leads to the version that it names, where it is a target.
+const testerHeader = "x-tester"
+
 // rollback goes to the way out, if something runs there, and quarantines what it abandons.
 func (l *life) rollback() {
 	newest := routing.Newest(l.route.Splits, l.versions)
@@ -238,37 +256,42 @@ func (l *life) rollback() {
 	if err != nil || l.readyOf(exit) == 0 {
 		return
 	}
+	var abandoned []string
 	for i := range l.versions {
 		if v := l.versions[i].Version; v != exit && l.route.Weight(v) > 0 {
 			l.versions[i].Standing = versions.Quarantined
+			abandoned = append(abandoned, v)
 		}
 	}
-	l.give(routing.Split{Version: exit, BasisPoints: routing.Full})
+	l.reroute([]routing.Split{{Version: exit, BasisPoints: routing.Full}}, routing.WithoutTargets(l.route.HeaderTargets, abandoned...))
 }
 
-// give is one more route generation: what it takes all weight from drains, and is good if it once had all of it.
-func (l *life) give(splits ...routing.Split) {
+func (l *life) give(splits ...routing.Split) { l.reroute(splits, l.route.HeaderTargets) }
+
+// reroute is one more route generation: what gets no new work any more drains, and is good if it once had all the weight and has none now.
+func (l *life) reroute(splits []routing.Split, targets []routing.HeaderTarget) {
 	before := l.route
 	l.changed = true
-	l.route = routing.Route{Spec: l.spec, Generation: before.Generation + 1, Splits: splits}
+	l.route = routing.Route{Spec: l.spec, Generation: before.Generation + 1, Splits: splits, HeaderTargets: targets}
 	for i := range l.versions {
 		r := &l.versions[i]
 		had, has := before.Weight(r.Version), l.route.Weight(r.Version)
 		if has > 0 && r.FirstWeight == 0 {
 			r.FirstWeight = l.route.Generation
 		}
-		if has > 0 && r.Standing == versions.Published {
+		carries := l.route.Carries(r.Version)
+		if carries && r.Standing == versions.Published {
 			r.Standing = versions.Candidate
 		}
-		if d, ok := l.drains[r.Version]; ok && has > 0 {
+		if d, ok := l.drains[r.Version]; ok && carries {
 			d.State = drain.Superseded
 			l.drains[r.Version] = d
 		}
 		r.HeldAll = r.HeldAll || has == routing.Full
-		if had > 0 && has == 0 {
-			if r.Standing == versions.Candidate && r.HeldAll {
-				r.Standing = versions.Good
-			}
+		if had > 0 && has == 0 && r.Standing == versions.Candidate && r.HeldAll {
+			r.Standing = versions.Good
+		}
+		if before.Carries(r.Version) && !carries {
 			l.drains[r.Version] = drain.Drain{Spec: l.spec, Version: r.Version, Generation: l.route.Generation, State: drain.Draining}
 		}
 	}
@@ -432,7 +455,7 @@ func TestAWrongOrderIsCaught(t *testing.T) {
 		for i := range moments {
 			spec := &moments[i].spec
 			spec.Pools = slices.DeleteFunc(slices.Clone(spec.Pools), func(p envoy.Pool) bool {
-				return spec.Route.Weight(p.Version) == 0 && len(p.Instances) == 0
+				return !spec.Route.Carries(p.Version) && len(p.Instances) == 0
 			})
 		}
 		why := caught(t, moments, steps, discovery.MakeBeforeBreak)
@@ -449,7 +472,9 @@ func TestNoScriptFailsARequestThroughARealEnvoy(t *testing.T) { runScripts(t, 0,
 func runScripts(t *testing.T, from, to int) {
 	s := openStore(t)
 	agents := map[string]string{}
+	var all []string
 	for n := range mostVersions {
+		all = append(all, fmt.Sprintf("1.%d.0", n))
 		for i := range mostPerPool {
 			agents[poolAddress(n, i)] = newAgent(t, fmt.Sprintf("1.%d.0", n)).Address
 		}
@@ -478,8 +503,8 @@ func runScripts(t *testing.T, from, to int) {
 		var clients sync.WaitGroup
 		for range 3 {
 			clients.Go(func() {
-				for ctx.Err() == nil {
-					r, err := try(t.Context(), e, "POST", host, "/", "x")
+				for n := 0; ctx.Err() == nil; n++ {
+					r, err := try(t.Context(), e, "POST", host, "/", "x", testerHeader, all[n%len(all)])
 					if sent.Add(1); err != nil || r.status != 200 {
 						t.Errorf("script %d: %v, %d %q", seed, err, r.status, r.body)
 						return

@@ -234,7 +234,7 @@ func (m *model) converged(specs map[string]envoy.Spec) {
 func reached(config *routev3.RouteConfiguration) (pinned, weighted []string, sum uint32) {
 	for _, vh := range config.GetVirtualHosts() {
 		for _, r := range vh.Routes {
-			if c := r.GetRoute().GetCluster(); c != "" && len(r.GetMatch().GetHeaders()) == 1 {
+			if c := r.GetRoute().GetCluster(); c != "" && r.GetMatch().GetHeaders()[0].GetName() == envoy.HeaderPin {
 				pinned = append(pinned, c)
 			}
 			for _, c := range r.GetRoute().GetWeightedClusters().GetClusters() {

@@ -186,7 +186,7 @@ func (s *stream) want(typeURL, name string) (r *envoy.Resource, known bool) {
 		if _, follows := s.specs[spec]; !follows {
 			return nil, true
 		}
-		if s.server.order == RemoveFirst && !weighted(e, name) {
+		if s.server.order == RemoveFirst && !takesNew(e, name) {
 			return nil, true
 		}
 		return e.cluster(name), true
@@ -201,14 +201,14 @@ func (s *stream) want(typeURL, name string) (r *envoy.Resource, known bool) {
 	return nil, false
 }
 
-func weighted(e *entry, cluster string) bool {
+func takesNew(e *entry, cluster string) bool {
 	return e != nil && e.Route != nil && slices.ContainsFunc(e.Route.Clusters, func(t envoy.Target) bool {
-		return t.Cluster == cluster && t.Weight > 0
+		return t.Cluster == cluster && t.New
 	})
 }
 
 // mayRoute says whether the client has what a route refers to: each cluster, and its endpoints at least as new as the route. A version
-// that gets no weight does not hold up a rollback if the client refused its cluster; its pin leads nowhere then.
+// that gets no new work does not hold up a rollback if the client refused its cluster; its pin leads nowhere then.
 func (s *stream) mayRoute(want *envoy.Resource) bool {
 	clusters, endpoints := s.feeds[envoy.TypeCluster], s.feeds[envoy.TypeEndpoint]
 	if !clusters.seen || s.server.order == RouteAtOnce {
@@ -217,11 +217,11 @@ func (s *stream) mayRoute(want *envoy.Resource) bool {
 	spec, _ := envoy.SpecOfRoute(want.Name)
 	e := s.server.catalog.get(spec)
 	for _, t := range want.Clusters {
-		if t.Weight == 0 && s.server.order == RemoveFirst {
+		if !t.New && s.server.order == RemoveFirst {
 			continue
 		}
 		if _, ok := clusters.held[t.Cluster]; !ok {
-			if c := e.cluster(t.Cluster); t.Weight == 0 && c != nil && clusters.refuses(c) {
+			if c := e.cluster(t.Cluster); !t.New && c != nil && clusters.refuses(c) {
 				continue
 			}
 			return false
@@ -233,7 +233,7 @@ func (s *stream) mayRoute(want *envoy.Resource) bool {
 		newest := e.assignment(t.Cluster)
 		switch {
 		case ok && newest != nil && (have.version == newest.Version || have.seq >= e.routeSeq || endpoints.refuses(newest)):
-		case t.Weight == 0 && newest != nil && endpoints.refuses(newest):
+		case !t.New && newest != nil && endpoints.refuses(newest):
 		default:
 			return false
 		}

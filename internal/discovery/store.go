@@ -84,7 +84,7 @@ const proxyBatch, ackBatch = 50, 50
 func specOfView(v *store.View, secret []byte, name string) envoy.Spec {
 	route, _ := v.Route(name)
 	spec := envoy.Spec{Name: name, Route: route}
-	named := store.Weighted(route.Splits)
+	named := route.Carried()
 	records := v.Relevant(name, named)
 	exit, _, err := routing.Exit(routing.Newest(route.Splits, records), route.Splits, records)
 	if err == nil {

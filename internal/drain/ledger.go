@@ -136,7 +136,7 @@ type Begin struct {
 	Redirectable bool
 	// Place is where it is counted by the ledger's attributes.
 	Place Place
-	// RouteGeneration assigned it; 0 if it was pinned, handed over or came past the proxy.
+	// RouteGeneration assigned it; 0 if a header led it here, it was pinned, handed over or came past the proxy.
 	RouteGeneration uint64
 	Started         time.Time
 	// Deadline is the request's own, zero if it has none.

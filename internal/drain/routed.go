@@ -10,7 +10,7 @@ import (
 // Routed counts the executions that one route generation assigned to this version, so that their outcomes can be judged by the weights under
 // which they were assigned.
 type Routed struct {
-	// Generation is never 0: what was pinned, handed over or came past the proxy is in no Routed.
+	// Generation is never 0: what a header led here, was pinned, handed over or came past the proxy is in no Routed.
 	Generation uint64
 	Started    uint64
 	// Keyed is the part of Started that came with a key of the client's own: such executions are assigned together, not one by one.

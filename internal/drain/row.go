@@ -42,7 +42,7 @@ type Row struct {
 	StartedAt time.Time
 	// EndedAt is zero while it runs.
 	EndedAt time.Time
-	// RouteGeneration assigned it; 0 if it was pinned, handed over or came past the proxy.
+	// RouteGeneration assigned it; 0 if a header led it here, it was pinned, handed over or came past the proxy.
 	RouteGeneration uint64
 	// Effects is the effective class, never empty.
 	Effects       Effects

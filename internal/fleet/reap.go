@@ -73,7 +73,7 @@ func (f *Fleet) silentFor(in routing.Instance) time.Duration {
 func (f *Fleet) lastOfRouted(in routing.Instance) bool {
 	view := f.store.View()
 	route, ok := view.Route(in.Spec)
-	return ok && route.Weight(in.Version) > 0 && len(view.InstancesOf(in.Spec, in.Version)) == 1
+	return ok && route.Carries(in.Version) && len(view.InstancesOf(in.Spec, in.Version)) == 1
 }
 
 // answers says whether something accepts connections at the address.

@@ -100,6 +100,9 @@ func section(p printf, rb Rollback, pictures string, found []Found) {
 	p("")
 	p("* **Command:** %s, committed %s as generation %d", rb.Command, rb.CommittedAt.UTC().Format(clock), rb.Generation)
 	p("* **Weights:** %s → %s", routing.Describe(rb.Before), routing.Describe(rb.After))
+	for _, t := range rb.HeaderTargets {
+		p("* **Header that led there:** `%s: %s`, by %s", t.Header, t.Value, t.By)
+	}
 	p("* **Why this target:** %s", orNone(rb.TargetWhy, "not recorded"))
 	for _, a := range rb.Abandoned {
 		p("* **Abandoned:** %s `%s`", a.Version, a.Digest)

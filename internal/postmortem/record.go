@@ -65,6 +65,8 @@ type Rollback struct {
 	Digest      string          `json:"targetDigest"`
 	Before      []routing.Split `json:"before"`
 	After       []routing.Split `json:"after"`
+	// HeaderTargets that led to what is abandoned, and ended with it.
+	HeaderTargets []routing.HeaderTarget `json:"headerTargets,omitempty"`
 	// Timeline is the history of weights that led here, oldest first, the rollback's own generation last.
 	Timeline []Step `json:"timeline"`
 	// Outcomes by version as the sidecars had reported them at the commit.

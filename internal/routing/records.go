@@ -24,6 +24,8 @@ const (
 	KindWeights  Kind = "weights"
 	KindRollback Kind = "rollback"
 	KindUndo     Kind = "undo"
+	// KindTarget changes which headers lead to which version, and no weight.
+	KindTarget Kind = "target"
 )
 
 // Route is one spec's traffic split at one generation. The newest is in force; all are kept.
@@ -31,11 +33,13 @@ type Route struct {
 	Spec       string `json:"spec"`
 	Generation uint64 `json:"generation"`
 	// Splits holds only versions with weight, in the order they first held weight.
-	Splits []Split   `json:"splits"`
-	Kind   Kind      `json:"kind"`
-	At     time.Time `json:"at"`
-	By     string    `json:"by"`
-	Reason string    `json:"reason,omitempty"`
+	Splits []Split `json:"splits"`
+	// HeaderTargets go before the splits, in this order; carried from generation to generation.
+	HeaderTargets []HeaderTarget `json:"headerTargets,omitempty"`
+	Kind          Kind           `json:"kind"`
+	At            time.Time      `json:"at"`
+	By            string         `json:"by"`
+	Reason        string         `json:"reason,omitempty"`
 	// Abandoned, Target and PostMortem are set on rollbacks.
 	Abandoned  []string `json:"abandoned,omitempty"`
 	Target     string   `json:"target,omitempty"`

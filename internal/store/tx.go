@@ -111,7 +111,7 @@ func (t *Tx) PutVersion(r versions.Record) {
 	t.put(versionRecords, path(r.Spec, r.Version), r)
 }
 
-// PutRoute writes the route in force and its entry in the history. Generations only grow; within one the splits stay.
+// PutRoute writes the route in force and its entry in the history. Generations only grow; within one the splits and header targets stay.
 func (t *Tx) PutRoute(r routing.Route) {
 	old, ok := t.Route(r.Spec)
 	switch {
@@ -119,7 +119,7 @@ func (t *Tx) PutRoute(r routing.Route) {
 		t.fail(fmt.Errorf("route of %s has no generation", r.Spec))
 	case ok && r.Generation < old.Generation:
 		t.fail(fmt.Errorf("route of %s is at generation %d: generation %d comes too late", r.Spec, old.Generation, r.Generation))
-	case ok && r.Generation == old.Generation && !slices.Equal(old.Splits, r.Splits):
+	case ok && r.Generation == old.Generation && !(slices.Equal(old.Splits, r.Splits) && routing.SameTargets(old.HeaderTargets, r.HeaderTargets)):
 		t.fail(fmt.Errorf("route of %s: generation %d has other splits already", r.Spec, r.Generation))
 	}
 	t.put(routes, path(r.Spec), r)

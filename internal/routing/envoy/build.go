@@ -91,9 +91,20 @@ func livePools(s Spec) ([]Pool, error) {
 		pins[p.Pin] = p.Version
 		live = append(live, p)
 	}
+	isLive := func(version string) bool {
+		return slices.ContainsFunc(live, func(p Pool) bool { return p.Version == version })
+	}
 	for _, split := range s.Route.Splits {
-		if !slices.ContainsFunc(live, func(p Pool) bool { return p.Version == split.Version }) {
+		if !isLive(split.Version) {
 			return nil, fmt.Errorf("version %s has weight and no live pool", split.Version)
+		}
+	}
+	for _, t := range s.Route.HeaderTargets {
+		if err := routing.CheckHeader(t.Header, t.Value); err != nil {
+			return nil, err
+		}
+		if !isLive(t.Version) {
+			return nil, fmt.Errorf("header %s leads to version %s, which has no live pool", t.Header, t.Version)
 		}
 	}
 	slices.SortFunc(live, func(a, b Pool) int {

@@ -149,11 +149,17 @@ func TestWhatCannotBeBuiltIsRefusedAndNamed(t *testing.T) {
 		change func(*envoy.Spec)
 		want   string
 	}{
-		"weights":           {func(s *envoy.Spec) { s.Route.Splits[0].BasisPoints = 1 }, "weights sum to 1001"},
-		"more than all":     {func(s *envoy.Spec) { s.Route.Splits[0].BasisPoints = 1 << 31 }, "more than all"},
-		"two weights":       {func(s *envoy.Spec) { s.Route.Splits[1].Version = "2.0.3" }, "version 2.0.3 has two weights"},
-		"no pool":           {func(s *envoy.Spec) { s.Pools = s.Pools[:2] }, "version 2.1.0 has weight and no live pool"},
-		"not live":          {func(s *envoy.Spec) { s.Pools[1].Live = false }, "version 2.0.3 has weight and no live pool"},
+		"weights":       {func(s *envoy.Spec) { s.Route.Splits[0].BasisPoints = 1 }, "weights sum to 1001"},
+		"more than all": {func(s *envoy.Spec) { s.Route.Splits[0].BasisPoints = 1 << 31 }, "more than all"},
+		"two weights":   {func(s *envoy.Spec) { s.Route.Splits[1].Version = "2.0.3" }, "version 2.0.3 has two weights"},
+		"no pool":       {func(s *envoy.Spec) { s.Pools = s.Pools[:2] }, "version 2.1.0 has weight and no live pool"},
+		"not live":      {func(s *envoy.Spec) { s.Pools[1].Live = false }, "version 2.0.3 has weight and no live pool"},
+		"header to no pool": {func(s *envoy.Spec) {
+			s.Route.HeaderTargets = []routing.HeaderTarget{{Header: "x-tenant", Value: "acme", Version: "1.0.0"}}
+		}, "header x-tenant leads to version 1.0.0, which has no live pool"},
+		"header of ours": {func(s *envoy.Spec) {
+			s.Route.HeaderTargets = []routing.HeaderTarget{{Header: "x-spec-pin", Value: "acme", Version: "2.0.3"}}
+		}, "header x-spec-pin"},
 		"two pools":         {func(s *envoy.Spec) { s.Pools[0].Version = "2.0.3" }, "version 2.0.3 has two pools"},
 		"no pin":            {func(s *envoy.Spec) { s.Pools[0].Pin = "" }, "version 2.0.2 has no pin"},
 		"same pin":          {func(s *envoy.Spec) { s.Pools[0].Pin = s.Pools[1].Pin }, "have the same pin"},
@@ -464,6 +470,44 @@ func TestNamesAreReversible(t *testing.T) {
 	for version, want := range map[string]uint64{"17.0123": 17, "0123": 0, "": 0, "x.1": 0} {
 		if got := envoy.GenerationOf(version); got != want {
 			t.Errorf("generation of %q is %d, want %d", version, got, want)
+		}
+	}
+}
+
+// A header goes before the weights and after the pins, and what it leads somewhere carries no x-spec-route: nobody drew it.
+func TestHeadersLeadToVersionsWhateverTheWeights(t *testing.T) {
+	s := canary()
+	s.Route.HeaderTargets = []routing.HeaderTarget{{Header: "x-tenant", Value: "acme", Version: "2.0.2"}, {Header: "x-tester", Value: "true", Version: "2.1.0"}}
+	res, err := envoy.Build(s)
+	if err != nil {
+		t.Fatal(err)
+	}
+	config := &routev3.RouteConfiguration{}
+	if err := res.Route.Body.UnmarshalTo(config); err != nil {
+		t.Fatal(err)
+	}
+	var got []string
+	for _, r := range config.GetVirtualHosts()[0].GetRoutes() {
+		what := r.GetRoute().GetCluster()
+		for _, h := range r.GetMatch().GetHeaders() {
+			what += " where " + h.GetName() + " is " + h.GetStringMatch().GetExact()
+		}
+		for _, h := range r.GetRequestHeadersToAdd() {
+			what += " adds " + h.GetHeader().GetKey() + "=" + h.GetHeader().GetValue()
+		}
+		got = append(got, what)
+	}
+	want := []string{
+		"customer-service@2.1.0 where x-spec-pin is pin-of-2.1.0", "customer-service@2.0.3 where x-spec-pin is pin-of-2.0.3", "customer-service@2.0.2 where x-spec-pin is pin-of-2.0.2",
+		"customer-service@2.0.2 where x-tenant is acme adds x-spec-target=17", "customer-service@2.1.0 where x-tester is true adds x-spec-target=17",
+		" adds x-spec-route=17",
+	}
+	if !slices.Equal(got, want) {
+		t.Errorf("routes\n%s\nwant\n%s", strings.Join(got, "\n"), strings.Join(want, "\n"))
+	}
+	for _, target := range res.Route.Clusters {
+		if !target.New {
+			t.Errorf("%s gets new work, by weight or by a header; it is said to be for pins alone", target.Cluster)
 		}
 	}
 }

@@ -33,10 +33,11 @@ type Resource struct {
 	Open []string
 }
 
-// Target is a cluster that a route refers to, and the share of traffic that it gets there in basis points: 0 if only a pin reaches it.
+// Target is a cluster that a route refers to.
 type Target struct {
 	Cluster string
-	Weight  uint32
+	// New executions come to it, by weight or by a header; else only a pin reaches it.
+	New bool
 }
 
 // Takes says whether the assignment gives new work to address.

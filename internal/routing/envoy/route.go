@@ -12,6 +12,7 @@ import (
 	"google.golang.org/protobuf/types/known/durationpb"
 	"google.golang.org/protobuf/types/known/wrapperspb"
 
+	"github.com/specproxy/specproxy/internal/routing"
 	"github.com/specproxy/specproxy/internal/versions"
 )
 
@@ -20,6 +21,7 @@ const (
 	HeaderPin         = "x-spec-pin"
 	HeaderInstance    = "x-spec-instance"
 	HeaderRoute       = "x-spec-route"
+	HeaderTarget      = "x-spec-target"
 	HeaderBuffer      = "x-spec-buffer"
 	HeaderDeadline    = "x-spec-deadline"
 	HeaderHop         = "x-spec-hop"
@@ -32,7 +34,8 @@ const (
 // flip, so what is in it is short.
 const extensionName = "x"
 
-// route makes the RouteConfiguration: an exact match of each live version's pin, then the weighted route, which alone has a name.
+// route makes the RouteConfiguration: an exact match of each live version's pin, then of each header that leads to a version, then the weighted
+// route, which alone has a name. A pin goes first: it is what a hand-over comes back with.
 func route(s Spec, pools []Pool) (*Resource, error) {
 	buffer := s.BodyBuffer
 	if buffer == 0 {
@@ -55,11 +58,17 @@ func route(s Spec, pools []Pool) (*Resource, error) {
 		RandomValueSpecifier: &routev3.WeightedCluster_UseHashPolicy{UseHashPolicy: wrapperspb.Bool(true)},
 	}
 	var targets []Target
+	clusters := make(map[string]string, len(pools))
 	for _, p := range pools {
 		cluster, weight := p.cluster(s.Name), s.Route.Weight(p.Version)
-		targets = append(targets, Target{Cluster: cluster, Weight: weight})
+		clusters[p.Version] = cluster
+		targets = append(targets, Target{Cluster: cluster, New: s.Route.Carries(p.Version)})
 		vh.Routes = append(vh.Routes, pinRoute(cluster, p.Pin))
 		weighted.Clusters = append(weighted.Clusters, &routev3.WeightedCluster_ClusterWeight{Name: cluster, Weight: wrapperspb.UInt32(weight)})
+	}
+	generation := strconv.FormatUint(s.Route.Generation, 10)
+	for _, t := range s.Route.HeaderTargets {
+		vh.Routes = append(vh.Routes, headerRoute(clusters[t.Version], t, generation))
 	}
 	action := routeAction()
 	action.ClusterSpecifier = &routev3.RouteAction_WeightedClusters{WeightedClusters: weighted}
@@ -72,7 +81,7 @@ func route(s Spec, pools []Pool) (*Resource, error) {
 		Match:  everyPath(),
 		Action: &routev3.Route_Route{Route: action},
 		// An outcome is judged by the weights under which it was assigned.
-		RequestHeadersToAdd: []*corev3.HeaderValueOption{overwrite(HeaderRoute, strconv.FormatUint(s.Route.Generation, 10))},
+		RequestHeadersToAdd: []*corev3.HeaderValueOption{overwrite(HeaderRoute, generation)},
 	})
 
 	r, err := newResource(name, &routev3.RouteConfiguration{Name: name, VirtualHosts: []*routev3.VirtualHost{vh}})
@@ -80,7 +89,7 @@ func route(s Spec, pools []Pool) (*Resource, error) {
 		return nil, err
 	}
 	// With the generation in front, a replica that lags can tell that an Envoy already has a newer route than its own.
-	r.Version = strconv.FormatUint(s.Route.Generation, 10) + "." + r.Version
+	r.Version = generation + "." + r.Version
 	r.Generation, r.Clusters = s.Route.Generation, targets
 	return r, nil
 }
@@ -100,21 +109,31 @@ func GenerationOf(version string) uint64 {
 
 // pinRoute sends who holds a version's pin to that version, whatever the weights.
 func pinRoute(cluster, pin string) *routev3.Route {
+	r := whereHeaderIs(HeaderPin, pin, cluster)
+	// A request that is handed over still carries what the weighted route put on it the first time.
+	r.RequestHeadersToRemove = []string{HeaderRoute}
+	return r
+}
+
+// headerRoute sends who carries a header to the version that it leads to. The generation goes under another name than that of the weighted route:
+// nothing was drawn, so it says nothing about the weights, but a fenced sidecar can tell by it that this Envoy is cut off.
+func headerRoute(cluster string, t routing.HeaderTarget, generation string) *routev3.Route {
+	r := whereHeaderIs(t.Header, t.Value, cluster)
+	r.RequestHeadersToAdd = []*corev3.HeaderValueOption{overwrite(HeaderTarget, generation)}
+	return r
+}
+
+func whereHeaderIs(name, value, cluster string) *routev3.Route {
 	match := everyPath()
 	match.Headers = []*routev3.HeaderMatcher{{
-		Name: HeaderPin,
+		Name: name,
 		HeaderMatchSpecifier: &routev3.HeaderMatcher_StringMatch{StringMatch: &matcherv3.StringMatcher{
-			MatchPattern: &matcherv3.StringMatcher_Exact{Exact: pin},
+			MatchPattern: &matcherv3.StringMatcher_Exact{Exact: value},
 		}},
 	}}
 	action := routeAction()
 	action.ClusterSpecifier = &routev3.RouteAction_Cluster{Cluster: cluster}
-	return &routev3.Route{
-		Match:  match,
-		Action: &routev3.Route_Route{Route: action},
-		// A request that is handed over still carries what the weighted route put on it the first time.
-		RequestHeadersToRemove: []string{HeaderRoute},
-	}
+	return &routev3.Route{Match: match, Action: &routev3.Route_Route{Route: action}}
 }
 
 func everyPath() *routev3.RouteMatch {

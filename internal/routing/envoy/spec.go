@@ -25,7 +25,7 @@ type Spec struct {
 	Hosts []string
 	// Route is the generation in force. Its zero value is a spec that is not routed yet: it has no scope, no route and no clusters.
 	Route routing.Route
-	// Pools are the versions to choose from. Every version that Route gives weight to must be among them and live.
+	// Pools are the versions to choose from. Every version that Route gives weight to, or leads a header to, must be among them and live.
 	Pools []Pool
 	// BodyBuffer is the size in bytes up to which Envoy keeps a request's body for a hand-over; 0 is versions.DefaultBodyBuffer.
 	BodyBuffer uint32

@@ -19,6 +19,7 @@ const (
 	headerPin       = "X-Spec-Pin"
 	headerBuffer    = "X-Spec-Buffer"
 	headerRoute     = "X-Spec-Route"
+	headerTarget    = "X-Spec-Target"
 	headerDeadline  = "X-Spec-Deadline"
 	headerHop       = "X-Spec-Hop"
 	headerOrigin    = "X-Spec-Origin"
@@ -48,8 +49,10 @@ type arrival struct {
 	kind kind
 	// buffer is Envoy's body limit in bytes; negative if the request did not come through our Envoy, which alone follows our redirects.
 	buffer int64
-	// route is the generation that assigned the request, 0 if it was pinned, handed over or came past Envoy.
+	// route is the generation that assigned the request, 0 if a header led it here, it was pinned, handed over or came past Envoy.
 	route uint64
+	// known is the generation that the Envoy has, as far as it says so.
+	known uint64
 	hop   int
 	// origin is the execution under which another instance had begun this work.
 	origin   string
@@ -74,6 +77,9 @@ func read(r *http.Request, now time.Time) arrival {
 	}
 	if s := r.Header.Get(headerRoute); s != "" {
 		a.route, _ = strconv.ParseUint(s, 10, 64)
+		a.known = a.route
+	} else if s := r.Header.Get(headerTarget); s != "" {
+		a.known, _ = strconv.ParseUint(s, 10, 64)
 	}
 	if s := r.Header.Get(headerHop); s != "" {
 		if n, err := strconv.Atoi(s); err == nil && n > 0 {

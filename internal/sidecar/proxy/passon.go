@@ -53,7 +53,7 @@ const routesSettle = time.Second
 // cutOff says that the request came through an Envoy that the order has not reached. What it knows of the target's addresses may be as old,
 // while those that came with the fence are kept up to date.
 func cutOff(a arrival, f *posture.Fence) bool {
-	return a.route != 0 && a.route < f.Generation && a.at.Sub(f.Since) > routesSettle && len(f.TargetAddresses) > 0
+	return a.known != 0 && a.known < f.Generation && a.at.Sub(f.Since) > routesSettle && len(f.TargetAddresses) > 0
 }
 
 // unreached is the signal for work that no agent has seen.

@@ -1541,6 +1541,430 @@ func (x *SetWeightsResponse) GetChange() *Change {
 	return nil
 }
 
+type Header struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// In lower case.
+	Name string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	// Compared byte for byte.
+	Value         string `protobuf:"bytes,2,opt,name=value,proto3" json:"value,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Header) Reset() {
+	*x = Header{}
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[20]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Header) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Header) ProtoMessage() {}
+
+func (x *Header) ProtoReflect() protoreflect.Message {
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[20]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Header.ProtoReflect.Descriptor instead.
+func (*Header) Descriptor() ([]byte, []int) {
+	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{20}
+}
+
+func (x *Header) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *Header) GetValue() string {
+	if x != nil {
+		return x.Value
+	}
+	return ""
+}
+
+type SetHeaderTargetsRequest struct {
+	state   protoimpl.MessageState `protogen:"open.v1"`
+	Spec    string                 `protobuf:"bytes,1,opt,name=spec,proto3" json:"spec,omitempty"`
+	Version string                 `protobuf:"bytes,2,opt,name=version,proto3" json:"version,omitempty"`
+	// Any one of them leads to the version. A spec has at most 16.
+	Headers []*Header `protobuf:"bytes,3,rep,name=headers,proto3" json:"headers,omitempty"`
+	// After this they end by themselves; 0: never.
+	Lasts      *durationpb.Duration `protobuf:"bytes,4,opt,name=lasts,proto3" json:"lasts,omitempty"`
+	Reason     string               `protobuf:"bytes,5,opt,name=reason,proto3" json:"reason,omitempty"`
+	DryRun     bool                 `protobuf:"varint,6,opt,name=dry_run,json=dryRun,proto3" json:"dry_run,omitempty"`
+	Automation bool                 `protobuf:"varint,7,opt,name=automation,proto3" json:"automation,omitempty"`
+	// Go ahead although the version has no ready instance.
+	Now           bool `protobuf:"varint,8,opt,name=now,proto3" json:"now,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SetHeaderTargetsRequest) Reset() {
+	*x = SetHeaderTargetsRequest{}
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[21]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SetHeaderTargetsRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SetHeaderTargetsRequest) ProtoMessage() {}
+
+func (x *SetHeaderTargetsRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[21]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SetHeaderTargetsRequest.ProtoReflect.Descriptor instead.
+func (*SetHeaderTargetsRequest) Descriptor() ([]byte, []int) {
+	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{21}
+}
+
+func (x *SetHeaderTargetsRequest) GetSpec() string {
+	if x != nil {
+		return x.Spec
+	}
+	return ""
+}
+
+func (x *SetHeaderTargetsRequest) GetVersion() string {
+	if x != nil {
+		return x.Version
+	}
+	return ""
+}
+
+func (x *SetHeaderTargetsRequest) GetHeaders() []*Header {
+	if x != nil {
+		return x.Headers
+	}
+	return nil
+}
+
+func (x *SetHeaderTargetsRequest) GetLasts() *durationpb.Duration {
+	if x != nil {
+		return x.Lasts
+	}
+	return nil
+}
+
+func (x *SetHeaderTargetsRequest) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
+func (x *SetHeaderTargetsRequest) GetDryRun() bool {
+	if x != nil {
+		return x.DryRun
+	}
+	return false
+}
+
+func (x *SetHeaderTargetsRequest) GetAutomation() bool {
+	if x != nil {
+		return x.Automation
+	}
+	return false
+}
+
+func (x *SetHeaderTargetsRequest) GetNow() bool {
+	if x != nil {
+		return x.Now
+	}
+	return false
+}
+
+type SetHeaderTargetsResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Change        *Change                `protobuf:"bytes,1,opt,name=change,proto3" json:"change,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SetHeaderTargetsResponse) Reset() {
+	*x = SetHeaderTargetsResponse{}
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[22]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SetHeaderTargetsResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SetHeaderTargetsResponse) ProtoMessage() {}
+
+func (x *SetHeaderTargetsResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[22]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SetHeaderTargetsResponse.ProtoReflect.Descriptor instead.
+func (*SetHeaderTargetsResponse) Descriptor() ([]byte, []int) {
+	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{22}
+}
+
+func (x *SetHeaderTargetsResponse) GetChange() *Change {
+	if x != nil {
+		return x.Change
+	}
+	return nil
+}
+
+type RemoveHeaderTargetsRequest struct {
+	state   protoimpl.MessageState `protogen:"open.v1"`
+	Spec    string                 `protobuf:"bytes,1,opt,name=spec,proto3" json:"spec,omitempty"`
+	Headers []*Header              `protobuf:"bytes,2,rep,name=headers,proto3" json:"headers,omitempty"`
+	// Instead of naming them.
+	All           bool   `protobuf:"varint,3,opt,name=all,proto3" json:"all,omitempty"`
+	Reason        string `protobuf:"bytes,4,opt,name=reason,proto3" json:"reason,omitempty"`
+	DryRun        bool   `protobuf:"varint,5,opt,name=dry_run,json=dryRun,proto3" json:"dry_run,omitempty"`
+	Automation    bool   `protobuf:"varint,6,opt,name=automation,proto3" json:"automation,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RemoveHeaderTargetsRequest) Reset() {
+	*x = RemoveHeaderTargetsRequest{}
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[23]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RemoveHeaderTargetsRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RemoveHeaderTargetsRequest) ProtoMessage() {}
+
+func (x *RemoveHeaderTargetsRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[23]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RemoveHeaderTargetsRequest.ProtoReflect.Descriptor instead.
+func (*RemoveHeaderTargetsRequest) Descriptor() ([]byte, []int) {
+	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{23}
+}
+
+func (x *RemoveHeaderTargetsRequest) GetSpec() string {
+	if x != nil {
+		return x.Spec
+	}
+	return ""
+}
+
+func (x *RemoveHeaderTargetsRequest) GetHeaders() []*Header {
+	if x != nil {
+		return x.Headers
+	}
+	return nil
+}
+
+func (x *RemoveHeaderTargetsRequest) GetAll() bool {
+	if x != nil {
+		return x.All
+	}
+	return false
+}
+
+func (x *RemoveHeaderTargetsRequest) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
+func (x *RemoveHeaderTargetsRequest) GetDryRun() bool {
+	if x != nil {
+		return x.DryRun
+	}
+	return false
+}
+
+func (x *RemoveHeaderTargetsRequest) GetAutomation() bool {
+	if x != nil {
+		return x.Automation
+	}
+	return false
+}
+
+type RemoveHeaderTargetsResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Change        *Change                `protobuf:"bytes,1,opt,name=change,proto3" json:"change,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RemoveHeaderTargetsResponse) Reset() {
+	*x = RemoveHeaderTargetsResponse{}
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[24]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RemoveHeaderTargetsResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RemoveHeaderTargetsResponse) ProtoMessage() {}
+
+func (x *RemoveHeaderTargetsResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[24]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RemoveHeaderTargetsResponse.ProtoReflect.Descriptor instead.
+func (*RemoveHeaderTargetsResponse) Descriptor() ([]byte, []int) {
+	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{24}
+}
+
+func (x *RemoveHeaderTargetsResponse) GetChange() *Change {
+	if x != nil {
+		return x.Change
+	}
+	return nil
+}
+
+// HeaderTarget leads new executions that carry a header to one version. Of several that match, the first counts.
+type HeaderTarget struct {
+	state   protoimpl.MessageState `protogen:"open.v1"`
+	Header  string                 `protobuf:"bytes,1,opt,name=header,proto3" json:"header,omitempty"`
+	Value   string                 `protobuf:"bytes,2,opt,name=value,proto3" json:"value,omitempty"`
+	Version string                 `protobuf:"bytes,3,opt,name=version,proto3" json:"version,omitempty"`
+	// When it ends by itself; unset: never.
+	Until         *timestamppb.Timestamp `protobuf:"bytes,4,opt,name=until,proto3" json:"until,omitempty"`
+	At            *timestamppb.Timestamp `protobuf:"bytes,5,opt,name=at,proto3" json:"at,omitempty"`
+	Actor         string                 `protobuf:"bytes,6,opt,name=actor,proto3" json:"actor,omitempty"`
+	Reason        string                 `protobuf:"bytes,7,opt,name=reason,proto3" json:"reason,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *HeaderTarget) Reset() {
+	*x = HeaderTarget{}
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[25]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *HeaderTarget) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*HeaderTarget) ProtoMessage() {}
+
+func (x *HeaderTarget) ProtoReflect() protoreflect.Message {
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[25]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use HeaderTarget.ProtoReflect.Descriptor instead.
+func (*HeaderTarget) Descriptor() ([]byte, []int) {
+	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{25}
+}
+
+func (x *HeaderTarget) GetHeader() string {
+	if x != nil {
+		return x.Header
+	}
+	return ""
+}
+
+func (x *HeaderTarget) GetValue() string {
+	if x != nil {
+		return x.Value
+	}
+	return ""
+}
+
+func (x *HeaderTarget) GetVersion() string {
+	if x != nil {
+		return x.Version
+	}
+	return ""
+}
+
+func (x *HeaderTarget) GetUntil() *timestamppb.Timestamp {
+	if x != nil {
+		return x.Until
+	}
+	return nil
+}
+
+func (x *HeaderTarget) GetAt() *timestamppb.Timestamp {
+	if x != nil {
+		return x.At
+	}
+	return nil
+}
+
+func (x *HeaderTarget) GetActor() string {
+	if x != nil {
+		return x.Actor
+	}
+	return ""
+}
+
+func (x *HeaderTarget) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
 type RollbackTarget struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	Spec  string                 `protobuf:"bytes,1,opt,name=spec,proto3" json:"spec,omitempty"`
@@ -1556,7 +1980,7 @@ type RollbackTarget struct {
 
 func (x *RollbackTarget) Reset() {
 	*x = RollbackTarget{}
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[20]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1568,7 +1992,7 @@ func (x *RollbackTarget) String() string {
 func (*RollbackTarget) ProtoMessage() {}
 
 func (x *RollbackTarget) ProtoReflect() protoreflect.Message {
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[20]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1581,7 +2005,7 @@ func (x *RollbackTarget) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RollbackTarget.ProtoReflect.Descriptor instead.
 func (*RollbackTarget) Descriptor() ([]byte, []int) {
-	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{20}
+	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *RollbackTarget) GetSpec() string {
@@ -1624,7 +2048,7 @@ type RollbackRequest struct {
 
 func (x *RollbackRequest) Reset() {
 	*x = RollbackRequest{}
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[21]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1636,7 +2060,7 @@ func (x *RollbackRequest) String() string {
 func (*RollbackRequest) ProtoMessage() {}
 
 func (x *RollbackRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[21]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1649,7 +2073,7 @@ func (x *RollbackRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RollbackRequest.ProtoReflect.Descriptor instead.
 func (*RollbackRequest) Descriptor() ([]byte, []int) {
-	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{21}
+	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *RollbackRequest) GetTargets() []*RollbackTarget {
@@ -1689,7 +2113,7 @@ type RollbackResponse struct {
 
 func (x *RollbackResponse) Reset() {
 	*x = RollbackResponse{}
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[22]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1701,7 +2125,7 @@ func (x *RollbackResponse) String() string {
 func (*RollbackResponse) ProtoMessage() {}
 
 func (x *RollbackResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[22]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1714,7 +2138,7 @@ func (x *RollbackResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RollbackResponse.ProtoReflect.Descriptor instead.
 func (*RollbackResponse) Descriptor() ([]byte, []int) {
-	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{22}
+	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *RollbackResponse) GetChanges() []*Change {
@@ -1734,7 +2158,7 @@ type UndoRequest struct {
 
 func (x *UndoRequest) Reset() {
 	*x = UndoRequest{}
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[23]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1746,7 +2170,7 @@ func (x *UndoRequest) String() string {
 func (*UndoRequest) ProtoMessage() {}
 
 func (x *UndoRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[23]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1759,7 +2183,7 @@ func (x *UndoRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UndoRequest.ProtoReflect.Descriptor instead.
 func (*UndoRequest) Descriptor() ([]byte, []int) {
-	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{23}
+	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *UndoRequest) GetPostmortem() string {
@@ -1785,7 +2209,7 @@ type UndoResponse struct {
 
 func (x *UndoResponse) Reset() {
 	*x = UndoResponse{}
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[24]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1797,7 +2221,7 @@ func (x *UndoResponse) String() string {
 func (*UndoResponse) ProtoMessage() {}
 
 func (x *UndoResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[24]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1810,7 +2234,7 @@ func (x *UndoResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UndoResponse.ProtoReflect.Descriptor instead.
 func (*UndoResponse) Descriptor() ([]byte, []int) {
-	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{24}
+	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *UndoResponse) GetChanges() []*Change {
@@ -1829,7 +2253,7 @@ type UnfreezeRequest struct {
 
 func (x *UnfreezeRequest) Reset() {
 	*x = UnfreezeRequest{}
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[25]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1841,7 +2265,7 @@ func (x *UnfreezeRequest) String() string {
 func (*UnfreezeRequest) ProtoMessage() {}
 
 func (x *UnfreezeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[25]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1854,7 +2278,7 @@ func (x *UnfreezeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UnfreezeRequest.ProtoReflect.Descriptor instead.
 func (*UnfreezeRequest) Descriptor() ([]byte, []int) {
-	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{25}
+	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *UnfreezeRequest) GetSpec() string {
@@ -1872,7 +2296,7 @@ type UnfreezeResponse struct {
 
 func (x *UnfreezeResponse) Reset() {
 	*x = UnfreezeResponse{}
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[26]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1884,7 +2308,7 @@ func (x *UnfreezeResponse) String() string {
 func (*UnfreezeResponse) ProtoMessage() {}
 
 func (x *UnfreezeResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[26]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1897,7 +2321,7 @@ func (x *UnfreezeResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UnfreezeResponse.ProtoReflect.Descriptor instead.
 func (*UnfreezeResponse) Descriptor() ([]byte, []int) {
-	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{26}
+	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{32}
 }
 
 // Change is one route generation, committed or (dry run) proposed.
@@ -1905,7 +2329,7 @@ type Change struct {
 	state      protoimpl.MessageState `protogen:"open.v1"`
 	Spec       string                 `protobuf:"bytes,1,opt,name=spec,proto3" json:"spec,omitempty"`
 	Generation uint64                 `protobuf:"varint,2,opt,name=generation,proto3" json:"generation,omitempty"`
-	// deploy, weights, rollback, undo.
+	// deploy, weights, rollback, undo, target.
 	Kind string `protobuf:"bytes,3,opt,name=kind,proto3" json:"kind,omitempty"`
 	// Nothing changed: this had been done before.
 	AlreadyDone bool      `protobuf:"varint,4,opt,name=already_done,json=alreadyDone,proto3" json:"already_done,omitempty"`
@@ -1925,14 +2349,18 @@ type Change struct {
 	Actor    string   `protobuf:"bytes,15,opt,name=actor,proto3" json:"actor,omitempty"`
 	DryRun   bool     `protobuf:"varint,16,opt,name=dry_run,json=dryRun,proto3" json:"dry_run,omitempty"`
 	// The plan by which the version gets the rest of its traffic, in words, and who chose it; empty: there is none.
-	Planned       string `protobuf:"bytes,17,opt,name=planned,proto3" json:"planned,omitempty"`
+	Planned string `protobuf:"bytes,17,opt,name=planned,proto3" json:"planned,omitempty"`
+	// Headers that lead to a version, after the change.
+	HeaderTargets []*HeaderTarget `protobuf:"bytes,18,rep,name=header_targets,json=headerTargets,proto3" json:"header_targets,omitempty"`
+	// As it was given with the command.
+	Reason        string `protobuf:"bytes,19,opt,name=reason,proto3" json:"reason,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Change) Reset() {
 	*x = Change{}
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[27]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1944,7 +2372,7 @@ func (x *Change) String() string {
 func (*Change) ProtoMessage() {}
 
 func (x *Change) ProtoReflect() protoreflect.Message {
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[27]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1957,7 +2385,7 @@ func (x *Change) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Change.ProtoReflect.Descriptor instead.
 func (*Change) Descriptor() ([]byte, []int) {
-	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{27}
+	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *Change) GetSpec() string {
@@ -2079,6 +2507,20 @@ func (x *Change) GetPlanned() string {
 	return ""
 }
 
+func (x *Change) GetHeaderTargets() []*HeaderTarget {
+	if x != nil {
+		return x.HeaderTargets
+	}
+	return nil
+}
+
+func (x *Change) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
 type Capacity struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	Ready uint32                 `protobuf:"varint,1,opt,name=ready,proto3" json:"ready,omitempty"`
@@ -2094,7 +2536,7 @@ type Capacity struct {
 
 func (x *Capacity) Reset() {
 	*x = Capacity{}
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[28]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2106,7 +2548,7 @@ func (x *Capacity) String() string {
 func (*Capacity) ProtoMessage() {}
 
 func (x *Capacity) ProtoReflect() protoreflect.Message {
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[28]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2119,7 +2561,7 @@ func (x *Capacity) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Capacity.ProtoReflect.Descriptor instead.
 func (*Capacity) Descriptor() ([]byte, []int) {
-	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{28}
+	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *Capacity) GetReady() uint32 {
@@ -2166,7 +2608,7 @@ type Plan struct {
 
 func (x *Plan) Reset() {
 	*x = Plan{}
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[29]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2178,7 +2620,7 @@ func (x *Plan) String() string {
 func (*Plan) ProtoMessage() {}
 
 func (x *Plan) ProtoReflect() protoreflect.Message {
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[29]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2191,7 +2633,7 @@ func (x *Plan) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Plan.ProtoReflect.Descriptor instead.
 func (*Plan) Descriptor() ([]byte, []int) {
-	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{29}
+	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *Plan) GetVersion() string {
@@ -2248,7 +2690,7 @@ type GetEffectRequest struct {
 
 func (x *GetEffectRequest) Reset() {
 	*x = GetEffectRequest{}
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[30]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2260,7 +2702,7 @@ func (x *GetEffectRequest) String() string {
 func (*GetEffectRequest) ProtoMessage() {}
 
 func (x *GetEffectRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[30]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2273,7 +2715,7 @@ func (x *GetEffectRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetEffectRequest.ProtoReflect.Descriptor instead.
 func (*GetEffectRequest) Descriptor() ([]byte, []int) {
-	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{30}
+	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *GetEffectRequest) GetSpec() string {
@@ -2322,7 +2764,7 @@ type GetEffectResponse struct {
 
 func (x *GetEffectResponse) Reset() {
 	*x = GetEffectResponse{}
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[31]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2334,7 +2776,7 @@ func (x *GetEffectResponse) String() string {
 func (*GetEffectResponse) ProtoMessage() {}
 
 func (x *GetEffectResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[31]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2347,7 +2789,7 @@ func (x *GetEffectResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetEffectResponse.ProtoReflect.Descriptor instead.
 func (*GetEffectResponse) Descriptor() ([]byte, []int) {
-	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{31}
+	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *GetEffectResponse) GetSpec() string {
@@ -2461,7 +2903,7 @@ type GetFleetRequest struct {
 
 func (x *GetFleetRequest) Reset() {
 	*x = GetFleetRequest{}
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[32]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2473,7 +2915,7 @@ func (x *GetFleetRequest) String() string {
 func (*GetFleetRequest) ProtoMessage() {}
 
 func (x *GetFleetRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[32]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2486,7 +2928,7 @@ func (x *GetFleetRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetFleetRequest.ProtoReflect.Descriptor instead.
 func (*GetFleetRequest) Descriptor() ([]byte, []int) {
-	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{32}
+	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{38}
 }
 
 func (x *GetFleetRequest) GetPageSize() uint32 {
@@ -2528,7 +2970,7 @@ type GetFleetResponse struct {
 
 func (x *GetFleetResponse) Reset() {
 	*x = GetFleetResponse{}
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[33]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2540,7 +2982,7 @@ func (x *GetFleetResponse) String() string {
 func (*GetFleetResponse) ProtoMessage() {}
 
 func (x *GetFleetResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[33]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2553,7 +2995,7 @@ func (x *GetFleetResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetFleetResponse.ProtoReflect.Descriptor instead.
 func (*GetFleetResponse) Descriptor() ([]byte, []int) {
-	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{33}
+	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{39}
 }
 
 func (x *GetFleetResponse) GetSpecs() []*Spec {
@@ -2628,14 +3070,16 @@ type Spec struct {
 	// There are further versions, which hold no weight and run nowhere; ListVersions has them.
 	MoreVersions bool `protobuf:"varint,14,opt,name=more_versions,json=moreVersions,proto3" json:"more_versions,omitempty"`
 	// The rollout that is under way; unset: none is. RolloutService.GetRollout tells all of it.
-	Canary        *CanaryShare `protobuf:"bytes,15,opt,name=canary,proto3" json:"canary,omitempty"`
+	Canary *CanaryShare `protobuf:"bytes,15,opt,name=canary,proto3" json:"canary,omitempty"`
+	// Headers that lead to a version, whatever the weights.
+	HeaderTargets []*HeaderTarget `protobuf:"bytes,16,rep,name=header_targets,json=headerTargets,proto3" json:"header_targets,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Spec) Reset() {
 	*x = Spec{}
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[34]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2647,7 +3091,7 @@ func (x *Spec) String() string {
 func (*Spec) ProtoMessage() {}
 
 func (x *Spec) ProtoReflect() protoreflect.Message {
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[34]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2660,7 +3104,7 @@ func (x *Spec) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Spec.ProtoReflect.Descriptor instead.
 func (*Spec) Descriptor() ([]byte, []int) {
-	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{34}
+	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{40}
 }
 
 func (x *Spec) GetName() string {
@@ -2768,6 +3212,13 @@ func (x *Spec) GetCanary() *CanaryShare {
 	return nil
 }
 
+func (x *Spec) GetHeaderTargets() []*HeaderTarget {
+	if x != nil {
+		return x.HeaderTargets
+	}
+	return nil
+}
+
 // CanaryShare is what a canary was set to get beside what it gets.
 type CanaryShare struct {
 	state   protoimpl.MessageState `protogen:"open.v1"`
@@ -2784,7 +3235,7 @@ type CanaryShare struct {
 
 func (x *CanaryShare) Reset() {
 	*x = CanaryShare{}
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[35]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2796,7 +3247,7 @@ func (x *CanaryShare) String() string {
 func (*CanaryShare) ProtoMessage() {}
 
 func (x *CanaryShare) ProtoReflect() protoreflect.Message {
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[35]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2809,7 +3260,7 @@ func (x *CanaryShare) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CanaryShare.ProtoReflect.Descriptor instead.
 func (*CanaryShare) Descriptor() ([]byte, []int) {
-	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{35}
+	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{41}
 }
 
 func (x *CanaryShare) GetVersion() string {
@@ -2851,7 +3302,7 @@ type Freeze struct {
 
 func (x *Freeze) Reset() {
 	*x = Freeze{}
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[36]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[42]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2863,7 +3314,7 @@ func (x *Freeze) String() string {
 func (*Freeze) ProtoMessage() {}
 
 func (x *Freeze) ProtoReflect() protoreflect.Message {
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[36]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[42]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2876,7 +3327,7 @@ func (x *Freeze) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Freeze.ProtoReflect.Descriptor instead.
 func (*Freeze) Descriptor() ([]byte, []int) {
-	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{36}
+	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{42}
 }
 
 func (x *Freeze) GetSince() *timestamppb.Timestamp {
@@ -2952,7 +3403,7 @@ type Drain struct {
 
 func (x *Drain) Reset() {
 	*x = Drain{}
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[37]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[43]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2964,7 +3415,7 @@ func (x *Drain) String() string {
 func (*Drain) ProtoMessage() {}
 
 func (x *Drain) ProtoReflect() protoreflect.Message {
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[37]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[43]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2977,7 +3428,7 @@ func (x *Drain) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Drain.ProtoReflect.Descriptor instead.
 func (*Drain) Descriptor() ([]byte, []int) {
-	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{37}
+	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{43}
 }
 
 func (x *Drain) GetVersion() string {
@@ -3202,7 +3653,7 @@ type PreviewDrainRequest struct {
 
 func (x *PreviewDrainRequest) Reset() {
 	*x = PreviewDrainRequest{}
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[38]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[44]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3214,7 +3665,7 @@ func (x *PreviewDrainRequest) String() string {
 func (*PreviewDrainRequest) ProtoMessage() {}
 
 func (x *PreviewDrainRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[38]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[44]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3227,7 +3678,7 @@ func (x *PreviewDrainRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PreviewDrainRequest.ProtoReflect.Descriptor instead.
 func (*PreviewDrainRequest) Descriptor() ([]byte, []int) {
-	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{38}
+	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{44}
 }
 
 func (x *PreviewDrainRequest) GetSpec() string {
@@ -3265,7 +3716,7 @@ type PreviewDrainResponse struct {
 
 func (x *PreviewDrainResponse) Reset() {
 	*x = PreviewDrainResponse{}
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[39]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[45]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3277,7 +3728,7 @@ func (x *PreviewDrainResponse) String() string {
 func (*PreviewDrainResponse) ProtoMessage() {}
 
 func (x *PreviewDrainResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[39]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[45]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3290,7 +3741,7 @@ func (x *PreviewDrainResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PreviewDrainResponse.ProtoReflect.Descriptor instead.
 func (*PreviewDrainResponse) Descriptor() ([]byte, []int) {
-	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{39}
+	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{45}
 }
 
 func (x *PreviewDrainResponse) GetChange() *Change {
@@ -3328,7 +3779,7 @@ type PreviewedExecution struct {
 
 func (x *PreviewedExecution) Reset() {
 	*x = PreviewedExecution{}
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[40]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[46]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3340,7 +3791,7 @@ func (x *PreviewedExecution) String() string {
 func (*PreviewedExecution) ProtoMessage() {}
 
 func (x *PreviewedExecution) ProtoReflect() protoreflect.Message {
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[40]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[46]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3353,7 +3804,7 @@ func (x *PreviewedExecution) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PreviewedExecution.ProtoReflect.Descriptor instead.
 func (*PreviewedExecution) Descriptor() ([]byte, []int) {
-	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{40}
+	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{46}
 }
 
 func (x *PreviewedExecution) GetExecution() *Execution {
@@ -3408,7 +3859,7 @@ type ListDrainsRequest struct {
 
 func (x *ListDrainsRequest) Reset() {
 	*x = ListDrainsRequest{}
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[41]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[47]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3420,7 +3871,7 @@ func (x *ListDrainsRequest) String() string {
 func (*ListDrainsRequest) ProtoMessage() {}
 
 func (x *ListDrainsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[41]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[47]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3433,7 +3884,7 @@ func (x *ListDrainsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListDrainsRequest.ProtoReflect.Descriptor instead.
 func (*ListDrainsRequest) Descriptor() ([]byte, []int) {
-	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{41}
+	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{47}
 }
 
 func (x *ListDrainsRequest) GetSpec() string {
@@ -3452,7 +3903,7 @@ type ListDrainsResponse struct {
 
 func (x *ListDrainsResponse) Reset() {
 	*x = ListDrainsResponse{}
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[42]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[48]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3464,7 +3915,7 @@ func (x *ListDrainsResponse) String() string {
 func (*ListDrainsResponse) ProtoMessage() {}
 
 func (x *ListDrainsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[42]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[48]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3477,7 +3928,7 @@ func (x *ListDrainsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListDrainsResponse.ProtoReflect.Descriptor instead.
 func (*ListDrainsResponse) Descriptor() ([]byte, []int) {
-	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{42}
+	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{48}
 }
 
 func (x *ListDrainsResponse) GetDrains() []*Drain {
@@ -3502,7 +3953,7 @@ type SettleExecutionRequest struct {
 
 func (x *SettleExecutionRequest) Reset() {
 	*x = SettleExecutionRequest{}
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[43]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[49]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3514,7 +3965,7 @@ func (x *SettleExecutionRequest) String() string {
 func (*SettleExecutionRequest) ProtoMessage() {}
 
 func (x *SettleExecutionRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[43]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[49]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3527,7 +3978,7 @@ func (x *SettleExecutionRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SettleExecutionRequest.ProtoReflect.Descriptor instead.
 func (*SettleExecutionRequest) Descriptor() ([]byte, []int) {
-	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{43}
+	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{49}
 }
 
 func (x *SettleExecutionRequest) GetId() string {
@@ -3574,7 +4025,7 @@ type SettleExecutionResponse struct {
 
 func (x *SettleExecutionResponse) Reset() {
 	*x = SettleExecutionResponse{}
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[44]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[50]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3586,7 +4037,7 @@ func (x *SettleExecutionResponse) String() string {
 func (*SettleExecutionResponse) ProtoMessage() {}
 
 func (x *SettleExecutionResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[44]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[50]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3599,7 +4050,7 @@ func (x *SettleExecutionResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SettleExecutionResponse.ProtoReflect.Descriptor instead.
 func (*SettleExecutionResponse) Descriptor() ([]byte, []int) {
-	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{44}
+	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{50}
 }
 
 func (x *SettleExecutionResponse) GetIntervention() *Intervention {
@@ -3636,7 +4087,7 @@ type Intervention struct {
 
 func (x *Intervention) Reset() {
 	*x = Intervention{}
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[45]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[51]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3648,7 +4099,7 @@ func (x *Intervention) String() string {
 func (*Intervention) ProtoMessage() {}
 
 func (x *Intervention) ProtoReflect() protoreflect.Message {
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[45]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[51]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3661,7 +4112,7 @@ func (x *Intervention) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Intervention.ProtoReflect.Descriptor instead.
 func (*Intervention) Descriptor() ([]byte, []int) {
-	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{45}
+	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{51}
 }
 
 func (x *Intervention) GetId() string {
@@ -3787,7 +4238,7 @@ type GetSpecRequest struct {
 
 func (x *GetSpecRequest) Reset() {
 	*x = GetSpecRequest{}
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[46]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[52]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3799,7 +4250,7 @@ func (x *GetSpecRequest) String() string {
 func (*GetSpecRequest) ProtoMessage() {}
 
 func (x *GetSpecRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[46]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[52]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3812,7 +4263,7 @@ func (x *GetSpecRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetSpecRequest.ProtoReflect.Descriptor instead.
 func (*GetSpecRequest) Descriptor() ([]byte, []int) {
-	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{46}
+	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{52}
 }
 
 func (x *GetSpecRequest) GetSpec() string {
@@ -3847,7 +4298,7 @@ type GetSpecResponse struct {
 
 func (x *GetSpecResponse) Reset() {
 	*x = GetSpecResponse{}
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[47]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[53]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3859,7 +4310,7 @@ func (x *GetSpecResponse) String() string {
 func (*GetSpecResponse) ProtoMessage() {}
 
 func (x *GetSpecResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[47]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[53]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3872,7 +4323,7 @@ func (x *GetSpecResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetSpecResponse.ProtoReflect.Descriptor instead.
 func (*GetSpecResponse) Descriptor() ([]byte, []int) {
-	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{47}
+	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{53}
 }
 
 func (x *GetSpecResponse) GetSpec() *Spec {
@@ -3926,7 +4377,7 @@ type Execution struct {
 
 func (x *Execution) Reset() {
 	*x = Execution{}
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[48]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[54]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3938,7 +4389,7 @@ func (x *Execution) String() string {
 func (*Execution) ProtoMessage() {}
 
 func (x *Execution) ProtoReflect() protoreflect.Message {
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[48]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[54]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3951,7 +4402,7 @@ func (x *Execution) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Execution.ProtoReflect.Descriptor instead.
 func (*Execution) Descriptor() ([]byte, []int) {
-	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{48}
+	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{54}
 }
 
 func (x *Execution) GetId() string {
@@ -4102,7 +4553,7 @@ type ListExecutionsRequest struct {
 
 func (x *ListExecutionsRequest) Reset() {
 	*x = ListExecutionsRequest{}
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[49]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[55]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4114,7 +4565,7 @@ func (x *ListExecutionsRequest) String() string {
 func (*ListExecutionsRequest) ProtoMessage() {}
 
 func (x *ListExecutionsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[49]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[55]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4127,7 +4578,7 @@ func (x *ListExecutionsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListExecutionsRequest.ProtoReflect.Descriptor instead.
 func (*ListExecutionsRequest) Descriptor() ([]byte, []int) {
-	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{49}
+	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{55}
 }
 
 func (x *ListExecutionsRequest) GetSpec() string {
@@ -4169,7 +4620,7 @@ type ListExecutionsResponse struct {
 
 func (x *ListExecutionsResponse) Reset() {
 	*x = ListExecutionsResponse{}
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[50]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[56]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4181,7 +4632,7 @@ func (x *ListExecutionsResponse) String() string {
 func (*ListExecutionsResponse) ProtoMessage() {}
 
 func (x *ListExecutionsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[50]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[56]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4194,7 +4645,7 @@ func (x *ListExecutionsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListExecutionsResponse.ProtoReflect.Descriptor instead.
 func (*ListExecutionsResponse) Descriptor() ([]byte, []int) {
-	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{50}
+	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{56}
 }
 
 func (x *ListExecutionsResponse) GetExecutions() []*Execution {
@@ -4222,7 +4673,7 @@ type ListEffectsRequest struct {
 
 func (x *ListEffectsRequest) Reset() {
 	*x = ListEffectsRequest{}
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[51]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[57]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4234,7 +4685,7 @@ func (x *ListEffectsRequest) String() string {
 func (*ListEffectsRequest) ProtoMessage() {}
 
 func (x *ListEffectsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[51]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[57]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4247,7 +4698,7 @@ func (x *ListEffectsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListEffectsRequest.ProtoReflect.Descriptor instead.
 func (*ListEffectsRequest) Descriptor() ([]byte, []int) {
-	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{51}
+	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{57}
 }
 
 func (x *ListEffectsRequest) GetSpec() string {
@@ -4278,7 +4729,7 @@ type ListEffectsResponse struct {
 
 func (x *ListEffectsResponse) Reset() {
 	*x = ListEffectsResponse{}
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[52]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[58]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4290,7 +4741,7 @@ func (x *ListEffectsResponse) String() string {
 func (*ListEffectsResponse) ProtoMessage() {}
 
 func (x *ListEffectsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[52]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[58]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4303,7 +4754,7 @@ func (x *ListEffectsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListEffectsResponse.ProtoReflect.Descriptor instead.
 func (*ListEffectsResponse) Descriptor() ([]byte, []int) {
-	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{52}
+	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{58}
 }
 
 func (x *ListEffectsResponse) GetEffects() []*Effect {
@@ -4355,7 +4806,7 @@ type Effect struct {
 
 func (x *Effect) Reset() {
 	*x = Effect{}
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[53]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[59]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4367,7 +4818,7 @@ func (x *Effect) String() string {
 func (*Effect) ProtoMessage() {}
 
 func (x *Effect) ProtoReflect() protoreflect.Message {
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[53]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[59]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4380,7 +4831,7 @@ func (x *Effect) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Effect.ProtoReflect.Descriptor instead.
 func (*Effect) Descriptor() ([]byte, []int) {
-	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{53}
+	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{59}
 }
 
 func (x *Effect) GetVersion() string {
@@ -4493,7 +4944,7 @@ type EffectCount struct {
 
 func (x *EffectCount) Reset() {
 	*x = EffectCount{}
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[54]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[60]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4505,7 +4956,7 @@ func (x *EffectCount) String() string {
 func (*EffectCount) ProtoMessage() {}
 
 func (x *EffectCount) ProtoReflect() protoreflect.Message {
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[54]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[60]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4518,7 +4969,7 @@ func (x *EffectCount) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use EffectCount.ProtoReflect.Descriptor instead.
 func (*EffectCount) Descriptor() ([]byte, []int) {
-	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{54}
+	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{60}
 }
 
 func (x *EffectCount) GetVersion() string {
@@ -4557,7 +5008,7 @@ type ListProxiesRequest struct {
 
 func (x *ListProxiesRequest) Reset() {
 	*x = ListProxiesRequest{}
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[55]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[61]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4569,7 +5020,7 @@ func (x *ListProxiesRequest) String() string {
 func (*ListProxiesRequest) ProtoMessage() {}
 
 func (x *ListProxiesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[55]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[61]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4582,7 +5033,7 @@ func (x *ListProxiesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListProxiesRequest.ProtoReflect.Descriptor instead.
 func (*ListProxiesRequest) Descriptor() ([]byte, []int) {
-	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{55}
+	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{61}
 }
 
 type ListProxiesResponse struct {
@@ -4596,7 +5047,7 @@ type ListProxiesResponse struct {
 
 func (x *ListProxiesResponse) Reset() {
 	*x = ListProxiesResponse{}
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[56]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[62]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4608,7 +5059,7 @@ func (x *ListProxiesResponse) String() string {
 func (*ListProxiesResponse) ProtoMessage() {}
 
 func (x *ListProxiesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[56]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[62]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4621,7 +5072,7 @@ func (x *ListProxiesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListProxiesResponse.ProtoReflect.Descriptor instead.
 func (*ListProxiesResponse) Descriptor() ([]byte, []int) {
-	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{56}
+	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{62}
 }
 
 func (x *ListProxiesResponse) GetProxies() []*Proxy {
@@ -4650,7 +5101,7 @@ type Replica struct {
 
 func (x *Replica) Reset() {
 	*x = Replica{}
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[57]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[63]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4662,7 +5113,7 @@ func (x *Replica) String() string {
 func (*Replica) ProtoMessage() {}
 
 func (x *Replica) ProtoReflect() protoreflect.Message {
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[57]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[63]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4675,7 +5126,7 @@ func (x *Replica) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Replica.ProtoReflect.Descriptor instead.
 func (*Replica) Descriptor() ([]byte, []int) {
-	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{57}
+	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{63}
 }
 
 func (x *Replica) GetName() string {
@@ -4716,7 +5167,7 @@ type Proxy struct {
 
 func (x *Proxy) Reset() {
 	*x = Proxy{}
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[58]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[64]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4728,7 +5179,7 @@ func (x *Proxy) String() string {
 func (*Proxy) ProtoMessage() {}
 
 func (x *Proxy) ProtoReflect() protoreflect.Message {
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[58]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[64]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4741,7 +5192,7 @@ func (x *Proxy) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Proxy.ProtoReflect.Descriptor instead.
 func (*Proxy) Descriptor() ([]byte, []int) {
-	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{58}
+	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{64}
 }
 
 func (x *Proxy) GetNode() string {
@@ -4806,7 +5257,7 @@ type ProxySpec struct {
 
 func (x *ProxySpec) Reset() {
 	*x = ProxySpec{}
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[59]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[65]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4818,7 +5269,7 @@ func (x *ProxySpec) String() string {
 func (*ProxySpec) ProtoMessage() {}
 
 func (x *ProxySpec) ProtoReflect() protoreflect.Message {
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[59]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[65]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4831,7 +5282,7 @@ func (x *ProxySpec) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ProxySpec.ProtoReflect.Descriptor instead.
 func (*ProxySpec) Descriptor() ([]byte, []int) {
-	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{59}
+	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{65}
 }
 
 func (x *ProxySpec) GetSpec() string {
@@ -4886,7 +5337,7 @@ type PostMortem struct {
 
 func (x *PostMortem) Reset() {
 	*x = PostMortem{}
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[60]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[66]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4898,7 +5349,7 @@ func (x *PostMortem) String() string {
 func (*PostMortem) ProtoMessage() {}
 
 func (x *PostMortem) ProtoReflect() protoreflect.Message {
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[60]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[66]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4911,7 +5362,7 @@ func (x *PostMortem) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PostMortem.ProtoReflect.Descriptor instead.
 func (*PostMortem) Descriptor() ([]byte, []int) {
-	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{60}
+	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{66}
 }
 
 func (x *PostMortem) GetId() string {
@@ -5014,7 +5465,7 @@ type ListPostMortemsRequest struct {
 
 func (x *ListPostMortemsRequest) Reset() {
 	*x = ListPostMortemsRequest{}
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[61]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[67]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5026,7 +5477,7 @@ func (x *ListPostMortemsRequest) String() string {
 func (*ListPostMortemsRequest) ProtoMessage() {}
 
 func (x *ListPostMortemsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[61]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[67]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5039,7 +5490,7 @@ func (x *ListPostMortemsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListPostMortemsRequest.ProtoReflect.Descriptor instead.
 func (*ListPostMortemsRequest) Descriptor() ([]byte, []int) {
-	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{61}
+	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{67}
 }
 
 func (x *ListPostMortemsRequest) GetSpec() string {
@@ -5058,7 +5509,7 @@ type ListPostMortemsResponse struct {
 
 func (x *ListPostMortemsResponse) Reset() {
 	*x = ListPostMortemsResponse{}
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[62]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[68]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5070,7 +5521,7 @@ func (x *ListPostMortemsResponse) String() string {
 func (*ListPostMortemsResponse) ProtoMessage() {}
 
 func (x *ListPostMortemsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[62]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[68]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5083,7 +5534,7 @@ func (x *ListPostMortemsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListPostMortemsResponse.ProtoReflect.Descriptor instead.
 func (*ListPostMortemsResponse) Descriptor() ([]byte, []int) {
-	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{62}
+	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{68}
 }
 
 func (x *ListPostMortemsResponse) GetPostmortems() []*PostMortem {
@@ -5102,7 +5553,7 @@ type GetPostMortemRequest struct {
 
 func (x *GetPostMortemRequest) Reset() {
 	*x = GetPostMortemRequest{}
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[63]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[69]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5114,7 +5565,7 @@ func (x *GetPostMortemRequest) String() string {
 func (*GetPostMortemRequest) ProtoMessage() {}
 
 func (x *GetPostMortemRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[63]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[69]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5127,7 +5578,7 @@ func (x *GetPostMortemRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetPostMortemRequest.ProtoReflect.Descriptor instead.
 func (*GetPostMortemRequest) Descriptor() ([]byte, []int) {
-	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{63}
+	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{69}
 }
 
 func (x *GetPostMortemRequest) GetId() string {
@@ -5146,7 +5597,7 @@ type GetPostMortemResponse struct {
 
 func (x *GetPostMortemResponse) Reset() {
 	*x = GetPostMortemResponse{}
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[64]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[70]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5158,7 +5609,7 @@ func (x *GetPostMortemResponse) String() string {
 func (*GetPostMortemResponse) ProtoMessage() {}
 
 func (x *GetPostMortemResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[64]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[70]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5171,7 +5622,7 @@ func (x *GetPostMortemResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetPostMortemResponse.ProtoReflect.Descriptor instead.
 func (*GetPostMortemResponse) Descriptor() ([]byte, []int) {
-	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{64}
+	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{70}
 }
 
 func (x *GetPostMortemResponse) GetPostmortem() *PostMortem {
@@ -5193,7 +5644,7 @@ type ClosePostMortemRequest struct {
 
 func (x *ClosePostMortemRequest) Reset() {
 	*x = ClosePostMortemRequest{}
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[65]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[71]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5205,7 +5656,7 @@ func (x *ClosePostMortemRequest) String() string {
 func (*ClosePostMortemRequest) ProtoMessage() {}
 
 func (x *ClosePostMortemRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[65]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[71]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5218,7 +5669,7 @@ func (x *ClosePostMortemRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ClosePostMortemRequest.ProtoReflect.Descriptor instead.
 func (*ClosePostMortemRequest) Descriptor() ([]byte, []int) {
-	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{65}
+	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{71}
 }
 
 func (x *ClosePostMortemRequest) GetId() string {
@@ -5251,7 +5702,7 @@ type ClosePostMortemResponse struct {
 
 func (x *ClosePostMortemResponse) Reset() {
 	*x = ClosePostMortemResponse{}
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[66]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[72]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5263,7 +5714,7 @@ func (x *ClosePostMortemResponse) String() string {
 func (*ClosePostMortemResponse) ProtoMessage() {}
 
 func (x *ClosePostMortemResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[66]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[72]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5276,7 +5727,7 @@ func (x *ClosePostMortemResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ClosePostMortemResponse.ProtoReflect.Descriptor instead.
 func (*ClosePostMortemResponse) Descriptor() ([]byte, []int) {
-	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{66}
+	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{72}
 }
 
 func (x *ClosePostMortemResponse) GetPostmortem() *PostMortem {
@@ -5298,7 +5749,7 @@ type ResolveRequest struct {
 
 func (x *ResolveRequest) Reset() {
 	*x = ResolveRequest{}
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[67]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[73]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5310,7 +5761,7 @@ func (x *ResolveRequest) String() string {
 func (*ResolveRequest) ProtoMessage() {}
 
 func (x *ResolveRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[67]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[73]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5323,7 +5774,7 @@ func (x *ResolveRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ResolveRequest.ProtoReflect.Descriptor instead.
 func (*ResolveRequest) Descriptor() ([]byte, []int) {
-	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{67}
+	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{73}
 }
 
 func (x *ResolveRequest) GetSpec() string {
@@ -5353,7 +5804,7 @@ type ResolveResponse struct {
 
 func (x *ResolveResponse) Reset() {
 	*x = ResolveResponse{}
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[68]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[74]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5365,7 +5816,7 @@ func (x *ResolveResponse) String() string {
 func (*ResolveResponse) ProtoMessage() {}
 
 func (x *ResolveResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[68]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[74]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5378,7 +5829,7 @@ func (x *ResolveResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ResolveResponse.ProtoReflect.Descriptor instead.
 func (*ResolveResponse) Descriptor() ([]byte, []int) {
-	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{68}
+	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{74}
 }
 
 func (x *ResolveResponse) GetSpec() string {
@@ -5423,7 +5874,7 @@ type GetVersionRequest struct {
 
 func (x *GetVersionRequest) Reset() {
 	*x = GetVersionRequest{}
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[69]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[75]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5435,7 +5886,7 @@ func (x *GetVersionRequest) String() string {
 func (*GetVersionRequest) ProtoMessage() {}
 
 func (x *GetVersionRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[69]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[75]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5448,7 +5899,7 @@ func (x *GetVersionRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetVersionRequest.ProtoReflect.Descriptor instead.
 func (*GetVersionRequest) Descriptor() ([]byte, []int) {
-	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{69}
+	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{75}
 }
 
 func (x *GetVersionRequest) GetSpec() string {
@@ -5504,7 +5955,7 @@ type GetVersionResponse struct {
 
 func (x *GetVersionResponse) Reset() {
 	*x = GetVersionResponse{}
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[70]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[76]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5516,7 +5967,7 @@ func (x *GetVersionResponse) String() string {
 func (*GetVersionResponse) ProtoMessage() {}
 
 func (x *GetVersionResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[70]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[76]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5529,7 +5980,7 @@ func (x *GetVersionResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetVersionResponse.ProtoReflect.Descriptor instead.
 func (*GetVersionResponse) Descriptor() ([]byte, []int) {
-	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{70}
+	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{76}
 }
 
 func (x *GetVersionResponse) GetVersion() *Version {
@@ -5634,7 +6085,7 @@ type Attachment struct {
 
 func (x *Attachment) Reset() {
 	*x = Attachment{}
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[71]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[77]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5646,7 +6097,7 @@ func (x *Attachment) String() string {
 func (*Attachment) ProtoMessage() {}
 
 func (x *Attachment) ProtoReflect() protoreflect.Message {
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[71]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[77]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5659,7 +6110,7 @@ func (x *Attachment) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Attachment.ProtoReflect.Descriptor instead.
 func (*Attachment) Descriptor() ([]byte, []int) {
-	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{71}
+	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{77}
 }
 
 func (x *Attachment) GetDigest() string {
@@ -5747,7 +6198,7 @@ type ConformanceSummary struct {
 
 func (x *ConformanceSummary) Reset() {
 	*x = ConformanceSummary{}
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[72]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[78]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5759,7 +6210,7 @@ func (x *ConformanceSummary) String() string {
 func (*ConformanceSummary) ProtoMessage() {}
 
 func (x *ConformanceSummary) ProtoReflect() protoreflect.Message {
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[72]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[78]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5772,7 +6223,7 @@ func (x *ConformanceSummary) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ConformanceSummary.ProtoReflect.Descriptor instead.
 func (*ConformanceSummary) Descriptor() ([]byte, []int) {
-	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{72}
+	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{78}
 }
 
 func (x *ConformanceSummary) GetSuite() string {
@@ -5831,7 +6282,7 @@ type ImportVersionRequest struct {
 
 func (x *ImportVersionRequest) Reset() {
 	*x = ImportVersionRequest{}
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[73]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[79]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5843,7 +6294,7 @@ func (x *ImportVersionRequest) String() string {
 func (*ImportVersionRequest) ProtoMessage() {}
 
 func (x *ImportVersionRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[73]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[79]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5856,7 +6307,7 @@ func (x *ImportVersionRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ImportVersionRequest.ProtoReflect.Descriptor instead.
 func (*ImportVersionRequest) Descriptor() ([]byte, []int) {
-	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{73}
+	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{79}
 }
 
 func (x *ImportVersionRequest) GetImage() []byte {
@@ -5892,7 +6343,7 @@ type ImportVersionResponse struct {
 
 func (x *ImportVersionResponse) Reset() {
 	*x = ImportVersionResponse{}
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[74]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[80]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5904,7 +6355,7 @@ func (x *ImportVersionResponse) String() string {
 func (*ImportVersionResponse) ProtoMessage() {}
 
 func (x *ImportVersionResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[74]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[80]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5917,7 +6368,7 @@ func (x *ImportVersionResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ImportVersionResponse.ProtoReflect.Descriptor instead.
 func (*ImportVersionResponse) Descriptor() ([]byte, []int) {
-	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{74}
+	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{80}
 }
 
 func (x *ImportVersionResponse) GetSpec() string {
@@ -5967,7 +6418,7 @@ type AttachRequest struct {
 
 func (x *AttachRequest) Reset() {
 	*x = AttachRequest{}
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[75]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[81]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5979,7 +6430,7 @@ func (x *AttachRequest) String() string {
 func (*AttachRequest) ProtoMessage() {}
 
 func (x *AttachRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[75]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[81]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5992,7 +6443,7 @@ func (x *AttachRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AttachRequest.ProtoReflect.Descriptor instead.
 func (*AttachRequest) Descriptor() ([]byte, []int) {
-	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{75}
+	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{81}
 }
 
 func (x *AttachRequest) GetSpec() string {
@@ -6061,7 +6512,7 @@ type AttachResponse struct {
 
 func (x *AttachResponse) Reset() {
 	*x = AttachResponse{}
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[76]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[82]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6073,7 +6524,7 @@ func (x *AttachResponse) String() string {
 func (*AttachResponse) ProtoMessage() {}
 
 func (x *AttachResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[76]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[82]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6086,7 +6537,7 @@ func (x *AttachResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AttachResponse.ProtoReflect.Descriptor instead.
 func (*AttachResponse) Descriptor() ([]byte, []int) {
-	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{76}
+	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{82}
 }
 
 func (x *AttachResponse) GetAttachment() *Attachment {
@@ -6112,7 +6563,7 @@ type GetLineageRequest struct {
 
 func (x *GetLineageRequest) Reset() {
 	*x = GetLineageRequest{}
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[77]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[83]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6124,7 +6575,7 @@ func (x *GetLineageRequest) String() string {
 func (*GetLineageRequest) ProtoMessage() {}
 
 func (x *GetLineageRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[77]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[83]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6137,7 +6588,7 @@ func (x *GetLineageRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetLineageRequest.ProtoReflect.Descriptor instead.
 func (*GetLineageRequest) Descriptor() ([]byte, []int) {
-	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{77}
+	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{83}
 }
 
 func (x *GetLineageRequest) GetSpec() string {
@@ -6157,7 +6608,7 @@ type GetLineageResponse struct {
 
 func (x *GetLineageResponse) Reset() {
 	*x = GetLineageResponse{}
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[78]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[84]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6169,7 +6620,7 @@ func (x *GetLineageResponse) String() string {
 func (*GetLineageResponse) ProtoMessage() {}
 
 func (x *GetLineageResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[78]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[84]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6182,7 +6633,7 @@ func (x *GetLineageResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetLineageResponse.ProtoReflect.Descriptor instead.
 func (*GetLineageResponse) Descriptor() ([]byte, []int) {
-	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{78}
+	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{84}
 }
 
 func (x *GetLineageResponse) GetVersions() []*LineageEntry {
@@ -6212,7 +6663,7 @@ type LineageEntry struct {
 
 func (x *LineageEntry) Reset() {
 	*x = LineageEntry{}
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[79]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[85]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6224,7 +6675,7 @@ func (x *LineageEntry) String() string {
 func (*LineageEntry) ProtoMessage() {}
 
 func (x *LineageEntry) ProtoReflect() protoreflect.Message {
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[79]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[85]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6237,7 +6688,7 @@ func (x *LineageEntry) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LineageEntry.ProtoReflect.Descriptor instead.
 func (*LineageEntry) Descriptor() ([]byte, []int) {
-	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{79}
+	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{85}
 }
 
 func (x *LineageEntry) GetVersion() string {
@@ -6329,7 +6780,7 @@ type LineageEvent struct {
 
 func (x *LineageEvent) Reset() {
 	*x = LineageEvent{}
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[80]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[86]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6341,7 +6792,7 @@ func (x *LineageEvent) String() string {
 func (*LineageEvent) ProtoMessage() {}
 
 func (x *LineageEvent) ProtoReflect() protoreflect.Message {
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[80]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[86]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6354,7 +6805,7 @@ func (x *LineageEvent) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LineageEvent.ProtoReflect.Descriptor instead.
 func (*LineageEvent) Descriptor() ([]byte, []int) {
-	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{80}
+	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{86}
 }
 
 func (x *LineageEvent) GetGeneration() uint64 {
@@ -6437,7 +6888,7 @@ type Policy struct {
 
 func (x *Policy) Reset() {
 	*x = Policy{}
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[81]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[87]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6449,7 +6900,7 @@ func (x *Policy) String() string {
 func (*Policy) ProtoMessage() {}
 
 func (x *Policy) ProtoReflect() protoreflect.Message {
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[81]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[87]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6462,7 +6913,7 @@ func (x *Policy) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Policy.ProtoReflect.Descriptor instead.
 func (*Policy) Descriptor() ([]byte, []int) {
-	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{81}
+	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{87}
 }
 
 func (x *Policy) GetSpec() string {
@@ -6544,7 +6995,7 @@ type GetPolicyRequest struct {
 
 func (x *GetPolicyRequest) Reset() {
 	*x = GetPolicyRequest{}
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[82]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[88]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6556,7 +7007,7 @@ func (x *GetPolicyRequest) String() string {
 func (*GetPolicyRequest) ProtoMessage() {}
 
 func (x *GetPolicyRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[82]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[88]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6569,7 +7020,7 @@ func (x *GetPolicyRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetPolicyRequest.ProtoReflect.Descriptor instead.
 func (*GetPolicyRequest) Descriptor() ([]byte, []int) {
-	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{82}
+	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{88}
 }
 
 func (x *GetPolicyRequest) GetSpec() string {
@@ -6590,7 +7041,7 @@ type GetPolicyResponse struct {
 
 func (x *GetPolicyResponse) Reset() {
 	*x = GetPolicyResponse{}
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[83]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[89]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6602,7 +7053,7 @@ func (x *GetPolicyResponse) String() string {
 func (*GetPolicyResponse) ProtoMessage() {}
 
 func (x *GetPolicyResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[83]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[89]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6615,7 +7066,7 @@ func (x *GetPolicyResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetPolicyResponse.ProtoReflect.Descriptor instead.
 func (*GetPolicyResponse) Descriptor() ([]byte, []int) {
-	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{83}
+	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{89}
 }
 
 func (x *GetPolicyResponse) GetPolicy() *Policy {
@@ -6646,7 +7097,7 @@ type SetPolicyRequest struct {
 
 func (x *SetPolicyRequest) Reset() {
 	*x = SetPolicyRequest{}
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[84]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[90]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6658,7 +7109,7 @@ func (x *SetPolicyRequest) String() string {
 func (*SetPolicyRequest) ProtoMessage() {}
 
 func (x *SetPolicyRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[84]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[90]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6671,7 +7122,7 @@ func (x *SetPolicyRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SetPolicyRequest.ProtoReflect.Descriptor instead.
 func (*SetPolicyRequest) Descriptor() ([]byte, []int) {
-	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{84}
+	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{90}
 }
 
 func (x *SetPolicyRequest) GetSpec() string {
@@ -6729,7 +7180,7 @@ type SetPolicyResponse struct {
 
 func (x *SetPolicyResponse) Reset() {
 	*x = SetPolicyResponse{}
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[85]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[91]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6741,7 +7192,7 @@ func (x *SetPolicyResponse) String() string {
 func (*SetPolicyResponse) ProtoMessage() {}
 
 func (x *SetPolicyResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[85]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[91]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6754,7 +7205,7 @@ func (x *SetPolicyResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SetPolicyResponse.ProtoReflect.Descriptor instead.
 func (*SetPolicyResponse) Descriptor() ([]byte, []int) {
-	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{85}
+	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{91}
 }
 
 func (x *SetPolicyResponse) GetPolicy() *Policy {
@@ -6913,7 +7364,42 @@ const file_specproxy_operator_v1_operator_proto_rawDesc = "" +
 	"\boverride\x18\x06 \x01(\v2\x1f.specproxy.operator.v1.OverrideR\boverride\x12\x10\n" +
 	"\x03now\x18\a \x01(\bR\x03now\"K\n" +
 	"\x12SetWeightsResponse\x125\n" +
-	"\x06change\x18\x01 \x01(\v2\x1d.specproxy.operator.v1.ChangeR\x06change\"h\n" +
+	"\x06change\x18\x01 \x01(\v2\x1d.specproxy.operator.v1.ChangeR\x06change\"2\n" +
+	"\x06Header\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12\x14\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value\"\x94\x02\n" +
+	"\x17SetHeaderTargetsRequest\x12\x12\n" +
+	"\x04spec\x18\x01 \x01(\tR\x04spec\x12\x18\n" +
+	"\aversion\x18\x02 \x01(\tR\aversion\x127\n" +
+	"\aheaders\x18\x03 \x03(\v2\x1d.specproxy.operator.v1.HeaderR\aheaders\x12/\n" +
+	"\x05lasts\x18\x04 \x01(\v2\x19.google.protobuf.DurationR\x05lasts\x12\x16\n" +
+	"\x06reason\x18\x05 \x01(\tR\x06reason\x12\x17\n" +
+	"\adry_run\x18\x06 \x01(\bR\x06dryRun\x12\x1e\n" +
+	"\n" +
+	"automation\x18\a \x01(\bR\n" +
+	"automation\x12\x10\n" +
+	"\x03now\x18\b \x01(\bR\x03now\"Q\n" +
+	"\x18SetHeaderTargetsResponse\x125\n" +
+	"\x06change\x18\x01 \x01(\v2\x1d.specproxy.operator.v1.ChangeR\x06change\"\xcc\x01\n" +
+	"\x1aRemoveHeaderTargetsRequest\x12\x12\n" +
+	"\x04spec\x18\x01 \x01(\tR\x04spec\x127\n" +
+	"\aheaders\x18\x02 \x03(\v2\x1d.specproxy.operator.v1.HeaderR\aheaders\x12\x10\n" +
+	"\x03all\x18\x03 \x01(\bR\x03all\x12\x16\n" +
+	"\x06reason\x18\x04 \x01(\tR\x06reason\x12\x17\n" +
+	"\adry_run\x18\x05 \x01(\bR\x06dryRun\x12\x1e\n" +
+	"\n" +
+	"automation\x18\x06 \x01(\bR\n" +
+	"automation\"T\n" +
+	"\x1bRemoveHeaderTargetsResponse\x125\n" +
+	"\x06change\x18\x01 \x01(\v2\x1d.specproxy.operator.v1.ChangeR\x06change\"\xe2\x01\n" +
+	"\fHeaderTarget\x12\x16\n" +
+	"\x06header\x18\x01 \x01(\tR\x06header\x12\x14\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value\x12\x18\n" +
+	"\aversion\x18\x03 \x01(\tR\aversion\x120\n" +
+	"\x05until\x18\x04 \x01(\v2\x1a.google.protobuf.TimestampR\x05until\x12*\n" +
+	"\x02at\x18\x05 \x01(\v2\x1a.google.protobuf.TimestampR\x02at\x12\x14\n" +
+	"\x05actor\x18\x06 \x01(\tR\x05actor\x12\x16\n" +
+	"\x06reason\x18\a \x01(\tR\x06reason\"h\n" +
 	"\x0eRollbackTarget\x12\x12\n" +
 	"\x04spec\x18\x01 \x01(\tR\x04spec\x12\x0e\n" +
 	"\x02to\x18\x02 \x01(\tR\x02to\x12\x12\n" +
@@ -6937,7 +7423,7 @@ const file_specproxy_operator_v1_operator_proto_rawDesc = "" +
 	"\achanges\x18\x01 \x03(\v2\x1d.specproxy.operator.v1.ChangeR\achanges\"%\n" +
 	"\x0fUnfreezeRequest\x12\x12\n" +
 	"\x04spec\x18\x01 \x01(\tR\x04spec\"\x12\n" +
-	"\x10UnfreezeResponse\"\xee\x04\n" +
+	"\x10UnfreezeResponse\"\xd2\x05\n" +
 	"\x06Change\x12\x12\n" +
 	"\x04spec\x18\x01 \x01(\tR\x04spec\x12\x1e\n" +
 	"\n" +
@@ -6960,7 +7446,9 @@ const file_specproxy_operator_v1_operator_proto_rawDesc = "" +
 	"\bwarnings\x18\x0e \x03(\tR\bwarnings\x12\x14\n" +
 	"\x05actor\x18\x0f \x01(\tR\x05actor\x12\x17\n" +
 	"\adry_run\x18\x10 \x01(\bR\x06dryRun\x12\x18\n" +
-	"\aplanned\x18\x11 \x01(\tR\aplanned\"\x83\x01\n" +
+	"\aplanned\x18\x11 \x01(\tR\aplanned\x12J\n" +
+	"\x0eheader_targets\x18\x12 \x03(\v2#.specproxy.operator.v1.HeaderTargetR\rheaderTargets\x12\x16\n" +
+	"\x06reason\x18\x13 \x01(\tR\x06reason\"\x83\x01\n" +
 	"\bCapacity\x12\x14\n" +
 	"\x05ready\x18\x01 \x01(\rR\x05ready\x12\x12\n" +
 	"\x04rate\x18\x02 \x01(\x01R\x04rate\x12!\n" +
@@ -7012,7 +7500,7 @@ const file_specproxy_operator_v1_operator_proto_rawDesc = "" +
 	"\x0fnext_page_token\x18\x05 \x01(\tR\rnextPageToken\x12\x1f\n" +
 	"\vspecs_total\x18\x06 \x01(\rR\n" +
 	"specsTotal\x12(\n" +
-	"\x10specs_in_trouble\x18\a \x01(\rR\x0especsInTrouble\"\xb8\x04\n" +
+	"\x10specs_in_trouble\x18\a \x01(\rR\x0especsInTrouble\"\x84\x05\n" +
 	"\x04Spec\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x1e\n" +
 	"\n" +
@@ -7035,7 +7523,8 @@ const file_specproxy_operator_v1_operator_proto_rawDesc = "" +
 	"\x06drains\x18\f \x03(\v2\x1c.specproxy.operator.v1.DrainR\x06drains\x12\x14\n" +
 	"\x05hosts\x18\r \x03(\tR\x05hosts\x12#\n" +
 	"\rmore_versions\x18\x0e \x01(\bR\fmoreVersions\x12:\n" +
-	"\x06canary\x18\x0f \x01(\v2\".specproxy.operator.v1.CanaryShareR\x06canary\"z\n" +
+	"\x06canary\x18\x0f \x01(\v2\".specproxy.operator.v1.CanaryShareR\x06canary\x12J\n" +
+	"\x0eheader_targets\x18\x10 \x03(\v2#.specproxy.operator.v1.HeaderTargetR\rheaderTargets\"z\n" +
 	"\vCanaryShare\x12\x18\n" +
 	"\aversion\x18\x01 \x01(\tR\aversion\x12\x14\n" +
 	"\x05phase\x18\x02 \x01(\tR\x05phase\x12\x16\n" +
@@ -7393,7 +7882,7 @@ const file_specproxy_operator_v1_operator_proto_rawDesc = "" +
 	"\x11SetPolicyResponse\x125\n" +
 	"\x06policy\x18\x01 \x01(\v2\x1d.specproxy.operator.v1.PolicyR\x06policy\x12!\n" +
 	"\falready_done\x18\x02 \x01(\bR\valreadyDone\x12\x1a\n" +
-	"\bwarnings\x18\x03 \x03(\tR\bwarnings2\xf4\x15\n" +
+	"\bwarnings\x18\x03 \x03(\tR\bwarnings2\xe7\x17\n" +
 	"\x0fOperatorService\x12X\n" +
 	"\aPublish\x12%.specproxy.operator.v1.PublishRequest\x1a&.specproxy.operator.v1.PublishResponse\x12g\n" +
 	"\fListVersions\x12*.specproxy.operator.v1.ListVersionsRequest\x1a+.specproxy.operator.v1.ListVersionsResponse\x12j\n" +
@@ -7410,7 +7899,9 @@ const file_specproxy_operator_v1_operator_proto_rawDesc = "" +
 	"\tSetPolicy\x12'.specproxy.operator.v1.SetPolicyRequest\x1a(.specproxy.operator.v1.SetPolicyResponse\x12U\n" +
 	"\x06Deploy\x12$.specproxy.operator.v1.DeployRequest\x1a%.specproxy.operator.v1.DeployResponse\x12a\n" +
 	"\n" +
-	"SetWeights\x12(.specproxy.operator.v1.SetWeightsRequest\x1a).specproxy.operator.v1.SetWeightsResponse\x12[\n" +
+	"SetWeights\x12(.specproxy.operator.v1.SetWeightsRequest\x1a).specproxy.operator.v1.SetWeightsResponse\x12s\n" +
+	"\x10SetHeaderTargets\x12..specproxy.operator.v1.SetHeaderTargetsRequest\x1a/.specproxy.operator.v1.SetHeaderTargetsResponse\x12|\n" +
+	"\x13RemoveHeaderTargets\x121.specproxy.operator.v1.RemoveHeaderTargetsRequest\x1a2.specproxy.operator.v1.RemoveHeaderTargetsResponse\x12[\n" +
 	"\bRollback\x12&.specproxy.operator.v1.RollbackRequest\x1a'.specproxy.operator.v1.RollbackResponse\x12O\n" +
 	"\x04Undo\x12\".specproxy.operator.v1.UndoRequest\x1a#.specproxy.operator.v1.UndoResponse\x12[\n" +
 	"\bUnfreeze\x12&.specproxy.operator.v1.UnfreezeRequest\x1a'.specproxy.operator.v1.UnfreezeResponse\x12^\n" +
@@ -7441,248 +7932,267 @@ func file_specproxy_operator_v1_operator_proto_rawDescGZIP() []byte {
 	return file_specproxy_operator_v1_operator_proto_rawDescData
 }
 
-var file_specproxy_operator_v1_operator_proto_msgTypes = make([]protoimpl.MessageInfo, 86)
+var file_specproxy_operator_v1_operator_proto_msgTypes = make([]protoimpl.MessageInfo, 92)
 var file_specproxy_operator_v1_operator_proto_goTypes = []any{
-	(*File)(nil),                    // 0: specproxy.operator.v1.File
-	(*PublishRequest)(nil),          // 1: specproxy.operator.v1.PublishRequest
-	(*PublishResponse)(nil),         // 2: specproxy.operator.v1.PublishResponse
-	(*Version)(nil),                 // 3: specproxy.operator.v1.Version
-	(*Pool)(nil),                    // 4: specproxy.operator.v1.Pool
-	(*ListVersionsRequest)(nil),     // 5: specproxy.operator.v1.ListVersionsRequest
-	(*ListVersionsResponse)(nil),    // 6: specproxy.operator.v1.ListVersionsResponse
-	(*VerifyArchiveRequest)(nil),    // 7: specproxy.operator.v1.VerifyArchiveRequest
-	(*VerifyArchiveResponse)(nil),   // 8: specproxy.operator.v1.VerifyArchiveResponse
-	(*VersionCheck)(nil),            // 9: specproxy.operator.v1.VersionCheck
-	(*ImportArchiveRequest)(nil),    // 10: specproxy.operator.v1.ImportArchiveRequest
-	(*ImportArchiveResponse)(nil),   // 11: specproxy.operator.v1.ImportArchiveResponse
-	(*ImportedVersion)(nil),         // 12: specproxy.operator.v1.ImportedVersion
-	(*Ref)(nil),                     // 13: specproxy.operator.v1.Ref
-	(*Override)(nil),                // 14: specproxy.operator.v1.Override
-	(*DeployRequest)(nil),           // 15: specproxy.operator.v1.DeployRequest
-	(*DeployResponse)(nil),          // 16: specproxy.operator.v1.DeployResponse
-	(*Weight)(nil),                  // 17: specproxy.operator.v1.Weight
-	(*SetWeightsRequest)(nil),       // 18: specproxy.operator.v1.SetWeightsRequest
-	(*SetWeightsResponse)(nil),      // 19: specproxy.operator.v1.SetWeightsResponse
-	(*RollbackTarget)(nil),          // 20: specproxy.operator.v1.RollbackTarget
-	(*RollbackRequest)(nil),         // 21: specproxy.operator.v1.RollbackRequest
-	(*RollbackResponse)(nil),        // 22: specproxy.operator.v1.RollbackResponse
-	(*UndoRequest)(nil),             // 23: specproxy.operator.v1.UndoRequest
-	(*UndoResponse)(nil),            // 24: specproxy.operator.v1.UndoResponse
-	(*UnfreezeRequest)(nil),         // 25: specproxy.operator.v1.UnfreezeRequest
-	(*UnfreezeResponse)(nil),        // 26: specproxy.operator.v1.UnfreezeResponse
-	(*Change)(nil),                  // 27: specproxy.operator.v1.Change
-	(*Capacity)(nil),                // 28: specproxy.operator.v1.Capacity
-	(*Plan)(nil),                    // 29: specproxy.operator.v1.Plan
-	(*GetEffectRequest)(nil),        // 30: specproxy.operator.v1.GetEffectRequest
-	(*GetEffectResponse)(nil),       // 31: specproxy.operator.v1.GetEffectResponse
-	(*GetFleetRequest)(nil),         // 32: specproxy.operator.v1.GetFleetRequest
-	(*GetFleetResponse)(nil),        // 33: specproxy.operator.v1.GetFleetResponse
-	(*Spec)(nil),                    // 34: specproxy.operator.v1.Spec
-	(*CanaryShare)(nil),             // 35: specproxy.operator.v1.CanaryShare
-	(*Freeze)(nil),                  // 36: specproxy.operator.v1.Freeze
-	(*Drain)(nil),                   // 37: specproxy.operator.v1.Drain
-	(*PreviewDrainRequest)(nil),     // 38: specproxy.operator.v1.PreviewDrainRequest
-	(*PreviewDrainResponse)(nil),    // 39: specproxy.operator.v1.PreviewDrainResponse
-	(*PreviewedExecution)(nil),      // 40: specproxy.operator.v1.PreviewedExecution
-	(*ListDrainsRequest)(nil),       // 41: specproxy.operator.v1.ListDrainsRequest
-	(*ListDrainsResponse)(nil),      // 42: specproxy.operator.v1.ListDrainsResponse
-	(*SettleExecutionRequest)(nil),  // 43: specproxy.operator.v1.SettleExecutionRequest
-	(*SettleExecutionResponse)(nil), // 44: specproxy.operator.v1.SettleExecutionResponse
-	(*Intervention)(nil),            // 45: specproxy.operator.v1.Intervention
-	(*GetSpecRequest)(nil),          // 46: specproxy.operator.v1.GetSpecRequest
-	(*GetSpecResponse)(nil),         // 47: specproxy.operator.v1.GetSpecResponse
-	(*Execution)(nil),               // 48: specproxy.operator.v1.Execution
-	(*ListExecutionsRequest)(nil),   // 49: specproxy.operator.v1.ListExecutionsRequest
-	(*ListExecutionsResponse)(nil),  // 50: specproxy.operator.v1.ListExecutionsResponse
-	(*ListEffectsRequest)(nil),      // 51: specproxy.operator.v1.ListEffectsRequest
-	(*ListEffectsResponse)(nil),     // 52: specproxy.operator.v1.ListEffectsResponse
-	(*Effect)(nil),                  // 53: specproxy.operator.v1.Effect
-	(*EffectCount)(nil),             // 54: specproxy.operator.v1.EffectCount
-	(*ListProxiesRequest)(nil),      // 55: specproxy.operator.v1.ListProxiesRequest
-	(*ListProxiesResponse)(nil),     // 56: specproxy.operator.v1.ListProxiesResponse
-	(*Replica)(nil),                 // 57: specproxy.operator.v1.Replica
-	(*Proxy)(nil),                   // 58: specproxy.operator.v1.Proxy
-	(*ProxySpec)(nil),               // 59: specproxy.operator.v1.ProxySpec
-	(*PostMortem)(nil),              // 60: specproxy.operator.v1.PostMortem
-	(*ListPostMortemsRequest)(nil),  // 61: specproxy.operator.v1.ListPostMortemsRequest
-	(*ListPostMortemsResponse)(nil), // 62: specproxy.operator.v1.ListPostMortemsResponse
-	(*GetPostMortemRequest)(nil),    // 63: specproxy.operator.v1.GetPostMortemRequest
-	(*GetPostMortemResponse)(nil),   // 64: specproxy.operator.v1.GetPostMortemResponse
-	(*ClosePostMortemRequest)(nil),  // 65: specproxy.operator.v1.ClosePostMortemRequest
-	(*ClosePostMortemResponse)(nil), // 66: specproxy.operator.v1.ClosePostMortemResponse
-	(*ResolveRequest)(nil),          // 67: specproxy.operator.v1.ResolveRequest
-	(*ResolveResponse)(nil),         // 68: specproxy.operator.v1.ResolveResponse
-	(*GetVersionRequest)(nil),       // 69: specproxy.operator.v1.GetVersionRequest
-	(*GetVersionResponse)(nil),      // 70: specproxy.operator.v1.GetVersionResponse
-	(*Attachment)(nil),              // 71: specproxy.operator.v1.Attachment
-	(*ConformanceSummary)(nil),      // 72: specproxy.operator.v1.ConformanceSummary
-	(*ImportVersionRequest)(nil),    // 73: specproxy.operator.v1.ImportVersionRequest
-	(*ImportVersionResponse)(nil),   // 74: specproxy.operator.v1.ImportVersionResponse
-	(*AttachRequest)(nil),           // 75: specproxy.operator.v1.AttachRequest
-	(*AttachResponse)(nil),          // 76: specproxy.operator.v1.AttachResponse
-	(*GetLineageRequest)(nil),       // 77: specproxy.operator.v1.GetLineageRequest
-	(*GetLineageResponse)(nil),      // 78: specproxy.operator.v1.GetLineageResponse
-	(*LineageEntry)(nil),            // 79: specproxy.operator.v1.LineageEntry
-	(*LineageEvent)(nil),            // 80: specproxy.operator.v1.LineageEvent
-	(*Policy)(nil),                  // 81: specproxy.operator.v1.Policy
-	(*GetPolicyRequest)(nil),        // 82: specproxy.operator.v1.GetPolicyRequest
-	(*GetPolicyResponse)(nil),       // 83: specproxy.operator.v1.GetPolicyResponse
-	(*SetPolicyRequest)(nil),        // 84: specproxy.operator.v1.SetPolicyRequest
-	(*SetPolicyResponse)(nil),       // 85: specproxy.operator.v1.SetPolicyResponse
-	(*timestamppb.Timestamp)(nil),   // 86: google.protobuf.Timestamp
-	(*durationpb.Duration)(nil),     // 87: google.protobuf.Duration
+	(*File)(nil),                        // 0: specproxy.operator.v1.File
+	(*PublishRequest)(nil),              // 1: specproxy.operator.v1.PublishRequest
+	(*PublishResponse)(nil),             // 2: specproxy.operator.v1.PublishResponse
+	(*Version)(nil),                     // 3: specproxy.operator.v1.Version
+	(*Pool)(nil),                        // 4: specproxy.operator.v1.Pool
+	(*ListVersionsRequest)(nil),         // 5: specproxy.operator.v1.ListVersionsRequest
+	(*ListVersionsResponse)(nil),        // 6: specproxy.operator.v1.ListVersionsResponse
+	(*VerifyArchiveRequest)(nil),        // 7: specproxy.operator.v1.VerifyArchiveRequest
+	(*VerifyArchiveResponse)(nil),       // 8: specproxy.operator.v1.VerifyArchiveResponse
+	(*VersionCheck)(nil),                // 9: specproxy.operator.v1.VersionCheck
+	(*ImportArchiveRequest)(nil),        // 10: specproxy.operator.v1.ImportArchiveRequest
+	(*ImportArchiveResponse)(nil),       // 11: specproxy.operator.v1.ImportArchiveResponse
+	(*ImportedVersion)(nil),             // 12: specproxy.operator.v1.ImportedVersion
+	(*Ref)(nil),                         // 13: specproxy.operator.v1.Ref
+	(*Override)(nil),                    // 14: specproxy.operator.v1.Override
+	(*DeployRequest)(nil),               // 15: specproxy.operator.v1.DeployRequest
+	(*DeployResponse)(nil),              // 16: specproxy.operator.v1.DeployResponse
+	(*Weight)(nil),                      // 17: specproxy.operator.v1.Weight
+	(*SetWeightsRequest)(nil),           // 18: specproxy.operator.v1.SetWeightsRequest
+	(*SetWeightsResponse)(nil),          // 19: specproxy.operator.v1.SetWeightsResponse
+	(*Header)(nil),                      // 20: specproxy.operator.v1.Header
+	(*SetHeaderTargetsRequest)(nil),     // 21: specproxy.operator.v1.SetHeaderTargetsRequest
+	(*SetHeaderTargetsResponse)(nil),    // 22: specproxy.operator.v1.SetHeaderTargetsResponse
+	(*RemoveHeaderTargetsRequest)(nil),  // 23: specproxy.operator.v1.RemoveHeaderTargetsRequest
+	(*RemoveHeaderTargetsResponse)(nil), // 24: specproxy.operator.v1.RemoveHeaderTargetsResponse
+	(*HeaderTarget)(nil),                // 25: specproxy.operator.v1.HeaderTarget
+	(*RollbackTarget)(nil),              // 26: specproxy.operator.v1.RollbackTarget
+	(*RollbackRequest)(nil),             // 27: specproxy.operator.v1.RollbackRequest
+	(*RollbackResponse)(nil),            // 28: specproxy.operator.v1.RollbackResponse
+	(*UndoRequest)(nil),                 // 29: specproxy.operator.v1.UndoRequest
+	(*UndoResponse)(nil),                // 30: specproxy.operator.v1.UndoResponse
+	(*UnfreezeRequest)(nil),             // 31: specproxy.operator.v1.UnfreezeRequest
+	(*UnfreezeResponse)(nil),            // 32: specproxy.operator.v1.UnfreezeResponse
+	(*Change)(nil),                      // 33: specproxy.operator.v1.Change
+	(*Capacity)(nil),                    // 34: specproxy.operator.v1.Capacity
+	(*Plan)(nil),                        // 35: specproxy.operator.v1.Plan
+	(*GetEffectRequest)(nil),            // 36: specproxy.operator.v1.GetEffectRequest
+	(*GetEffectResponse)(nil),           // 37: specproxy.operator.v1.GetEffectResponse
+	(*GetFleetRequest)(nil),             // 38: specproxy.operator.v1.GetFleetRequest
+	(*GetFleetResponse)(nil),            // 39: specproxy.operator.v1.GetFleetResponse
+	(*Spec)(nil),                        // 40: specproxy.operator.v1.Spec
+	(*CanaryShare)(nil),                 // 41: specproxy.operator.v1.CanaryShare
+	(*Freeze)(nil),                      // 42: specproxy.operator.v1.Freeze
+	(*Drain)(nil),                       // 43: specproxy.operator.v1.Drain
+	(*PreviewDrainRequest)(nil),         // 44: specproxy.operator.v1.PreviewDrainRequest
+	(*PreviewDrainResponse)(nil),        // 45: specproxy.operator.v1.PreviewDrainResponse
+	(*PreviewedExecution)(nil),          // 46: specproxy.operator.v1.PreviewedExecution
+	(*ListDrainsRequest)(nil),           // 47: specproxy.operator.v1.ListDrainsRequest
+	(*ListDrainsResponse)(nil),          // 48: specproxy.operator.v1.ListDrainsResponse
+	(*SettleExecutionRequest)(nil),      // 49: specproxy.operator.v1.SettleExecutionRequest
+	(*SettleExecutionResponse)(nil),     // 50: specproxy.operator.v1.SettleExecutionResponse
+	(*Intervention)(nil),                // 51: specproxy.operator.v1.Intervention
+	(*GetSpecRequest)(nil),              // 52: specproxy.operator.v1.GetSpecRequest
+	(*GetSpecResponse)(nil),             // 53: specproxy.operator.v1.GetSpecResponse
+	(*Execution)(nil),                   // 54: specproxy.operator.v1.Execution
+	(*ListExecutionsRequest)(nil),       // 55: specproxy.operator.v1.ListExecutionsRequest
+	(*ListExecutionsResponse)(nil),      // 56: specproxy.operator.v1.ListExecutionsResponse
+	(*ListEffectsRequest)(nil),          // 57: specproxy.operator.v1.ListEffectsRequest
+	(*ListEffectsResponse)(nil),         // 58: specproxy.operator.v1.ListEffectsResponse
+	(*Effect)(nil),                      // 59: specproxy.operator.v1.Effect
+	(*EffectCount)(nil),                 // 60: specproxy.operator.v1.EffectCount
+	(*ListProxiesRequest)(nil),          // 61: specproxy.operator.v1.ListProxiesRequest
+	(*ListProxiesResponse)(nil),         // 62: specproxy.operator.v1.ListProxiesResponse
+	(*Replica)(nil),                     // 63: specproxy.operator.v1.Replica
+	(*Proxy)(nil),                       // 64: specproxy.operator.v1.Proxy
+	(*ProxySpec)(nil),                   // 65: specproxy.operator.v1.ProxySpec
+	(*PostMortem)(nil),                  // 66: specproxy.operator.v1.PostMortem
+	(*ListPostMortemsRequest)(nil),      // 67: specproxy.operator.v1.ListPostMortemsRequest
+	(*ListPostMortemsResponse)(nil),     // 68: specproxy.operator.v1.ListPostMortemsResponse
+	(*GetPostMortemRequest)(nil),        // 69: specproxy.operator.v1.GetPostMortemRequest
+	(*GetPostMortemResponse)(nil),       // 70: specproxy.operator.v1.GetPostMortemResponse
+	(*ClosePostMortemRequest)(nil),      // 71: specproxy.operator.v1.ClosePostMortemRequest
+	(*ClosePostMortemResponse)(nil),     // 72: specproxy.operator.v1.ClosePostMortemResponse
+	(*ResolveRequest)(nil),              // 73: specproxy.operator.v1.ResolveRequest
+	(*ResolveResponse)(nil),             // 74: specproxy.operator.v1.ResolveResponse
+	(*GetVersionRequest)(nil),           // 75: specproxy.operator.v1.GetVersionRequest
+	(*GetVersionResponse)(nil),          // 76: specproxy.operator.v1.GetVersionResponse
+	(*Attachment)(nil),                  // 77: specproxy.operator.v1.Attachment
+	(*ConformanceSummary)(nil),          // 78: specproxy.operator.v1.ConformanceSummary
+	(*ImportVersionRequest)(nil),        // 79: specproxy.operator.v1.ImportVersionRequest
+	(*ImportVersionResponse)(nil),       // 80: specproxy.operator.v1.ImportVersionResponse
+	(*AttachRequest)(nil),               // 81: specproxy.operator.v1.AttachRequest
+	(*AttachResponse)(nil),              // 82: specproxy.operator.v1.AttachResponse
+	(*GetLineageRequest)(nil),           // 83: specproxy.operator.v1.GetLineageRequest
+	(*GetLineageResponse)(nil),          // 84: specproxy.operator.v1.GetLineageResponse
+	(*LineageEntry)(nil),                // 85: specproxy.operator.v1.LineageEntry
+	(*LineageEvent)(nil),                // 86: specproxy.operator.v1.LineageEvent
+	(*Policy)(nil),                      // 87: specproxy.operator.v1.Policy
+	(*GetPolicyRequest)(nil),            // 88: specproxy.operator.v1.GetPolicyRequest
+	(*GetPolicyResponse)(nil),           // 89: specproxy.operator.v1.GetPolicyResponse
+	(*SetPolicyRequest)(nil),            // 90: specproxy.operator.v1.SetPolicyRequest
+	(*SetPolicyResponse)(nil),           // 91: specproxy.operator.v1.SetPolicyResponse
+	(*timestamppb.Timestamp)(nil),       // 92: google.protobuf.Timestamp
+	(*durationpb.Duration)(nil),         // 93: google.protobuf.Duration
 }
 var file_specproxy_operator_v1_operator_proto_depIdxs = []int32{
 	0,   // 0: specproxy.operator.v1.PublishRequest.files:type_name -> specproxy.operator.v1.File
-	86,  // 1: specproxy.operator.v1.Version.published_at:type_name -> google.protobuf.Timestamp
+	92,  // 1: specproxy.operator.v1.Version.published_at:type_name -> google.protobuf.Timestamp
 	4,   // 2: specproxy.operator.v1.Version.pool:type_name -> specproxy.operator.v1.Pool
 	3,   // 3: specproxy.operator.v1.ListVersionsResponse.versions:type_name -> specproxy.operator.v1.Version
 	9,   // 4: specproxy.operator.v1.VerifyArchiveResponse.checks:type_name -> specproxy.operator.v1.VersionCheck
 	12,  // 5: specproxy.operator.v1.ImportArchiveResponse.versions:type_name -> specproxy.operator.v1.ImportedVersion
 	13,  // 6: specproxy.operator.v1.DeployRequest.refs:type_name -> specproxy.operator.v1.Ref
 	14,  // 7: specproxy.operator.v1.DeployRequest.override:type_name -> specproxy.operator.v1.Override
-	27,  // 8: specproxy.operator.v1.DeployResponse.changes:type_name -> specproxy.operator.v1.Change
+	33,  // 8: specproxy.operator.v1.DeployResponse.changes:type_name -> specproxy.operator.v1.Change
 	17,  // 9: specproxy.operator.v1.SetWeightsRequest.weights:type_name -> specproxy.operator.v1.Weight
 	14,  // 10: specproxy.operator.v1.SetWeightsRequest.override:type_name -> specproxy.operator.v1.Override
-	27,  // 11: specproxy.operator.v1.SetWeightsResponse.change:type_name -> specproxy.operator.v1.Change
-	20,  // 12: specproxy.operator.v1.RollbackRequest.targets:type_name -> specproxy.operator.v1.RollbackTarget
-	27,  // 13: specproxy.operator.v1.RollbackResponse.changes:type_name -> specproxy.operator.v1.Change
-	27,  // 14: specproxy.operator.v1.UndoResponse.changes:type_name -> specproxy.operator.v1.Change
-	17,  // 15: specproxy.operator.v1.Change.before:type_name -> specproxy.operator.v1.Weight
-	17,  // 16: specproxy.operator.v1.Change.after:type_name -> specproxy.operator.v1.Weight
-	86,  // 17: specproxy.operator.v1.Change.committed_at:type_name -> google.protobuf.Timestamp
-	28,  // 18: specproxy.operator.v1.Change.capacity:type_name -> specproxy.operator.v1.Capacity
-	29,  // 19: specproxy.operator.v1.Change.plans:type_name -> specproxy.operator.v1.Plan
-	87,  // 20: specproxy.operator.v1.Plan.within:type_name -> google.protobuf.Duration
-	87,  // 21: specproxy.operator.v1.GetEffectRequest.wait:type_name -> google.protobuf.Duration
-	86,  // 22: specproxy.operator.v1.GetEffectResponse.committed_at:type_name -> google.protobuf.Timestamp
-	86,  // 23: specproxy.operator.v1.GetEffectResponse.effective_at:type_name -> google.protobuf.Timestamp
-	86,  // 24: specproxy.operator.v1.GetEffectResponse.last_admission_at:type_name -> google.protobuf.Timestamp
-	34,  // 25: specproxy.operator.v1.GetFleetResponse.specs:type_name -> specproxy.operator.v1.Spec
-	86,  // 26: specproxy.operator.v1.Spec.changed_at:type_name -> google.protobuf.Timestamp
-	3,   // 27: specproxy.operator.v1.Spec.versions:type_name -> specproxy.operator.v1.Version
-	36,  // 28: specproxy.operator.v1.Spec.freeze:type_name -> specproxy.operator.v1.Freeze
-	37,  // 29: specproxy.operator.v1.Spec.drains:type_name -> specproxy.operator.v1.Drain
-	35,  // 30: specproxy.operator.v1.Spec.canary:type_name -> specproxy.operator.v1.CanaryShare
-	86,  // 31: specproxy.operator.v1.Freeze.since:type_name -> google.protobuf.Timestamp
-	86,  // 32: specproxy.operator.v1.Freeze.until:type_name -> google.protobuf.Timestamp
-	86,  // 33: specproxy.operator.v1.Drain.ordered_at:type_name -> google.protobuf.Timestamp
-	86,  // 34: specproxy.operator.v1.Drain.ended_at:type_name -> google.protobuf.Timestamp
-	48,  // 35: specproxy.operator.v1.Drain.oldest:type_name -> specproxy.operator.v1.Execution
-	87,  // 36: specproxy.operator.v1.Drain.eta:type_name -> google.protobuf.Duration
-	87,  // 37: specproxy.operator.v1.Drain.p50:type_name -> google.protobuf.Duration
-	87,  // 38: specproxy.operator.v1.Drain.p99:type_name -> google.protobuf.Duration
-	87,  // 39: specproxy.operator.v1.Drain.default_within:type_name -> google.protobuf.Duration
-	45,  // 40: specproxy.operator.v1.Drain.interventions:type_name -> specproxy.operator.v1.Intervention
-	27,  // 41: specproxy.operator.v1.PreviewDrainResponse.change:type_name -> specproxy.operator.v1.Change
-	40,  // 42: specproxy.operator.v1.PreviewDrainResponse.executions:type_name -> specproxy.operator.v1.PreviewedExecution
-	48,  // 43: specproxy.operator.v1.PreviewedExecution.execution:type_name -> specproxy.operator.v1.Execution
-	86,  // 44: specproxy.operator.v1.PreviewedExecution.deadline:type_name -> google.protobuf.Timestamp
-	37,  // 45: specproxy.operator.v1.ListDrainsResponse.drains:type_name -> specproxy.operator.v1.Drain
-	87,  // 46: specproxy.operator.v1.SettleExecutionRequest.wait:type_name -> google.protobuf.Duration
-	45,  // 47: specproxy.operator.v1.SettleExecutionResponse.intervention:type_name -> specproxy.operator.v1.Intervention
-	86,  // 48: specproxy.operator.v1.Intervention.at:type_name -> google.protobuf.Timestamp
-	86,  // 49: specproxy.operator.v1.Intervention.settled_at:type_name -> google.protobuf.Timestamp
-	87,  // 50: specproxy.operator.v1.GetSpecRequest.wait:type_name -> google.protobuf.Duration
-	34,  // 51: specproxy.operator.v1.GetSpecResponse.spec:type_name -> specproxy.operator.v1.Spec
-	27,  // 52: specproxy.operator.v1.GetSpecResponse.history:type_name -> specproxy.operator.v1.Change
-	86,  // 53: specproxy.operator.v1.Execution.started_at:type_name -> google.protobuf.Timestamp
-	86,  // 54: specproxy.operator.v1.Execution.ended_at:type_name -> google.protobuf.Timestamp
-	86,  // 55: specproxy.operator.v1.Execution.settle_by:type_name -> google.protobuf.Timestamp
-	48,  // 56: specproxy.operator.v1.ListExecutionsResponse.executions:type_name -> specproxy.operator.v1.Execution
-	53,  // 57: specproxy.operator.v1.ListEffectsResponse.effects:type_name -> specproxy.operator.v1.Effect
-	54,  // 58: specproxy.operator.v1.ListEffectsResponse.counts:type_name -> specproxy.operator.v1.EffectCount
-	86,  // 59: specproxy.operator.v1.Effect.at:type_name -> google.protobuf.Timestamp
-	58,  // 60: specproxy.operator.v1.ListProxiesResponse.proxies:type_name -> specproxy.operator.v1.Proxy
-	57,  // 61: specproxy.operator.v1.ListProxiesResponse.replicas:type_name -> specproxy.operator.v1.Replica
-	86,  // 62: specproxy.operator.v1.Replica.since:type_name -> google.protobuf.Timestamp
-	86,  // 63: specproxy.operator.v1.Proxy.last_seen:type_name -> google.protobuf.Timestamp
-	59,  // 64: specproxy.operator.v1.Proxy.specs:type_name -> specproxy.operator.v1.ProxySpec
-	86,  // 65: specproxy.operator.v1.ProxySpec.acked_at:type_name -> google.protobuf.Timestamp
-	86,  // 66: specproxy.operator.v1.PostMortem.opened_at:type_name -> google.protobuf.Timestamp
-	27,  // 67: specproxy.operator.v1.PostMortem.changes:type_name -> specproxy.operator.v1.Change
-	86,  // 68: specproxy.operator.v1.PostMortem.closed_at:type_name -> google.protobuf.Timestamp
-	60,  // 69: specproxy.operator.v1.ListPostMortemsResponse.postmortems:type_name -> specproxy.operator.v1.PostMortem
-	60,  // 70: specproxy.operator.v1.GetPostMortemResponse.postmortem:type_name -> specproxy.operator.v1.PostMortem
-	60,  // 71: specproxy.operator.v1.ClosePostMortemResponse.postmortem:type_name -> specproxy.operator.v1.PostMortem
-	3,   // 72: specproxy.operator.v1.GetVersionResponse.version:type_name -> specproxy.operator.v1.Version
-	0,   // 73: specproxy.operator.v1.GetVersionResponse.files:type_name -> specproxy.operator.v1.File
-	71,  // 74: specproxy.operator.v1.GetVersionResponse.attachments:type_name -> specproxy.operator.v1.Attachment
-	86,  // 75: specproxy.operator.v1.Attachment.attached_at:type_name -> google.protobuf.Timestamp
-	72,  // 76: specproxy.operator.v1.Attachment.conformance:type_name -> specproxy.operator.v1.ConformanceSummary
-	0,   // 77: specproxy.operator.v1.ImportVersionRequest.files:type_name -> specproxy.operator.v1.File
-	71,  // 78: specproxy.operator.v1.AttachResponse.attachment:type_name -> specproxy.operator.v1.Attachment
-	79,  // 79: specproxy.operator.v1.GetLineageResponse.versions:type_name -> specproxy.operator.v1.LineageEntry
-	86,  // 80: specproxy.operator.v1.LineageEntry.published_at:type_name -> google.protobuf.Timestamp
-	80,  // 81: specproxy.operator.v1.LineageEntry.events:type_name -> specproxy.operator.v1.LineageEvent
-	86,  // 82: specproxy.operator.v1.LineageEvent.at:type_name -> google.protobuf.Timestamp
-	86,  // 83: specproxy.operator.v1.Policy.set_at:type_name -> google.protobuf.Timestamp
-	87,  // 84: specproxy.operator.v1.Policy.open_for:type_name -> google.protobuf.Duration
-	81,  // 85: specproxy.operator.v1.GetPolicyResponse.policy:type_name -> specproxy.operator.v1.Policy
-	81,  // 86: specproxy.operator.v1.GetPolicyResponse.history:type_name -> specproxy.operator.v1.Policy
-	87,  // 87: specproxy.operator.v1.SetPolicyRequest.open_for:type_name -> google.protobuf.Duration
-	81,  // 88: specproxy.operator.v1.SetPolicyResponse.policy:type_name -> specproxy.operator.v1.Policy
-	1,   // 89: specproxy.operator.v1.OperatorService.Publish:input_type -> specproxy.operator.v1.PublishRequest
-	5,   // 90: specproxy.operator.v1.OperatorService.ListVersions:input_type -> specproxy.operator.v1.ListVersionsRequest
-	7,   // 91: specproxy.operator.v1.OperatorService.VerifyArchive:input_type -> specproxy.operator.v1.VerifyArchiveRequest
-	10,  // 92: specproxy.operator.v1.OperatorService.ImportArchive:input_type -> specproxy.operator.v1.ImportArchiveRequest
-	67,  // 93: specproxy.operator.v1.OperatorService.Resolve:input_type -> specproxy.operator.v1.ResolveRequest
-	69,  // 94: specproxy.operator.v1.OperatorService.GetVersion:input_type -> specproxy.operator.v1.GetVersionRequest
-	73,  // 95: specproxy.operator.v1.OperatorService.ImportVersion:input_type -> specproxy.operator.v1.ImportVersionRequest
-	75,  // 96: specproxy.operator.v1.OperatorService.Attach:input_type -> specproxy.operator.v1.AttachRequest
-	77,  // 97: specproxy.operator.v1.OperatorService.GetLineage:input_type -> specproxy.operator.v1.GetLineageRequest
-	82,  // 98: specproxy.operator.v1.OperatorService.GetPolicy:input_type -> specproxy.operator.v1.GetPolicyRequest
-	84,  // 99: specproxy.operator.v1.OperatorService.SetPolicy:input_type -> specproxy.operator.v1.SetPolicyRequest
-	15,  // 100: specproxy.operator.v1.OperatorService.Deploy:input_type -> specproxy.operator.v1.DeployRequest
-	18,  // 101: specproxy.operator.v1.OperatorService.SetWeights:input_type -> specproxy.operator.v1.SetWeightsRequest
-	21,  // 102: specproxy.operator.v1.OperatorService.Rollback:input_type -> specproxy.operator.v1.RollbackRequest
-	23,  // 103: specproxy.operator.v1.OperatorService.Undo:input_type -> specproxy.operator.v1.UndoRequest
-	25,  // 104: specproxy.operator.v1.OperatorService.Unfreeze:input_type -> specproxy.operator.v1.UnfreezeRequest
-	30,  // 105: specproxy.operator.v1.OperatorService.GetEffect:input_type -> specproxy.operator.v1.GetEffectRequest
-	32,  // 106: specproxy.operator.v1.OperatorService.GetFleet:input_type -> specproxy.operator.v1.GetFleetRequest
-	46,  // 107: specproxy.operator.v1.OperatorService.GetSpec:input_type -> specproxy.operator.v1.GetSpecRequest
-	49,  // 108: specproxy.operator.v1.OperatorService.ListExecutions:input_type -> specproxy.operator.v1.ListExecutionsRequest
-	51,  // 109: specproxy.operator.v1.OperatorService.ListEffects:input_type -> specproxy.operator.v1.ListEffectsRequest
-	38,  // 110: specproxy.operator.v1.OperatorService.PreviewDrain:input_type -> specproxy.operator.v1.PreviewDrainRequest
-	41,  // 111: specproxy.operator.v1.OperatorService.ListDrains:input_type -> specproxy.operator.v1.ListDrainsRequest
-	43,  // 112: specproxy.operator.v1.OperatorService.SettleExecution:input_type -> specproxy.operator.v1.SettleExecutionRequest
-	55,  // 113: specproxy.operator.v1.OperatorService.ListProxies:input_type -> specproxy.operator.v1.ListProxiesRequest
-	61,  // 114: specproxy.operator.v1.OperatorService.ListPostMortems:input_type -> specproxy.operator.v1.ListPostMortemsRequest
-	63,  // 115: specproxy.operator.v1.OperatorService.GetPostMortem:input_type -> specproxy.operator.v1.GetPostMortemRequest
-	65,  // 116: specproxy.operator.v1.OperatorService.ClosePostMortem:input_type -> specproxy.operator.v1.ClosePostMortemRequest
-	2,   // 117: specproxy.operator.v1.OperatorService.Publish:output_type -> specproxy.operator.v1.PublishResponse
-	6,   // 118: specproxy.operator.v1.OperatorService.ListVersions:output_type -> specproxy.operator.v1.ListVersionsResponse
-	8,   // 119: specproxy.operator.v1.OperatorService.VerifyArchive:output_type -> specproxy.operator.v1.VerifyArchiveResponse
-	11,  // 120: specproxy.operator.v1.OperatorService.ImportArchive:output_type -> specproxy.operator.v1.ImportArchiveResponse
-	68,  // 121: specproxy.operator.v1.OperatorService.Resolve:output_type -> specproxy.operator.v1.ResolveResponse
-	70,  // 122: specproxy.operator.v1.OperatorService.GetVersion:output_type -> specproxy.operator.v1.GetVersionResponse
-	74,  // 123: specproxy.operator.v1.OperatorService.ImportVersion:output_type -> specproxy.operator.v1.ImportVersionResponse
-	76,  // 124: specproxy.operator.v1.OperatorService.Attach:output_type -> specproxy.operator.v1.AttachResponse
-	78,  // 125: specproxy.operator.v1.OperatorService.GetLineage:output_type -> specproxy.operator.v1.GetLineageResponse
-	83,  // 126: specproxy.operator.v1.OperatorService.GetPolicy:output_type -> specproxy.operator.v1.GetPolicyResponse
-	85,  // 127: specproxy.operator.v1.OperatorService.SetPolicy:output_type -> specproxy.operator.v1.SetPolicyResponse
-	16,  // 128: specproxy.operator.v1.OperatorService.Deploy:output_type -> specproxy.operator.v1.DeployResponse
-	19,  // 129: specproxy.operator.v1.OperatorService.SetWeights:output_type -> specproxy.operator.v1.SetWeightsResponse
-	22,  // 130: specproxy.operator.v1.OperatorService.Rollback:output_type -> specproxy.operator.v1.RollbackResponse
-	24,  // 131: specproxy.operator.v1.OperatorService.Undo:output_type -> specproxy.operator.v1.UndoResponse
-	26,  // 132: specproxy.operator.v1.OperatorService.Unfreeze:output_type -> specproxy.operator.v1.UnfreezeResponse
-	31,  // 133: specproxy.operator.v1.OperatorService.GetEffect:output_type -> specproxy.operator.v1.GetEffectResponse
-	33,  // 134: specproxy.operator.v1.OperatorService.GetFleet:output_type -> specproxy.operator.v1.GetFleetResponse
-	47,  // 135: specproxy.operator.v1.OperatorService.GetSpec:output_type -> specproxy.operator.v1.GetSpecResponse
-	50,  // 136: specproxy.operator.v1.OperatorService.ListExecutions:output_type -> specproxy.operator.v1.ListExecutionsResponse
-	52,  // 137: specproxy.operator.v1.OperatorService.ListEffects:output_type -> specproxy.operator.v1.ListEffectsResponse
-	39,  // 138: specproxy.operator.v1.OperatorService.PreviewDrain:output_type -> specproxy.operator.v1.PreviewDrainResponse
-	42,  // 139: specproxy.operator.v1.OperatorService.ListDrains:output_type -> specproxy.operator.v1.ListDrainsResponse
-	44,  // 140: specproxy.operator.v1.OperatorService.SettleExecution:output_type -> specproxy.operator.v1.SettleExecutionResponse
-	56,  // 141: specproxy.operator.v1.OperatorService.ListProxies:output_type -> specproxy.operator.v1.ListProxiesResponse
-	62,  // 142: specproxy.operator.v1.OperatorService.ListPostMortems:output_type -> specproxy.operator.v1.ListPostMortemsResponse
-	64,  // 143: specproxy.operator.v1.OperatorService.GetPostMortem:output_type -> specproxy.operator.v1.GetPostMortemResponse
-	66,  // 144: specproxy.operator.v1.OperatorService.ClosePostMortem:output_type -> specproxy.operator.v1.ClosePostMortemResponse
-	117, // [117:145] is the sub-list for method output_type
-	89,  // [89:117] is the sub-list for method input_type
-	89,  // [89:89] is the sub-list for extension type_name
-	89,  // [89:89] is the sub-list for extension extendee
-	0,   // [0:89] is the sub-list for field type_name
+	33,  // 11: specproxy.operator.v1.SetWeightsResponse.change:type_name -> specproxy.operator.v1.Change
+	20,  // 12: specproxy.operator.v1.SetHeaderTargetsRequest.headers:type_name -> specproxy.operator.v1.Header
+	93,  // 13: specproxy.operator.v1.SetHeaderTargetsRequest.lasts:type_name -> google.protobuf.Duration
+	33,  // 14: specproxy.operator.v1.SetHeaderTargetsResponse.change:type_name -> specproxy.operator.v1.Change
+	20,  // 15: specproxy.operator.v1.RemoveHeaderTargetsRequest.headers:type_name -> specproxy.operator.v1.Header
+	33,  // 16: specproxy.operator.v1.RemoveHeaderTargetsResponse.change:type_name -> specproxy.operator.v1.Change
+	92,  // 17: specproxy.operator.v1.HeaderTarget.until:type_name -> google.protobuf.Timestamp
+	92,  // 18: specproxy.operator.v1.HeaderTarget.at:type_name -> google.protobuf.Timestamp
+	26,  // 19: specproxy.operator.v1.RollbackRequest.targets:type_name -> specproxy.operator.v1.RollbackTarget
+	33,  // 20: specproxy.operator.v1.RollbackResponse.changes:type_name -> specproxy.operator.v1.Change
+	33,  // 21: specproxy.operator.v1.UndoResponse.changes:type_name -> specproxy.operator.v1.Change
+	17,  // 22: specproxy.operator.v1.Change.before:type_name -> specproxy.operator.v1.Weight
+	17,  // 23: specproxy.operator.v1.Change.after:type_name -> specproxy.operator.v1.Weight
+	92,  // 24: specproxy.operator.v1.Change.committed_at:type_name -> google.protobuf.Timestamp
+	34,  // 25: specproxy.operator.v1.Change.capacity:type_name -> specproxy.operator.v1.Capacity
+	35,  // 26: specproxy.operator.v1.Change.plans:type_name -> specproxy.operator.v1.Plan
+	25,  // 27: specproxy.operator.v1.Change.header_targets:type_name -> specproxy.operator.v1.HeaderTarget
+	93,  // 28: specproxy.operator.v1.Plan.within:type_name -> google.protobuf.Duration
+	93,  // 29: specproxy.operator.v1.GetEffectRequest.wait:type_name -> google.protobuf.Duration
+	92,  // 30: specproxy.operator.v1.GetEffectResponse.committed_at:type_name -> google.protobuf.Timestamp
+	92,  // 31: specproxy.operator.v1.GetEffectResponse.effective_at:type_name -> google.protobuf.Timestamp
+	92,  // 32: specproxy.operator.v1.GetEffectResponse.last_admission_at:type_name -> google.protobuf.Timestamp
+	40,  // 33: specproxy.operator.v1.GetFleetResponse.specs:type_name -> specproxy.operator.v1.Spec
+	92,  // 34: specproxy.operator.v1.Spec.changed_at:type_name -> google.protobuf.Timestamp
+	3,   // 35: specproxy.operator.v1.Spec.versions:type_name -> specproxy.operator.v1.Version
+	42,  // 36: specproxy.operator.v1.Spec.freeze:type_name -> specproxy.operator.v1.Freeze
+	43,  // 37: specproxy.operator.v1.Spec.drains:type_name -> specproxy.operator.v1.Drain
+	41,  // 38: specproxy.operator.v1.Spec.canary:type_name -> specproxy.operator.v1.CanaryShare
+	25,  // 39: specproxy.operator.v1.Spec.header_targets:type_name -> specproxy.operator.v1.HeaderTarget
+	92,  // 40: specproxy.operator.v1.Freeze.since:type_name -> google.protobuf.Timestamp
+	92,  // 41: specproxy.operator.v1.Freeze.until:type_name -> google.protobuf.Timestamp
+	92,  // 42: specproxy.operator.v1.Drain.ordered_at:type_name -> google.protobuf.Timestamp
+	92,  // 43: specproxy.operator.v1.Drain.ended_at:type_name -> google.protobuf.Timestamp
+	54,  // 44: specproxy.operator.v1.Drain.oldest:type_name -> specproxy.operator.v1.Execution
+	93,  // 45: specproxy.operator.v1.Drain.eta:type_name -> google.protobuf.Duration
+	93,  // 46: specproxy.operator.v1.Drain.p50:type_name -> google.protobuf.Duration
+	93,  // 47: specproxy.operator.v1.Drain.p99:type_name -> google.protobuf.Duration
+	93,  // 48: specproxy.operator.v1.Drain.default_within:type_name -> google.protobuf.Duration
+	51,  // 49: specproxy.operator.v1.Drain.interventions:type_name -> specproxy.operator.v1.Intervention
+	33,  // 50: specproxy.operator.v1.PreviewDrainResponse.change:type_name -> specproxy.operator.v1.Change
+	46,  // 51: specproxy.operator.v1.PreviewDrainResponse.executions:type_name -> specproxy.operator.v1.PreviewedExecution
+	54,  // 52: specproxy.operator.v1.PreviewedExecution.execution:type_name -> specproxy.operator.v1.Execution
+	92,  // 53: specproxy.operator.v1.PreviewedExecution.deadline:type_name -> google.protobuf.Timestamp
+	43,  // 54: specproxy.operator.v1.ListDrainsResponse.drains:type_name -> specproxy.operator.v1.Drain
+	93,  // 55: specproxy.operator.v1.SettleExecutionRequest.wait:type_name -> google.protobuf.Duration
+	51,  // 56: specproxy.operator.v1.SettleExecutionResponse.intervention:type_name -> specproxy.operator.v1.Intervention
+	92,  // 57: specproxy.operator.v1.Intervention.at:type_name -> google.protobuf.Timestamp
+	92,  // 58: specproxy.operator.v1.Intervention.settled_at:type_name -> google.protobuf.Timestamp
+	93,  // 59: specproxy.operator.v1.GetSpecRequest.wait:type_name -> google.protobuf.Duration
+	40,  // 60: specproxy.operator.v1.GetSpecResponse.spec:type_name -> specproxy.operator.v1.Spec
+	33,  // 61: specproxy.operator.v1.GetSpecResponse.history:type_name -> specproxy.operator.v1.Change
+	92,  // 62: specproxy.operator.v1.Execution.started_at:type_name -> google.protobuf.Timestamp
+	92,  // 63: specproxy.operator.v1.Execution.ended_at:type_name -> google.protobuf.Timestamp
+	92,  // 64: specproxy.operator.v1.Execution.settle_by:type_name -> google.protobuf.Timestamp
+	54,  // 65: specproxy.operator.v1.ListExecutionsResponse.executions:type_name -> specproxy.operator.v1.Execution
+	59,  // 66: specproxy.operator.v1.ListEffectsResponse.effects:type_name -> specproxy.operator.v1.Effect
+	60,  // 67: specproxy.operator.v1.ListEffectsResponse.counts:type_name -> specproxy.operator.v1.EffectCount
+	92,  // 68: specproxy.operator.v1.Effect.at:type_name -> google.protobuf.Timestamp
+	64,  // 69: specproxy.operator.v1.ListProxiesResponse.proxies:type_name -> specproxy.operator.v1.Proxy
+	63,  // 70: specproxy.operator.v1.ListProxiesResponse.replicas:type_name -> specproxy.operator.v1.Replica
+	92,  // 71: specproxy.operator.v1.Replica.since:type_name -> google.protobuf.Timestamp
+	92,  // 72: specproxy.operator.v1.Proxy.last_seen:type_name -> google.protobuf.Timestamp
+	65,  // 73: specproxy.operator.v1.Proxy.specs:type_name -> specproxy.operator.v1.ProxySpec
+	92,  // 74: specproxy.operator.v1.ProxySpec.acked_at:type_name -> google.protobuf.Timestamp
+	92,  // 75: specproxy.operator.v1.PostMortem.opened_at:type_name -> google.protobuf.Timestamp
+	33,  // 76: specproxy.operator.v1.PostMortem.changes:type_name -> specproxy.operator.v1.Change
+	92,  // 77: specproxy.operator.v1.PostMortem.closed_at:type_name -> google.protobuf.Timestamp
+	66,  // 78: specproxy.operator.v1.ListPostMortemsResponse.postmortems:type_name -> specproxy.operator.v1.PostMortem
+	66,  // 79: specproxy.operator.v1.GetPostMortemResponse.postmortem:type_name -> specproxy.operator.v1.PostMortem
+	66,  // 80: specproxy.operator.v1.ClosePostMortemResponse.postmortem:type_name -> specproxy.operator.v1.PostMortem
+	3,   // 81: specproxy.operator.v1.GetVersionResponse.version:type_name -> specproxy.operator.v1.Version
+	0,   // 82: specproxy.operator.v1.GetVersionResponse.files:type_name -> specproxy.operator.v1.File
+	77,  // 83: specproxy.operator.v1.GetVersionResponse.attachments:type_name -> specproxy.operator.v1.Attachment
+	92,  // 84: specproxy.operator.v1.Attachment.attached_at:type_name -> google.protobuf.Timestamp
+	78,  // 85: specproxy.operator.v1.Attachment.conformance:type_name -> specproxy.operator.v1.ConformanceSummary
+	0,   // 86: specproxy.operator.v1.ImportVersionRequest.files:type_name -> specproxy.operator.v1.File
+	77,  // 87: specproxy.operator.v1.AttachResponse.attachment:type_name -> specproxy.operator.v1.Attachment
+	85,  // 88: specproxy.operator.v1.GetLineageResponse.versions:type_name -> specproxy.operator.v1.LineageEntry
+	92,  // 89: specproxy.operator.v1.LineageEntry.published_at:type_name -> google.protobuf.Timestamp
+	86,  // 90: specproxy.operator.v1.LineageEntry.events:type_name -> specproxy.operator.v1.LineageEvent
+	92,  // 91: specproxy.operator.v1.LineageEvent.at:type_name -> google.protobuf.Timestamp
+	92,  // 92: specproxy.operator.v1.Policy.set_at:type_name -> google.protobuf.Timestamp
+	93,  // 93: specproxy.operator.v1.Policy.open_for:type_name -> google.protobuf.Duration
+	87,  // 94: specproxy.operator.v1.GetPolicyResponse.policy:type_name -> specproxy.operator.v1.Policy
+	87,  // 95: specproxy.operator.v1.GetPolicyResponse.history:type_name -> specproxy.operator.v1.Policy
+	93,  // 96: specproxy.operator.v1.SetPolicyRequest.open_for:type_name -> google.protobuf.Duration
+	87,  // 97: specproxy.operator.v1.SetPolicyResponse.policy:type_name -> specproxy.operator.v1.Policy
+	1,   // 98: specproxy.operator.v1.OperatorService.Publish:input_type -> specproxy.operator.v1.PublishRequest
+	5,   // 99: specproxy.operator.v1.OperatorService.ListVersions:input_type -> specproxy.operator.v1.ListVersionsRequest
+	7,   // 100: specproxy.operator.v1.OperatorService.VerifyArchive:input_type -> specproxy.operator.v1.VerifyArchiveRequest
+	10,  // 101: specproxy.operator.v1.OperatorService.ImportArchive:input_type -> specproxy.operator.v1.ImportArchiveRequest
+	73,  // 102: specproxy.operator.v1.OperatorService.Resolve:input_type -> specproxy.operator.v1.ResolveRequest
+	75,  // 103: specproxy.operator.v1.OperatorService.GetVersion:input_type -> specproxy.operator.v1.GetVersionRequest
+	79,  // 104: specproxy.operator.v1.OperatorService.ImportVersion:input_type -> specproxy.operator.v1.ImportVersionRequest
+	81,  // 105: specproxy.operator.v1.OperatorService.Attach:input_type -> specproxy.operator.v1.AttachRequest
+	83,  // 106: specproxy.operator.v1.OperatorService.GetLineage:input_type -> specproxy.operator.v1.GetLineageRequest
+	88,  // 107: specproxy.operator.v1.OperatorService.GetPolicy:input_type -> specproxy.operator.v1.GetPolicyRequest
+	90,  // 108: specproxy.operator.v1.OperatorService.SetPolicy:input_type -> specproxy.operator.v1.SetPolicyRequest
+	15,  // 109: specproxy.operator.v1.OperatorService.Deploy:input_type -> specproxy.operator.v1.DeployRequest
+	18,  // 110: specproxy.operator.v1.OperatorService.SetWeights:input_type -> specproxy.operator.v1.SetWeightsRequest
+	21,  // 111: specproxy.operator.v1.OperatorService.SetHeaderTargets:input_type -> specproxy.operator.v1.SetHeaderTargetsRequest
+	23,  // 112: specproxy.operator.v1.OperatorService.RemoveHeaderTargets:input_type -> specproxy.operator.v1.RemoveHeaderTargetsRequest
+	27,  // 113: specproxy.operator.v1.OperatorService.Rollback:input_type -> specproxy.operator.v1.RollbackRequest
+	29,  // 114: specproxy.operator.v1.OperatorService.Undo:input_type -> specproxy.operator.v1.UndoRequest
+	31,  // 115: specproxy.operator.v1.OperatorService.Unfreeze:input_type -> specproxy.operator.v1.UnfreezeRequest
+	36,  // 116: specproxy.operator.v1.OperatorService.GetEffect:input_type -> specproxy.operator.v1.GetEffectRequest
+	38,  // 117: specproxy.operator.v1.OperatorService.GetFleet:input_type -> specproxy.operator.v1.GetFleetRequest
+	52,  // 118: specproxy.operator.v1.OperatorService.GetSpec:input_type -> specproxy.operator.v1.GetSpecRequest
+	55,  // 119: specproxy.operator.v1.OperatorService.ListExecutions:input_type -> specproxy.operator.v1.ListExecutionsRequest
+	57,  // 120: specproxy.operator.v1.OperatorService.ListEffects:input_type -> specproxy.operator.v1.ListEffectsRequest
+	44,  // 121: specproxy.operator.v1.OperatorService.PreviewDrain:input_type -> specproxy.operator.v1.PreviewDrainRequest
+	47,  // 122: specproxy.operator.v1.OperatorService.ListDrains:input_type -> specproxy.operator.v1.ListDrainsRequest
+	49,  // 123: specproxy.operator.v1.OperatorService.SettleExecution:input_type -> specproxy.operator.v1.SettleExecutionRequest
+	61,  // 124: specproxy.operator.v1.OperatorService.ListProxies:input_type -> specproxy.operator.v1.ListProxiesRequest
+	67,  // 125: specproxy.operator.v1.OperatorService.ListPostMortems:input_type -> specproxy.operator.v1.ListPostMortemsRequest
+	69,  // 126: specproxy.operator.v1.OperatorService.GetPostMortem:input_type -> specproxy.operator.v1.GetPostMortemRequest
+	71,  // 127: specproxy.operator.v1.OperatorService.ClosePostMortem:input_type -> specproxy.operator.v1.ClosePostMortemRequest
+	2,   // 128: specproxy.operator.v1.OperatorService.Publish:output_type -> specproxy.operator.v1.PublishResponse
+	6,   // 129: specproxy.operator.v1.OperatorService.ListVersions:output_type -> specproxy.operator.v1.ListVersionsResponse
+	8,   // 130: specproxy.operator.v1.OperatorService.VerifyArchive:output_type -> specproxy.operator.v1.VerifyArchiveResponse
+	11,  // 131: specproxy.operator.v1.OperatorService.ImportArchive:output_type -> specproxy.operator.v1.ImportArchiveResponse
+	74,  // 132: specproxy.operator.v1.OperatorService.Resolve:output_type -> specproxy.operator.v1.ResolveResponse
+	76,  // 133: specproxy.operator.v1.OperatorService.GetVersion:output_type -> specproxy.operator.v1.GetVersionResponse
+	80,  // 134: specproxy.operator.v1.OperatorService.ImportVersion:output_type -> specproxy.operator.v1.ImportVersionResponse
+	82,  // 135: specproxy.operator.v1.OperatorService.Attach:output_type -> specproxy.operator.v1.AttachResponse
+	84,  // 136: specproxy.operator.v1.OperatorService.GetLineage:output_type -> specproxy.operator.v1.GetLineageResponse
+	89,  // 137: specproxy.operator.v1.OperatorService.GetPolicy:output_type -> specproxy.operator.v1.GetPolicyResponse
+	91,  // 138: specproxy.operator.v1.OperatorService.SetPolicy:output_type -> specproxy.operator.v1.SetPolicyResponse
+	16,  // 139: specproxy.operator.v1.OperatorService.Deploy:output_type -> specproxy.operator.v1.DeployResponse
+	19,  // 140: specproxy.operator.v1.OperatorService.SetWeights:output_type -> specproxy.operator.v1.SetWeightsResponse
+	22,  // 141: specproxy.operator.v1.OperatorService.SetHeaderTargets:output_type -> specproxy.operator.v1.SetHeaderTargetsResponse
+	24,  // 142: specproxy.operator.v1.OperatorService.RemoveHeaderTargets:output_type -> specproxy.operator.v1.RemoveHeaderTargetsResponse
+	28,  // 143: specproxy.operator.v1.OperatorService.Rollback:output_type -> specproxy.operator.v1.RollbackResponse
+	30,  // 144: specproxy.operator.v1.OperatorService.Undo:output_type -> specproxy.operator.v1.UndoResponse
+	32,  // 145: specproxy.operator.v1.OperatorService.Unfreeze:output_type -> specproxy.operator.v1.UnfreezeResponse
+	37,  // 146: specproxy.operator.v1.OperatorService.GetEffect:output_type -> specproxy.operator.v1.GetEffectResponse
+	39,  // 147: specproxy.operator.v1.OperatorService.GetFleet:output_type -> specproxy.operator.v1.GetFleetResponse
+	53,  // 148: specproxy.operator.v1.OperatorService.GetSpec:output_type -> specproxy.operator.v1.GetSpecResponse
+	56,  // 149: specproxy.operator.v1.OperatorService.ListExecutions:output_type -> specproxy.operator.v1.ListExecutionsResponse
+	58,  // 150: specproxy.operator.v1.OperatorService.ListEffects:output_type -> specproxy.operator.v1.ListEffectsResponse
+	45,  // 151: specproxy.operator.v1.OperatorService.PreviewDrain:output_type -> specproxy.operator.v1.PreviewDrainResponse
+	48,  // 152: specproxy.operator.v1.OperatorService.ListDrains:output_type -> specproxy.operator.v1.ListDrainsResponse
+	50,  // 153: specproxy.operator.v1.OperatorService.SettleExecution:output_type -> specproxy.operator.v1.SettleExecutionResponse
+	62,  // 154: specproxy.operator.v1.OperatorService.ListProxies:output_type -> specproxy.operator.v1.ListProxiesResponse
+	68,  // 155: specproxy.operator.v1.OperatorService.ListPostMortems:output_type -> specproxy.operator.v1.ListPostMortemsResponse
+	70,  // 156: specproxy.operator.v1.OperatorService.GetPostMortem:output_type -> specproxy.operator.v1.GetPostMortemResponse
+	72,  // 157: specproxy.operator.v1.OperatorService.ClosePostMortem:output_type -> specproxy.operator.v1.ClosePostMortemResponse
+	128, // [128:158] is the sub-list for method output_type
+	98,  // [98:128] is the sub-list for method input_type
+	98,  // [98:98] is the sub-list for extension type_name
+	98,  // [98:98] is the sub-list for extension extendee
+	0,   // [0:98] is the sub-list for field type_name
 }
 
 func init() { file_specproxy_operator_v1_operator_proto_init() }
@@ -7690,14 +8200,14 @@ func file_specproxy_operator_v1_operator_proto_init() {
 	if File_specproxy_operator_v1_operator_proto != nil {
 		return
 	}
-	file_specproxy_operator_v1_operator_proto_msgTypes[35].OneofWrappers = []any{}
+	file_specproxy_operator_v1_operator_proto_msgTypes[41].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_specproxy_operator_v1_operator_proto_rawDesc), len(file_specproxy_operator_v1_operator_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   86,
+			NumMessages:   92,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -21,34 +21,36 @@ import (
 const _ = grpc.SupportPackageIsVersion9
 
 const (
-	OperatorService_Publish_FullMethodName         = "/specproxy.operator.v1.OperatorService/Publish"
-	OperatorService_ListVersions_FullMethodName    = "/specproxy.operator.v1.OperatorService/ListVersions"
-	OperatorService_VerifyArchive_FullMethodName   = "/specproxy.operator.v1.OperatorService/VerifyArchive"
-	OperatorService_ImportArchive_FullMethodName   = "/specproxy.operator.v1.OperatorService/ImportArchive"
-	OperatorService_Resolve_FullMethodName         = "/specproxy.operator.v1.OperatorService/Resolve"
-	OperatorService_GetVersion_FullMethodName      = "/specproxy.operator.v1.OperatorService/GetVersion"
-	OperatorService_ImportVersion_FullMethodName   = "/specproxy.operator.v1.OperatorService/ImportVersion"
-	OperatorService_Attach_FullMethodName          = "/specproxy.operator.v1.OperatorService/Attach"
-	OperatorService_GetLineage_FullMethodName      = "/specproxy.operator.v1.OperatorService/GetLineage"
-	OperatorService_GetPolicy_FullMethodName       = "/specproxy.operator.v1.OperatorService/GetPolicy"
-	OperatorService_SetPolicy_FullMethodName       = "/specproxy.operator.v1.OperatorService/SetPolicy"
-	OperatorService_Deploy_FullMethodName          = "/specproxy.operator.v1.OperatorService/Deploy"
-	OperatorService_SetWeights_FullMethodName      = "/specproxy.operator.v1.OperatorService/SetWeights"
-	OperatorService_Rollback_FullMethodName        = "/specproxy.operator.v1.OperatorService/Rollback"
-	OperatorService_Undo_FullMethodName            = "/specproxy.operator.v1.OperatorService/Undo"
-	OperatorService_Unfreeze_FullMethodName        = "/specproxy.operator.v1.OperatorService/Unfreeze"
-	OperatorService_GetEffect_FullMethodName       = "/specproxy.operator.v1.OperatorService/GetEffect"
-	OperatorService_GetFleet_FullMethodName        = "/specproxy.operator.v1.OperatorService/GetFleet"
-	OperatorService_GetSpec_FullMethodName         = "/specproxy.operator.v1.OperatorService/GetSpec"
-	OperatorService_ListExecutions_FullMethodName  = "/specproxy.operator.v1.OperatorService/ListExecutions"
-	OperatorService_ListEffects_FullMethodName     = "/specproxy.operator.v1.OperatorService/ListEffects"
-	OperatorService_PreviewDrain_FullMethodName    = "/specproxy.operator.v1.OperatorService/PreviewDrain"
-	OperatorService_ListDrains_FullMethodName      = "/specproxy.operator.v1.OperatorService/ListDrains"
-	OperatorService_SettleExecution_FullMethodName = "/specproxy.operator.v1.OperatorService/SettleExecution"
-	OperatorService_ListProxies_FullMethodName     = "/specproxy.operator.v1.OperatorService/ListProxies"
-	OperatorService_ListPostMortems_FullMethodName = "/specproxy.operator.v1.OperatorService/ListPostMortems"
-	OperatorService_GetPostMortem_FullMethodName   = "/specproxy.operator.v1.OperatorService/GetPostMortem"
-	OperatorService_ClosePostMortem_FullMethodName = "/specproxy.operator.v1.OperatorService/ClosePostMortem"
+	OperatorService_Publish_FullMethodName             = "/specproxy.operator.v1.OperatorService/Publish"
+	OperatorService_ListVersions_FullMethodName        = "/specproxy.operator.v1.OperatorService/ListVersions"
+	OperatorService_VerifyArchive_FullMethodName       = "/specproxy.operator.v1.OperatorService/VerifyArchive"
+	OperatorService_ImportArchive_FullMethodName       = "/specproxy.operator.v1.OperatorService/ImportArchive"
+	OperatorService_Resolve_FullMethodName             = "/specproxy.operator.v1.OperatorService/Resolve"
+	OperatorService_GetVersion_FullMethodName          = "/specproxy.operator.v1.OperatorService/GetVersion"
+	OperatorService_ImportVersion_FullMethodName       = "/specproxy.operator.v1.OperatorService/ImportVersion"
+	OperatorService_Attach_FullMethodName              = "/specproxy.operator.v1.OperatorService/Attach"
+	OperatorService_GetLineage_FullMethodName          = "/specproxy.operator.v1.OperatorService/GetLineage"
+	OperatorService_GetPolicy_FullMethodName           = "/specproxy.operator.v1.OperatorService/GetPolicy"
+	OperatorService_SetPolicy_FullMethodName           = "/specproxy.operator.v1.OperatorService/SetPolicy"
+	OperatorService_Deploy_FullMethodName              = "/specproxy.operator.v1.OperatorService/Deploy"
+	OperatorService_SetWeights_FullMethodName          = "/specproxy.operator.v1.OperatorService/SetWeights"
+	OperatorService_SetHeaderTargets_FullMethodName    = "/specproxy.operator.v1.OperatorService/SetHeaderTargets"
+	OperatorService_RemoveHeaderTargets_FullMethodName = "/specproxy.operator.v1.OperatorService/RemoveHeaderTargets"
+	OperatorService_Rollback_FullMethodName            = "/specproxy.operator.v1.OperatorService/Rollback"
+	OperatorService_Undo_FullMethodName                = "/specproxy.operator.v1.OperatorService/Undo"
+	OperatorService_Unfreeze_FullMethodName            = "/specproxy.operator.v1.OperatorService/Unfreeze"
+	OperatorService_GetEffect_FullMethodName           = "/specproxy.operator.v1.OperatorService/GetEffect"
+	OperatorService_GetFleet_FullMethodName            = "/specproxy.operator.v1.OperatorService/GetFleet"
+	OperatorService_GetSpec_FullMethodName             = "/specproxy.operator.v1.OperatorService/GetSpec"
+	OperatorService_ListExecutions_FullMethodName      = "/specproxy.operator.v1.OperatorService/ListExecutions"
+	OperatorService_ListEffects_FullMethodName         = "/specproxy.operator.v1.OperatorService/ListEffects"
+	OperatorService_PreviewDrain_FullMethodName        = "/specproxy.operator.v1.OperatorService/PreviewDrain"
+	OperatorService_ListDrains_FullMethodName          = "/specproxy.operator.v1.OperatorService/ListDrains"
+	OperatorService_SettleExecution_FullMethodName     = "/specproxy.operator.v1.OperatorService/SettleExecution"
+	OperatorService_ListProxies_FullMethodName         = "/specproxy.operator.v1.OperatorService/ListProxies"
+	OperatorService_ListPostMortems_FullMethodName     = "/specproxy.operator.v1.OperatorService/ListPostMortems"
+	OperatorService_GetPostMortem_FullMethodName       = "/specproxy.operator.v1.OperatorService/GetPostMortem"
+	OperatorService_ClosePostMortem_FullMethodName     = "/specproxy.operator.v1.OperatorService/ClosePostMortem"
 )
 
 // OperatorServiceClient is the client API for OperatorService service.
@@ -83,6 +85,10 @@ type OperatorServiceClient interface {
 	Deploy(ctx context.Context, in *DeployRequest, opts ...grpc.CallOption) (*DeployResponse, error)
 	// SetWeights replaces one spec's split.
 	SetWeights(ctx context.Context, in *SetWeightsRequest, opts ...grpc.CallOption) (*SetWeightsResponse, error)
+	// SetHeaderTargets leads new executions that carry a header to one version, whatever the weights.
+	SetHeaderTargets(ctx context.Context, in *SetHeaderTargetsRequest, opts ...grpc.CallOption) (*SetHeaderTargetsResponse, error)
+	// RemoveHeaderTargets ends that.
+	RemoveHeaderTargets(ctx context.Context, in *RemoveHeaderTargetsRequest, opts ...grpc.CallOption) (*RemoveHeaderTargetsResponse, error)
 	// Rollback abandons the newest version in favour of an earlier one, in one transaction for all named specs.
 	Rollback(ctx context.Context, in *RollbackRequest, opts ...grpc.CallOption) (*RollbackResponse, error)
 	// Undo puts the split back that a rollback replaced, within an hour of it.
@@ -241,6 +247,26 @@ func (c *operatorServiceClient) SetWeights(ctx context.Context, in *SetWeightsRe
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	out := new(SetWeightsResponse)
 	err := c.cc.Invoke(ctx, OperatorService_SetWeights_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *operatorServiceClient) SetHeaderTargets(ctx context.Context, in *SetHeaderTargetsRequest, opts ...grpc.CallOption) (*SetHeaderTargetsResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(SetHeaderTargetsResponse)
+	err := c.cc.Invoke(ctx, OperatorService_SetHeaderTargets_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *operatorServiceClient) RemoveHeaderTargets(ctx context.Context, in *RemoveHeaderTargetsRequest, opts ...grpc.CallOption) (*RemoveHeaderTargetsResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(RemoveHeaderTargetsResponse)
+	err := c.cc.Invoke(ctx, OperatorService_RemoveHeaderTargets_FullMethodName, in, out, cOpts...)
 	if err != nil {
 		return nil, err
 	}
@@ -429,6 +455,10 @@ type OperatorServiceServer interface {
 	Deploy(context.Context, *DeployRequest) (*DeployResponse, error)
 	// SetWeights replaces one spec's split.
 	SetWeights(context.Context, *SetWeightsRequest) (*SetWeightsResponse, error)
+	// SetHeaderTargets leads new executions that carry a header to one version, whatever the weights.
+	SetHeaderTargets(context.Context, *SetHeaderTargetsRequest) (*SetHeaderTargetsResponse, error)
+	// RemoveHeaderTargets ends that.
+	RemoveHeaderTargets(context.Context, *RemoveHeaderTargetsRequest) (*RemoveHeaderTargetsResponse, error)
 	// Rollback abandons the newest version in favour of an earlier one, in one transaction for all named specs.
 	Rollback(context.Context, *RollbackRequest) (*RollbackResponse, error)
 	// Undo puts the split back that a rollback replaced, within an hour of it.
@@ -501,6 +531,12 @@ func (UnimplementedOperatorServiceServer) Deploy(context.Context, *DeployRequest
 }
 func (UnimplementedOperatorServiceServer) SetWeights(context.Context, *SetWeightsRequest) (*SetWeightsResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method SetWeights not implemented")
+}
+func (UnimplementedOperatorServiceServer) SetHeaderTargets(context.Context, *SetHeaderTargetsRequest) (*SetHeaderTargetsResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method SetHeaderTargets not implemented")
+}
+func (UnimplementedOperatorServiceServer) RemoveHeaderTargets(context.Context, *RemoveHeaderTargetsRequest) (*RemoveHeaderTargetsResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method RemoveHeaderTargets not implemented")
 }
 func (UnimplementedOperatorServiceServer) Rollback(context.Context, *RollbackRequest) (*RollbackResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method Rollback not implemented")
@@ -798,6 +834,42 @@ func _OperatorService_SetWeights_Handler(srv interface{}, ctx context.Context, d
 	}
 	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
 		return srv.(OperatorServiceServer).SetWeights(ctx, req.(*SetWeightsRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _OperatorService_SetHeaderTargets_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(SetHeaderTargetsRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(OperatorServiceServer).SetHeaderTargets(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: OperatorService_SetHeaderTargets_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(OperatorServiceServer).SetHeaderTargets(ctx, req.(*SetHeaderTargetsRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _OperatorService_RemoveHeaderTargets_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(RemoveHeaderTargetsRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(OperatorServiceServer).RemoveHeaderTargets(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: OperatorService_RemoveHeaderTargets_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(OperatorServiceServer).RemoveHeaderTargets(ctx, req.(*RemoveHeaderTargetsRequest))
 	}
 	return interceptor(ctx, in, info, handler)
 }
@@ -1130,6 +1202,14 @@ var OperatorService_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "SetWeights",
 			Handler:    _OperatorService_SetWeights_Handler,
+		},
+		{
+			MethodName: "SetHeaderTargets",
+			Handler:    _OperatorService_SetHeaderTargets_Handler,
+		},
+		{
+			MethodName: "RemoveHeaderTargets",
+			Handler:    _OperatorService_RemoveHeaderTargets_Handler,
 		},
 		{
 			MethodName: "Rollback",

@@ -70,6 +70,12 @@ const (
 	// OperatorServiceSetWeightsProcedure is the fully-qualified name of the OperatorService's
 	// SetWeights RPC.
 	OperatorServiceSetWeightsProcedure = "/specproxy.operator.v1.OperatorService/SetWeights"
+	// OperatorServiceSetHeaderTargetsProcedure is the fully-qualified name of the OperatorService's
+	// SetHeaderTargets RPC.
+	OperatorServiceSetHeaderTargetsProcedure = "/specproxy.operator.v1.OperatorService/SetHeaderTargets"
+	// OperatorServiceRemoveHeaderTargetsProcedure is the fully-qualified name of the OperatorService's
+	// RemoveHeaderTargets RPC.
+	OperatorServiceRemoveHeaderTargetsProcedure = "/specproxy.operator.v1.OperatorService/RemoveHeaderTargets"
 	// OperatorServiceRollbackProcedure is the fully-qualified name of the OperatorService's Rollback
 	// RPC.
 	OperatorServiceRollbackProcedure = "/specproxy.operator.v1.OperatorService/Rollback"
@@ -142,6 +148,10 @@ type OperatorServiceClient interface {
 	Deploy(context.Context, *connect.Request[v1.DeployRequest]) (*connect.Response[v1.DeployResponse], error)
 	// SetWeights replaces one spec's split.
 	SetWeights(context.Context, *connect.Request[v1.SetWeightsRequest]) (*connect.Response[v1.SetWeightsResponse], error)
+	// SetHeaderTargets leads new executions that carry a header to one version, whatever the weights.
+	SetHeaderTargets(context.Context, *connect.Request[v1.SetHeaderTargetsRequest]) (*connect.Response[v1.SetHeaderTargetsResponse], error)
+	// RemoveHeaderTargets ends that.
+	RemoveHeaderTargets(context.Context, *connect.Request[v1.RemoveHeaderTargetsRequest]) (*connect.Response[v1.RemoveHeaderTargetsResponse], error)
 	// Rollback abandons the newest version in favour of an earlier one, in one transaction for all named specs.
 	Rollback(context.Context, *connect.Request[v1.RollbackRequest]) (*connect.Response[v1.RollbackResponse], error)
 	// Undo puts the split back that a rollback replaced, within an hour of it.
@@ -257,6 +267,18 @@ func NewOperatorServiceClient(httpClient connect.HTTPClient, baseURL string, opt
 			connect.WithSchema(operatorServiceMethods.ByName("SetWeights")),
 			connect.WithClientOptions(opts...),
 		),
+		setHeaderTargets: connect.NewClient[v1.SetHeaderTargetsRequest, v1.SetHeaderTargetsResponse](
+			httpClient,
+			baseURL+OperatorServiceSetHeaderTargetsProcedure,
+			connect.WithSchema(operatorServiceMethods.ByName("SetHeaderTargets")),
+			connect.WithClientOptions(opts...),
+		),
+		removeHeaderTargets: connect.NewClient[v1.RemoveHeaderTargetsRequest, v1.RemoveHeaderTargetsResponse](
+			httpClient,
+			baseURL+OperatorServiceRemoveHeaderTargetsProcedure,
+			connect.WithSchema(operatorServiceMethods.ByName("RemoveHeaderTargets")),
+			connect.WithClientOptions(opts...),
+		),
 		rollback: connect.NewClient[v1.RollbackRequest, v1.RollbackResponse](
 			httpClient,
 			baseURL+OperatorServiceRollbackProcedure,
@@ -352,34 +374,36 @@ func NewOperatorServiceClient(httpClient connect.HTTPClient, baseURL string, opt
 
 // operatorServiceClient implements OperatorServiceClient.
 type operatorServiceClient struct {
-	publish         *connect.Client[v1.PublishRequest, v1.PublishResponse]
-	listVersions    *connect.Client[v1.ListVersionsRequest, v1.ListVersionsResponse]
-	verifyArchive   *connect.Client[v1.VerifyArchiveRequest, v1.VerifyArchiveResponse]
-	importArchive   *connect.Client[v1.ImportArchiveRequest, v1.ImportArchiveResponse]
-	resolve         *connect.Client[v1.ResolveRequest, v1.ResolveResponse]
-	getVersion      *connect.Client[v1.GetVersionRequest, v1.GetVersionResponse]
-	importVersion   *connect.Client[v1.ImportVersionRequest, v1.ImportVersionResponse]
-	attach          *connect.Client[v1.AttachRequest, v1.AttachResponse]
-	getLineage      *connect.Client[v1.GetLineageRequest, v1.GetLineageResponse]
-	getPolicy       *connect.Client[v1.GetPolicyRequest, v1.GetPolicyResponse]
-	setPolicy       *connect.Client[v1.SetPolicyRequest, v1.SetPolicyResponse]
-	deploy          *connect.Client[v1.DeployRequest, v1.DeployResponse]
-	setWeights      *connect.Client[v1.SetWeightsRequest, v1.SetWeightsResponse]
-	rollback        *connect.Client[v1.RollbackRequest, v1.RollbackResponse]
-	undo            *connect.Client[v1.UndoRequest, v1.UndoResponse]
-	unfreeze        *connect.Client[v1.UnfreezeRequest, v1.UnfreezeResponse]
-	getEffect       *connect.Client[v1.GetEffectRequest, v1.GetEffectResponse]
-	getFleet        *connect.Client[v1.GetFleetRequest, v1.GetFleetResponse]
-	getSpec         *connect.Client[v1.GetSpecRequest, v1.GetSpecResponse]
-	listExecutions  *connect.Client[v1.ListExecutionsRequest, v1.ListExecutionsResponse]
-	listEffects     *connect.Client[v1.ListEffectsRequest, v1.ListEffectsResponse]
-	previewDrain    *connect.Client[v1.PreviewDrainRequest, v1.PreviewDrainResponse]
-	listDrains      *connect.Client[v1.ListDrainsRequest, v1.ListDrainsResponse]
-	settleExecution *connect.Client[v1.SettleExecutionRequest, v1.SettleExecutionResponse]
-	listProxies     *connect.Client[v1.ListProxiesRequest, v1.ListProxiesResponse]
-	listPostMortems *connect.Client[v1.ListPostMortemsRequest, v1.ListPostMortemsResponse]
-	getPostMortem   *connect.Client[v1.GetPostMortemRequest, v1.GetPostMortemResponse]
-	closePostMortem *connect.Client[v1.ClosePostMortemRequest, v1.ClosePostMortemResponse]
+	publish             *connect.Client[v1.PublishRequest, v1.PublishResponse]
+	listVersions        *connect.Client[v1.ListVersionsRequest, v1.ListVersionsResponse]
+	verifyArchive       *connect.Client[v1.VerifyArchiveRequest, v1.VerifyArchiveResponse]
+	importArchive       *connect.Client[v1.ImportArchiveRequest, v1.ImportArchiveResponse]
+	resolve             *connect.Client[v1.ResolveRequest, v1.ResolveResponse]
+	getVersion          *connect.Client[v1.GetVersionRequest, v1.GetVersionResponse]
+	importVersion       *connect.Client[v1.ImportVersionRequest, v1.ImportVersionResponse]
+	attach              *connect.Client[v1.AttachRequest, v1.AttachResponse]
+	getLineage          *connect.Client[v1.GetLineageRequest, v1.GetLineageResponse]
+	getPolicy           *connect.Client[v1.GetPolicyRequest, v1.GetPolicyResponse]
+	setPolicy           *connect.Client[v1.SetPolicyRequest, v1.SetPolicyResponse]
+	deploy              *connect.Client[v1.DeployRequest, v1.DeployResponse]
+	setWeights          *connect.Client[v1.SetWeightsRequest, v1.SetWeightsResponse]
+	setHeaderTargets    *connect.Client[v1.SetHeaderTargetsRequest, v1.SetHeaderTargetsResponse]
+	removeHeaderTargets *connect.Client[v1.RemoveHeaderTargetsRequest, v1.RemoveHeaderTargetsResponse]
+	rollback            *connect.Client[v1.RollbackRequest, v1.RollbackResponse]
+	undo                *connect.Client[v1.UndoRequest, v1.UndoResponse]
+	unfreeze            *connect.Client[v1.UnfreezeRequest, v1.UnfreezeResponse]
+	getEffect           *connect.Client[v1.GetEffectRequest, v1.GetEffectResponse]
+	getFleet            *connect.Client[v1.GetFleetRequest, v1.GetFleetResponse]
+	getSpec             *connect.Client[v1.GetSpecRequest, v1.GetSpecResponse]
+	listExecutions      *connect.Client[v1.ListExecutionsRequest, v1.ListExecutionsResponse]
+	listEffects         *connect.Client[v1.ListEffectsRequest, v1.ListEffectsResponse]
+	previewDrain        *connect.Client[v1.PreviewDrainRequest, v1.PreviewDrainResponse]
+	listDrains          *connect.Client[v1.ListDrainsRequest, v1.ListDrainsResponse]
+	settleExecution     *connect.Client[v1.SettleExecutionRequest, v1.SettleExecutionResponse]
+	listProxies         *connect.Client[v1.ListProxiesRequest, v1.ListProxiesResponse]
+	listPostMortems     *connect.Client[v1.ListPostMortemsRequest, v1.ListPostMortemsResponse]
+	getPostMortem       *connect.Client[v1.GetPostMortemRequest, v1.GetPostMortemResponse]
+	closePostMortem     *connect.Client[v1.ClosePostMortemRequest, v1.ClosePostMortemResponse]
 }
 
 // Publish calls specproxy.operator.v1.OperatorService.Publish.
@@ -445,6 +469,16 @@ func (c *operatorServiceClient) Deploy(ctx context.Context, req *connect.Request
 // SetWeights calls specproxy.operator.v1.OperatorService.SetWeights.
 func (c *operatorServiceClient) SetWeights(ctx context.Context, req *connect.Request[v1.SetWeightsRequest]) (*connect.Response[v1.SetWeightsResponse], error) {
 	return c.setWeights.CallUnary(ctx, req)
+}
+
+// SetHeaderTargets calls specproxy.operator.v1.OperatorService.SetHeaderTargets.
+func (c *operatorServiceClient) SetHeaderTargets(ctx context.Context, req *connect.Request[v1.SetHeaderTargetsRequest]) (*connect.Response[v1.SetHeaderTargetsResponse], error) {
+	return c.setHeaderTargets.CallUnary(ctx, req)
+}
+
+// RemoveHeaderTargets calls specproxy.operator.v1.OperatorService.RemoveHeaderTargets.
+func (c *operatorServiceClient) RemoveHeaderTargets(ctx context.Context, req *connect.Request[v1.RemoveHeaderTargetsRequest]) (*connect.Response[v1.RemoveHeaderTargetsResponse], error) {
+	return c.removeHeaderTargets.CallUnary(ctx, req)
 }
 
 // Rollback calls specproxy.operator.v1.OperatorService.Rollback.
@@ -549,6 +583,10 @@ type OperatorServiceHandler interface {
 	Deploy(context.Context, *connect.Request[v1.DeployRequest]) (*connect.Response[v1.DeployResponse], error)
 	// SetWeights replaces one spec's split.
 	SetWeights(context.Context, *connect.Request[v1.SetWeightsRequest]) (*connect.Response[v1.SetWeightsResponse], error)
+	// SetHeaderTargets leads new executions that carry a header to one version, whatever the weights.
+	SetHeaderTargets(context.Context, *connect.Request[v1.SetHeaderTargetsRequest]) (*connect.Response[v1.SetHeaderTargetsResponse], error)
+	// RemoveHeaderTargets ends that.
+	RemoveHeaderTargets(context.Context, *connect.Request[v1.RemoveHeaderTargetsRequest]) (*connect.Response[v1.RemoveHeaderTargetsResponse], error)
 	// Rollback abandons the newest version in favour of an earlier one, in one transaction for all named specs.
 	Rollback(context.Context, *connect.Request[v1.RollbackRequest]) (*connect.Response[v1.RollbackResponse], error)
 	// Undo puts the split back that a rollback replaced, within an hour of it.
@@ -658,6 +696,18 @@ func NewOperatorServiceHandler(svc OperatorServiceHandler, opts ...connect.Handl
 		OperatorServiceSetWeightsProcedure,
 		svc.SetWeights,
 		connect.WithSchema(operatorServiceMethods.ByName("SetWeights")),
+		connect.WithHandlerOptions(opts...),
+	)
+	operatorServiceSetHeaderTargetsHandler := connect.NewUnaryHandler(
+		OperatorServiceSetHeaderTargetsProcedure,
+		svc.SetHeaderTargets,
+		connect.WithSchema(operatorServiceMethods.ByName("SetHeaderTargets")),
+		connect.WithHandlerOptions(opts...),
+	)
+	operatorServiceRemoveHeaderTargetsHandler := connect.NewUnaryHandler(
+		OperatorServiceRemoveHeaderTargetsProcedure,
+		svc.RemoveHeaderTargets,
+		connect.WithSchema(operatorServiceMethods.ByName("RemoveHeaderTargets")),
 		connect.WithHandlerOptions(opts...),
 	)
 	operatorServiceRollbackHandler := connect.NewUnaryHandler(
@@ -778,6 +828,10 @@ func NewOperatorServiceHandler(svc OperatorServiceHandler, opts ...connect.Handl
 			operatorServiceDeployHandler.ServeHTTP(w, r)
 		case OperatorServiceSetWeightsProcedure:
 			operatorServiceSetWeightsHandler.ServeHTTP(w, r)
+		case OperatorServiceSetHeaderTargetsProcedure:
+			operatorServiceSetHeaderTargetsHandler.ServeHTTP(w, r)
+		case OperatorServiceRemoveHeaderTargetsProcedure:
+			operatorServiceRemoveHeaderTargetsHandler.ServeHTTP(w, r)
 		case OperatorServiceRollbackProcedure:
 			operatorServiceRollbackHandler.ServeHTTP(w, r)
 		case OperatorServiceUndoProcedure:
@@ -867,6 +921,14 @@ func (UnimplementedOperatorServiceHandler) Deploy(context.Context, *connect.Requ
 
 func (UnimplementedOperatorServiceHandler) SetWeights(context.Context, *connect.Request[v1.SetWeightsRequest]) (*connect.Response[v1.SetWeightsResponse], error) {
 	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("specproxy.operator.v1.OperatorService.SetWeights is not implemented"))
+}
+
+func (UnimplementedOperatorServiceHandler) SetHeaderTargets(context.Context, *connect.Request[v1.SetHeaderTargetsRequest]) (*connect.Response[v1.SetHeaderTargetsResponse], error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("specproxy.operator.v1.OperatorService.SetHeaderTargets is not implemented"))
+}
+
+func (UnimplementedOperatorServiceHandler) RemoveHeaderTargets(context.Context, *connect.Request[v1.RemoveHeaderTargetsRequest]) (*connect.Response[v1.RemoveHeaderTargetsResponse], error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("specproxy.operator.v1.OperatorService.RemoveHeaderTargets is not implemented"))
 }
 
 func (UnimplementedOperatorServiceHandler) Rollback(context.Context, *connect.Request[v1.RollbackRequest]) (*connect.Response[v1.RollbackResponse], error) {

@@ -133,8 +133,8 @@ func resolveFrom(tx *store.Tx, before routing.Route, t RollbackTarget) (from str
 		return from, &before
 	}
 	if from == "" {
-		if before.Kind == routing.KindRollback && (t.To == "" || t.To == before.Target) {
-			return "", &before // the same command again; a further rollback must name what it abandons, or another target
+		if last := moved(tx, before); last.Kind == routing.KindRollback && (t.To == "" || t.To == last.Target) {
+			return "", &last // the same command again; a further rollback must name what it abandons, or another target
 		}
 		return newest(before), nil
 	}
@@ -146,6 +146,18 @@ func resolveFrom(tx *store.Tx, before routing.Route, t RollbackTarget) (from str
 		}
 	}
 	return from, nil
+}
+
+// moved is the newest generation that is about more than which headers lead where.
+func moved(tx *store.Tx, r routing.Route) routing.Route {
+	for r.Kind == routing.KindTarget {
+		before, ok := tx.Generation(r.Spec, r.Generation-1)
+		if !ok {
+			break
+		}
+		r = before
+	}
+	return r
 }
 
 func abandons(r routing.Route, version string) bool {

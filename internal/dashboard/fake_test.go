@@ -167,7 +167,8 @@ func busy(text string) *fleet {
 	return &fleet{
 		spec: &operatorv1.Spec{
 			Name: "shop", Generation: 4, ChangedAt: ago(time.Minute), ChangedBy: text, LastChange: text, Trouble: []string{text, "it is slow"}, Next: "specctl rollback shop",
-			Exit: "2.0.0", ExitReason: text, Hosts: []string{text}, Freeze: &operatorv1.Freeze{Since: ago(time.Hour), Until: ago(-time.Hour), Postmortem: "PM-1"},
+			HeaderTargets: []*operatorv1.HeaderTarget{{Header: "x-tenant", Value: text, Version: "2.2.0", Actor: text, Reason: text, Until: ago(-time.Hour)}},
+			Exit:          "2.0.0", ExitReason: text, Hosts: []string{text}, Freeze: &operatorv1.Freeze{Since: ago(time.Hour), Until: ago(-time.Hour), Postmortem: "PM-1"},
 			Versions: []*operatorv1.Version{
 				{Spec: "shop", Version: "2.0.0", Digest: "sha256:" + strings.Repeat("ab", 32), Standing: "good", Weight: 9000, PublishedBy: text, PublishedAt: ago(time.Hour), Pool: &operatorv1.Pool{
 					Ready: 2, Instances: 2, Rate: 8.8, RecentSucceeded: 196, RecentFailed: 4, RecentSuccess: .98, InFlight: 4,
@@ -198,6 +199,7 @@ func busy(text string) *fleet {
 		history: []*operatorv1.Change{
 			{Spec: "shop", Generation: 4, Kind: "weights", Actor: text, CommittedAt: ago(time.Minute), After: []*operatorv1.Weight{{Version: "2.0.0", BasisPoints: 9000}, {Version: "2.1.0", BasisPoints: 1000}}},
 			{Spec: "shop", Generation: 3, Kind: "rollback", Actor: text, CommittedAt: ago(time.Hour), Postmortem: "PM-1", After: []*operatorv1.Weight{{Version: "2.0.0", BasisPoints: 10000}}},
+			{Spec: "shop", Generation: 2, Kind: "target", Actor: text, CommittedAt: ago(time.Minute), After: []*operatorv1.Weight{{Version: "2.0.0", BasisPoints: 10000}}, HeaderTargets: []*operatorv1.HeaderTarget{{Header: "x-tenant", Value: text, Version: "2.2.0"}}},
 		},
 		all:      []postmortem.Record{record, closed},
 		replicas: []*operatorv1.Replica{{Name: text, Leader: true, Since: ago(time.Hour)}},

@@ -119,8 +119,10 @@ func (t *Tx) PutRoute(r routing.Route) {
 		t.fail(fmt.Errorf("route of %s has no generation", r.Spec))
 	case ok && r.Generation < old.Generation:
 		t.fail(fmt.Errorf("route of %s is at generation %d: generation %d comes too late", r.Spec, old.Generation, r.Generation))
-	case ok && r.Generation == old.Generation && !(slices.Equal(old.Splits, r.Splits) && routing.SameTargets(old.HeaderTargets, r.HeaderTargets)):
+	case ok && r.Generation == old.Generation && !slices.Equal(old.Splits, r.Splits):
 		t.fail(fmt.Errorf("route of %s: generation %d has other splits already", r.Spec, r.Generation))
+	case ok && r.Generation == old.Generation && !routing.SameTargets(old.HeaderTargets, r.HeaderTargets):
+		t.fail(fmt.Errorf("route of %s: generation %d has other header targets already", r.Spec, r.Generation))
 	}
 	t.put(routes, path(r.Spec), r)
 	t.put(history, path(r.Spec, numbered(r.Generation)), r)

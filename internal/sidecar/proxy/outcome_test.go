@@ -64,3 +64,19 @@ func TestOutcomesInTheirOrder(t *testing.T) {
 		})
 	}
 }
+
+// Who is led here by a header was not drawn: it counts among the outcomes and under no generation.
+func TestWhatAHeaderLedHereIsNoEvidence(t *testing.T) {
+	r := newRig(t, drain.Contract{Default: drain.Action{OnRollback: drain.Complete}}, http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		w.Header().Set("X-Spec-Outcome", "failure")
+	}))
+	if res := r.do(r.request(http.MethodPost, "/", "{}", "X-Spec-Target", "3")); res.StatusCode != http.StatusOK {
+		t.Fatalf("status %d", res.StatusCode)
+	}
+	if row := r.endedRow(); row.RouteGeneration != 0 || row.Outcome != drain.Failure {
+		t.Errorf("generation %d, outcome %q; want none, and a failure", row.RouteGeneration, row.Outcome)
+	}
+	if routed := r.ledger.Routed(); len(routed) != 0 || r.ledger.Totals().Failed != 1 {
+		t.Errorf("by generation %v, failed %d; want nothing, and 1", routed, r.ledger.Totals().Failed)
+	}
+}

@@ -158,6 +158,10 @@ func TestWhatAnEnvoySendsThatIsCutOffIsForwarded(t *testing.T) {
 			t.Errorf("by generation %q a minute later: %d, want %d", route, got, want)
 		}
 	}
+	led := func(known string) int { return r.do(r.request("POST", "/", "body", "X-Spec-Target", known)).StatusCode }
+	if before, now := led("6"), led("7"); before != 200 || now != 307 {
+		t.Errorf("led here by a header, by an Envoy of before the order and one of after it: %d and %d, want 200 and 307", before, now)
+	}
 	r.fence()
 	if got := status("6"); got != 307 {
 		t.Errorf("with no address to forward to: %d, want a redirect", got)

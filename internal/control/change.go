@@ -289,11 +289,11 @@ func (c *Controller) admit(tx *store.Tx, d *draft, actor Actor, how How, now tim
 		if !slices.Contains(gains, version) {
 			continue // it only loses
 		}
-		if err := permitted(d, record, how); err != nil {
+		if err := permitted(d, record, actor, how); err != nil {
 			return err
 		}
 		if policy, _ := tx.Policy(spec); !comesBack(record, d.Route.Abandoned, d.records) {
-			if err := answered(tx, policy, record, how, now); err != nil {
+			if err := answered(tx, policy, record, actor, how, now); err != nil {
 				return err
 			}
 			if err := trusted(policy, record, how.evidence); err != nil {
@@ -322,7 +322,7 @@ func (c *Controller) admit(tx *store.Tx, d *draft, actor Actor, how How, now tim
 }
 
 // permitted refuses versions whose standing forbids new weight, unless an undo takes its own quarantine back or an override names it.
-func permitted(d *draft, record versions.Record, how How) error {
+func permitted(d *draft, record versions.Record, actor Actor, how How) error {
 	err := deployable(record)
 	if err == nil || record.Standing != versions.Quarantined {
 		return err
@@ -330,17 +330,20 @@ func permitted(d *draft, record versions.Record, how How) error {
 	if d.Route.Kind == routing.KindUndo && record.PostMortem == how.undo {
 		return nil
 	}
-	return overridden(record, how)
+	return overridden(record, actor, how)
 }
 
-// overridden says that the command names the open post-mortem of a quarantined version and gives a reason, or refuses.
-func overridden(record versions.Record, how How) error {
+// overridden says that a person names the open post-mortem of a quarantined version and gives a reason, or refuses.
+func overridden(record versions.Record, actor Actor, how How) error {
 	if how.Override == "" {
 		return deployable(record)
 	}
 	again := fmt.Sprintf("specctl deploy %s --override %s --reason \"why it must run now\"", record.Ref(), record.PostMortem)
 	if how.Override != record.PostMortem {
 		return refuse(again, "%s is quarantined by %s, not by %s: an override names the record that is open", record.Ref(), record.PostMortem, how.Override)
+	}
+	if actor.Automation {
+		return refuse("ask a person to run: "+again, "only a person overrides %s", record.PostMortem)
 	}
 	if strings.TrimSpace(how.OverrideReason) == "" {
 		return refuse(again, "an override of %s needs a reason: it is written into the record", record.PostMortem)
@@ -349,10 +352,10 @@ func overridden(record versions.Record, how How) error {
 }
 
 // answered refuses a version that never had traffic while a record of its spec has been open for longer than the policy allows. A version that
-// names the record as the one it fixes is let in, and so is what an override names the record for.
-func answered(tx *store.Tx, policy versions.Policy, record versions.Record, how How, now time.Time) error {
+// names the record as the one it fixes is let in, and so is what a person's override names the record for.
+func answered(tx *store.Tx, policy versions.Policy, record versions.Record, actor Actor, how How, now time.Time) error {
 	for _, pm := range overdue(tx, policy, record, now) {
-		if how.Override == pm.ID && strings.TrimSpace(how.OverrideReason) != "" {
+		if how.Override == pm.ID && strings.TrimSpace(how.OverrideReason) != "" && !actor.Automation {
 			continue
 		}
 		return refuse(fmt.Sprintf("specctl postmortem show %s   (or, at once and on record: specctl deploy %s --override %s --reason \"…\")", pm.ID, record.Ref(), pm.ID),

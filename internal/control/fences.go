@@ -149,7 +149,7 @@ func (c *Controller) ended(order drain.Drain, state drain.State, now time.Time) 
 
 // override checks that the command names the open post-mortem of a quarantined version, and writes into it that it was overridden.
 func override(tx *store.Tx, record versions.Record, actor Actor, how How, now time.Time) error {
-	if err := overridden(record, how); err != nil {
+	if err := overridden(record, actor, how); err != nil {
 		return err
 	}
 	pm, ok := tx.PostMortem(record.PostMortem)

@@ -25,6 +25,7 @@ func TestRecordClosesOnlyWhenEveryQuestionIsAnswered(t *testing.T) {
 	pm := func(code int, want []string, args ...string) {
 		w.ctl(code, want, append([]string{"postmortem"}, args...)...)
 	}
+	pm(0, []string{"PM-1", "open", "shop 2.1.0 -> 2.0.0"}, "list")
 	pm(1, []string{"PM-1 has questions that nobody has answered", "Why did the canary not catch it?", "Why did conformance pass?", "in which version?",
 		"What is to be done, by whom and when?", "specctl postmortem answer PM-1 --canary"}, "close", "PM-1", "--cause", "spec-error", "--note", "no way beyond the limit")
 	pm(0, []string{"still asked", "--canary", "--fixed-in"}, "answer", "PM-1", "--explanation", "no way beyond the limit", "--conformance", "no case above it")

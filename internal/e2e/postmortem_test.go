@@ -37,12 +37,19 @@ func TestQuarantinedVersionIsRefusedByEveryCommand(t *testing.T) {
 		{"weights", "shop", "2.1.0=10", "2.2.0=90"},
 		{"rollback", "shop", "--to", "2.1.0"},
 		{"deploy", "shop:2.1.0", "--dry-run"},
+		{"deploy", "shop:2.1.0", "--canary"},
 	} {
 		w.ctl(1, []string{"shop:2.1.0 is quarantined by PM-1", "specctl postmortem show PM-1", "--override PM-1"}, args...)
 	}
+	// CI or GitOps that repeats what it did before the rollback, once a person has ended the freeze by a deploy.
+	w.ctl(1, []string{"shop:2.1.0 is quarantined by PM-1"}, "deploy", "shop:2.1.0", "--automation")
+	w.ctl(1, []string{"only a person overrides PM-1", "ask a person to run"}, "deploy", "shop:2.1.0", "--automation", "--override", "PM-1", "--reason", "the pipeline says so")
 	w.ctl(1, []string{"quarantined by PM-1, not by PM-2"}, "deploy", "shop:2.1.0", "--override", "PM-2", "--reason", "x")
 	w.ctl(1, []string{"needs a reason"}, "deploy", "shop:2.1.0", "--override", "PM-1")
 	w.ctl(1, []string{"needs a reason"}, "deploy", "shop:2.1.0", "--override", "PM-1", "--reason", "  ")
+	if r := w.record("PM-1"); len(r.Overrides) > 0 {
+		t.Errorf("refused overrides are in the record: %+v", r.Overrides)
+	}
 	if got := w.weights("shop"); got != "2.2.0=10000" || w.revision("shop") != before {
 		t.Errorf("refused commands left %s; revision %d, was %d", got, w.revision("shop"), before)
 	}
@@ -123,6 +130,9 @@ func TestOverrideDeploysAtOnceAndIsLoud(t *testing.T) {
 	if pm := w.postmortem("PM-1"); len(pm.GetOverrides()) != 1 || !strings.Contains(pm.GetOverrides()[0], "2.0.0 is worse today") {
 		t.Errorf("overrides %v", pm.GetOverrides())
 	}
+	if text := w.metrics(); !strings.Contains(text, `specproxy_postmortem_overrides_total{spec="shop"} 1`) {
+		t.Errorf("the override is not among the metrics:\n%s", text)
+	}
 	// The open record does not read as if 2.1.0 were still away, and an answer that blames it does not go unheard.
 	contains(t, strings.Join(w.spec("shop").GetTrouble(), "\n"), "PM-1 is open: 2.1.0 was abandoned for 2.0.0, and deployed in spite of it by admin (")
 	if md := w.postmortem("PM-1").GetMarkdown(); strings.Contains(md, "until then the abandoned version is refused") {
@@ -180,12 +190,7 @@ func TestRecordTellsTheWholeStory(t *testing.T) {
 	// counted waits until what was asked is known at the control plane, where each change of the weights writes it down.
 	counted := func() {
 		for version, n := range began {
-			eventually(t, "count of "+version, func() error {
-				if got := w.pool("shop", version).GetSucceeded(); got != n {
-					return fmt.Errorf("%d are known to have succeeded, %d did", got, n)
-				}
-				return nil
-			})
+			w.counted("shop", version, n, 0)
 		}
 	}
 	fine(good, "small", 20)
@@ -218,12 +223,24 @@ func TestRecordTellsTheWholeStory(t *testing.T) {
 	running.begins()
 	failed = append(failed, cancelled.begins())
 	w.inFlight("shop", "2.1.0", 2)
-	w.counted("shop", "2.0.0", 1, 0)
+	w.counted("shop", "2.0.0", 44, 0)
 	w.counted("shop", "2.1.0", 1, 3)
 
 	w.ctl(0, []string{"complete within 5m", "rule 4: path=/jobs/cancelled*"}, "rollback", "shop", "--reason", "refuses refunds above 100")
 	cut.answer(http.StatusServiceUnavailable)
 	runs.open()
+	eventually(t, "what is left to the next shift", func() error {
+		out, _ := w.specctl("handover", "shop", "--dry-run")
+		for _, part := range []string{
+			fmt.Sprintf("left: %d executions of 2.1.0 failed or were cancelled, to be done again: specctl executions shop --on 2.1.0 --failed -o csv > redo.csv", len(failed)),
+			"wake someone: if the drain of 2.1.0 is not over in time (1 still run): specctl drain status shop", "wake someone: if shop fails again: specctl rollback shop",
+		} {
+			if !strings.Contains(out, part) {
+				return fmt.Errorf("%q is not in %s", part, out)
+			}
+		}
+		return nil
+	})
 	w.xds.kill()
 	running.finish()
 	runs.answer(http.StatusOK, "2.1.0 answers running")
@@ -270,6 +287,7 @@ func (w *world) publishLimit(spec, version, limit string) string {
 // checkExport closes the record, has its figures computed again from its events, and erases the keys that it names.
 func (w *world) checkExport(failed []string) {
 	w.t.Helper()
+	w.counted("shop", "2.0.0", 44, 0) // which this control plane, too, has to be told before the evidence is gathered
 	w.publish("shop", "2.2.0", guardedContract, "fixes: PM-1")
 	w.ctl(0, nil, "postmortem", "assign", "PM-1", "--what", "add a case above the limit", "--owner", "policy team", "--due", "14d")
 	w.ctl(0, []string{"PM-1 closed"}, "postmortem", "close", "PM-1", "--cause", "spec-error", "--note", "the limit came without a way beyond it",
@@ -292,6 +310,13 @@ func (w *world) checkExport(failed []string) {
 		}) {
 			w.t.Errorf("the exported record does not answer: %s", missing)
 		}
+		// What this control plane was not told before it was killed is said to be missing; what failed is offered as a case to complete.
+		contains(w.t, string(text), "what this replica was not told before")
+		offered, err := os.ReadFile(filepath.Join(dir, "conformance", "pm-1.shop.1.json"))
+		if err != nil {
+			w.t.Fatal(err)
+		}
+		contains(w.t, string(offered), `"postMortem": "PM-1"`, `"reason": "above the limit, and so on"`, `"execution": "`+failed[0]+`"`, `"expect": null`)
 		raw, err := os.ReadFile(filepath.Join(dir, "PM-1.events.jsonl"))
 		if err != nil {
 			w.t.Fatal(err)

@@ -21,7 +21,7 @@ type Stats struct {
 	// a record to its closing.
 	Detect, Restore, Close []time.Duration
 	Causes                 map[Cause]int
-	// Aborted says that a canary was stopped, or caught something, at least once.
+	// Aborted says that a canary was rolled back at least once, however long ago.
 	Aborted bool
 	// Since is the beginning of what was looked at; First that of the history, zero without one.
 	Since, First time.Time
@@ -45,6 +45,7 @@ func Count(spec string, history []routing.Route, records []Record, since time.Ti
 			s.First = r.At
 		}
 		for _, v := range r.Abandoned {
+			s.Aborted = s.Aborted || !full[v]
 			if r.At.Before(since) {
 				continue
 			}
@@ -89,7 +90,6 @@ func Count(spec string, history []routing.Route, records []Record, since time.Ti
 			s.FalseAlarms++
 		}
 	}
-	s.Aborted = s.CanaryCatches > 0
 	return s
 }
 
@@ -125,7 +125,7 @@ const (
 func (s Stats) Warnings(now time.Time) []string {
 	var out []string
 	if s.Deploys > 0 && s.Rollbacks == 0 && !s.Aborted && !s.First.IsZero() && now.Sub(s.First) >= quietFor && now.Sub(s.Since) >= quietFor {
-		out = append(out, fmt.Sprintf("no rollback in %d days and no canary ever caught anything in %d deploys: is the canary looking?", int(now.Sub(s.Since).Hours()/24), s.Deploys))
+		out = append(out, fmt.Sprintf("no rollback in %d days and no canary was ever aborted, in %d deploys: is the canary looking?", int(now.Sub(s.Since).Hours()/24), s.Deploys))
 	}
 	if s.Deploys >= fewDeploys && float64(s.Failed) > oftenFailing*float64(s.Deploys) {
 		out = append(out, fmt.Sprintf("%d of %d deploys were rolled back: what would have told before?", s.Failed, s.Deploys))

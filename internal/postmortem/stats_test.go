@@ -53,6 +53,15 @@ func TestStatsWarnBothWays(t *testing.T) {
 	if w := quiet.Warnings(noon.AddDate(0, 0, 10)); len(w) != 0 {
 		t.Errorf("after 10 quiet days: %q", w)
 	}
+	// A canary that was stopped a year ago, and nothing since: somebody looks.
+	looked := postmortem.Count("shop", []routing.Route{
+		{Generation: 1, At: noon.AddDate(-1, 0, 0), Splits: []routing.Split{{Version: "1", BasisPoints: 9500}, {Version: "2", BasisPoints: 500}}},
+		{Generation: 2, At: noon.AddDate(-1, 0, 1), Splits: []routing.Split{{Version: "1", BasisPoints: routing.Full}}, Abandoned: []string{"2"}},
+		{Generation: 3, At: noon, Splits: []routing.Split{{Version: "3", BasisPoints: routing.Full}}},
+	}, nil, noon)
+	if w := looked.Warnings(noon.AddDate(0, 0, 100)); len(w) != 0 || looked.Deploys != 1 || looked.CanaryCatches != 0 {
+		t.Errorf("100 quiet days after a canary that was stopped long before: %q of %+v", w, looked)
+	}
 	loud := postmortem.Stats{Deploys: 10, Failed: 3, Rollbacks: 3, CanaryCatches: 1, ProductionCatches: 2}
 	if w := strings.Join(loud.Warnings(noon), "; "); !strings.Contains(w, "3 of 10 deploys") || !strings.Contains(w, "start with less") {
 		t.Errorf("loud: %q", w)

@@ -45,13 +45,16 @@ func TestMain(m *testing.M) {
 	os.Exit(m.Run())
 }
 
+// personalKey is the client's key of the execution that failed.
+const personalKey = "customer-17"
+
 // note is what the process tells before and after each write, in a file beside its data: a line each, whole or not there.
 type note struct {
 	Writes int             `json:"writes"`
 	Head   postmortem.Head `json:"head"`
 }
 
-// story is all that becomes of a record, from the rollback to its reopening.
+// story is all that becomes of a record, from the rollback to the erasing of what was personal in it.
 func story(dir string) error {
 	ctx := context.Background()
 	at := os.Getenv(killAt)
@@ -95,6 +98,16 @@ func story(dir string) error {
 		func() error { return deploy(ctx, c, ada, "2.0.0", now) },
 		func() error { return deploy(ctx, c, ada, "2.1.0", now) },
 		func() error {
+			at := time.Now().UTC()
+			_, err := s.Update(ctx, func(tx *store.Tx) error {
+				tx.PutFailures(store.FailureBatch{Spec: "shop", Version: "2.1.0", Instance: "i", Seq: 1, Executions: []store.Failure{
+					{ID: "x", Key: personalKey, Version: "2.1.0", StartedAt: at, EndedAt: at, Outcome: "failure", Reason: "refused"},
+				}})
+				return nil
+			})
+			return err
+		},
+		func() error {
 			_, err := c.Rollback(ctx, ada, []control.RollbackTarget{{Spec: "shop"}}, now)
 			return err
 		},
@@ -110,6 +123,18 @@ func story(dir string) error {
 			return err
 		},
 		func() error { _, err := c.Reopen(ctx, bob, "PM-1", "there is more"); return err },
+		func() error {
+			_, err := c.Alert(ctx, postmortem.Alert{Spec: "shop", Source: "pager", Name: "QueueGrows"})
+			return err
+		},
+		func() error {
+			_, err := c.HandOver(ctx, ada, control.HandOver{Spec: "shop", To: "day-team"})
+			return err
+		},
+		func() error {
+			return deploy(ctx, c, ada, "2.1.0", control.How{Now: true, Override: "PM-1", OverrideReason: "2.0.0 is worse today"})
+		},
+		func() error { _, err := c.Erase(ctx, ada, "PM-1", nil, "asked for"); return err },
 	} {
 		if err := step(); err != nil {
 			return err
@@ -147,7 +172,7 @@ func deploy(ctx context.Context, c *control.Controller, who control.Actor, versi
 // and only if there is a rollback.
 func TestRecordSurvivesAKillAtEveryWrite(t *testing.T) {
 	whole := run(t, "")
-	if whole.told.Writes < 11 || whole.told.Head.Seq < 10 {
+	if whole.told.Writes < 16 || whole.told.Head.Seq < 14 {
 		t.Fatalf("the whole story tells %+v", whole.told)
 	}
 	t.Logf("%d writes, %d events", whole.told.Writes, whole.told.Head.Seq)
@@ -204,18 +229,32 @@ func (r remains) check(t *testing.T, writes int) {
 	if found.Head.Seq < r.told.Head.Seq {
 		t.Errorf("the chain ends at event %d, and %d was told", found.Head.Seq, r.told.Head.Seq)
 	}
-	route, _ := view.Route("shop")
 	record, ok := view.PostMortem("PM-1")
-	if rolledBack := route.Kind == routing.KindRollback; ok != rolledBack {
-		t.Errorf("route %+v, record %v", route, ok)
+	rolledBack := slices.ContainsFunc(view.History("shop"), func(r routing.Route) bool { return r.Kind == routing.KindRollback })
+	if ok != rolledBack {
+		t.Errorf("rolled back: %v, record: %v", rolledBack, ok)
 	}
 	if !ok {
 		return
 	}
 	bad, _ := view.Version("shop", "2.1.0")
 	blamed := record.Closing != nil
-	if want := map[bool]versions.Standing{true: versions.Retired, false: versions.Quarantined}[blamed]; bad.Standing != want {
-		t.Errorf("2.1.0 is %s, the record closed: %v", bad.Standing, blamed)
+	route, _ := view.Route("shop")
+	overridden := route.Weight("2.1.0") > 0
+	want := map[bool]versions.Standing{true: versions.Retired, false: versions.Quarantined}[blamed]
+	if overridden != (len(record.Overrides) > 0) || overridden == (bad.Standing == want) {
+		t.Errorf("traffic is %s, 2.1.0 %s, the record closed: %v, overrides %+v", routing.Describe(route.Splits), bad.Standing, blamed, record.Overrides)
+	}
+	keys := ""
+	for _, p := range view.Personal("PM-1") {
+		keys += p.Text
+	}
+	for _, b := range view.Failures("shop", "2.1.0") {
+		keys += b.Executions[0].Key
+	}
+	gathered, erased := record.Rollbacks[0].Evidence != nil, len(record.Erasures) > 0
+	if want := map[bool]string{true: personalKey + personalKey, false: personalKey}[gathered]; erased && keys != "" || !erased && keys != want {
+		t.Errorf("evidence gathered: %v, erased: %v, and the keys are %q", gathered, erased, keys)
 	}
 	_, fixed := view.Version("shop", "2.2.0")
 	if named := slices.ContainsFunc(record.NamedBy, func(f postmortem.Fix) bool { return f.Version == "2.2.0" }); named != fixed {

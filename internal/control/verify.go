@@ -29,6 +29,9 @@ func VerifyChain(view *store.View, witness postmortem.Head) Chain {
 	if out.Err == nil {
 		out.Err = postmortem.Witnessed(witness, entries)
 	}
+	if out.Err == nil {
+		out.Err = kept(view, entries)
+	}
 	for _, record := range view.PostMortems() {
 		if out.Err != nil {
 			return out
@@ -37,6 +40,20 @@ func VerifyChain(view *store.View, witness postmortem.Head) Chain {
 		out.Err = replays(record, view.PostMortemEvents(record.ID))
 	}
 	return out
+}
+
+// kept says that no record is lost of which the chain has events.
+func kept(view *store.View, entries []postmortem.Entry) error {
+	for _, e := range entries {
+		event, err := e.Decode()
+		if err != nil {
+			return err
+		}
+		if _, ok := view.PostMortem(event.Record); !ok {
+			return fmt.Errorf("%s is lost: events of it are in the chain, from event %d on", event.Record, event.Seq)
+		}
+	}
+	return nil
 }
 
 // replays says that a record is what its events say.

@@ -3,8 +3,9 @@
 
     docs/examples/recompute.py docs/examples/PM-1
 
-reads PM-1.events.jsonl, follows its chain of hashes, computes again what PM-1.json derives, every point of every chart, and checks
-that each chart in PM-1.*.svg shows these points and that each number in PM-1.md is one of them. It shares no code with specproxy and needs
+reads PM-1.events.jsonl, follows its chain of hashes, makes the record in PM-1.json again, computes again what it derives and every point of
+every chart, and checks that each chart in PM-1.*.svg shows these points, that each sentence and each row of a table with figures stands in
+PM-1.md as computed, and that no other number in it is unknown. It shares no code with specproxy and needs
 nothing but Python. It ends with 0 if all is as computed, else it says what is not.
 """
 
@@ -74,6 +75,89 @@ def read_chain(name):
             if link != entry["link"]:
                 raise Wrong(f"event {seq} does not follow what is before it")
     return events, {"seq": seq, "link": link}
+
+
+# --- the record -----------------------------------------------------------------------------------------------------------------------------
+
+ASKED = ["explanation", "canary", "conformance", "fixed-in", "no-action"]
+
+
+def replay(events):
+    """The record that its events make, each in its turn."""
+    record = {}
+
+    def of(fact):
+        return next(r for r in record["rollbacks"] if r["spec"] == fact["spec"])
+
+    def abandoned(fact):
+        return next(a for a in of(fact)["abandoned"] if a["version"] == fact["version"])
+
+    def add(key, value):
+        record.setdefault(key, []).append(value)
+
+    for e in events:
+        fact, kind, said = json.loads(json.dumps(e["fact"])), e["kind"], {"at": e["at"], "actor": e["actor"]}
+        if kind == "opened":
+            record.update(fact, id=e["record"], openedAt=e["at"], actor=e["actor"])
+        elif kind == "proven":
+            of(fact)["effect"] = fact["effect"]
+        elif kind == "drained":
+            abandoned(fact)["settled"] = fact["settled"]
+        elif kind == "gathered":
+            of(fact)["evidence"] = dict(fact["evidence"], at=e["at"])
+        elif kind == "refusal":
+            next(i for i in record["interventions"] if i["id"] == fact["intervention"])["refusal"] = fact["why"]
+        elif kind in ("intervention", "override", "unfrozen"):
+            add({"intervention": "interventions", "override": "overrides", "unfrozen": "unfrozen"}[kind], fact)
+        elif kind == "undone":
+            record["undone"] = fact
+        elif kind == "alert":
+            add("alerts", fact["alert"])
+        elif kind == "answered":
+            record["approvals"] = []
+            before = [a for a in record.get("answers", []) if a["question"] != fact["question"]]
+            record["answers"] = sorted(before + [dict(fact, by=e["actor"], at=e["at"])], key=lambda a: ASKED.index(a["question"]))
+        elif kind == "assigned":
+            record["owner"] = {"name": fact["owner"], "due": fact.get("due"), "note": fact.get("note"), "by": e["actor"], "at": e["at"]}
+        elif kind == "action":
+            action = fact["action"]
+            there = [i for i, a in enumerate(record.get("actions", [])) if a["id"] == action["id"]]
+            if there:
+                record["actions"][there[0]] = action
+            else:
+                add("actions", action)
+        elif kind == "approved":
+            add("approvals", {"by": e["actor"], "at": e["at"], "note": fact.get("note")})
+        elif kind == "named":
+            if all(f["digest"] != fact["digest"] for f in record.get("namedBy", [])):
+                add("namedBy", dict(fact, by=e["actor"], at=e["at"]))
+        elif kind == "erased":
+            add("erasures", dict(fact, **said))
+        elif kind == "closed":
+            record["closing"] = {"cause": fact["cause"], "note": fact["note"], **said}
+            for last in fact.get("final") or []:
+                a = abandoned(last)
+                a["touched"], a["touchedOmitted"] = last.get("touched"), last.get("touchedOmitted", 0)
+                if a.get("settled"):
+                    a["settled"]["failed"] = last["failed"]
+        elif kind == "reopened":
+            add("reopenings", {"reason": fact["reason"], "was": record.pop("closing"), **said})
+            record["approvals"] = []
+        else:
+            raise Wrong(f"event {e['seq']} is of a kind that is not known here: {kind}")
+    return record
+
+
+def check_record(record, written):
+    """Both say the same. What an open record counts of executions to redo and of acts is of the moment in which it was read, and in no event yet."""
+    if "closing" not in record:
+        for mine, theirs in zip(record["rollbacks"], written["rollbacks"]):
+            for a, b in zip(mine["abandoned"], theirs["abandoned"]):
+                a["touched"], a["touchedOmitted"] = b.get("touched"), b.get("touchedOmitted", 0)
+                if a.get("settled") and b.get("settled"):
+                    a["settled"]["failed"] = b["settled"]["failed"]
+    same(record, written, "record")
+    same(written, record, "record")
 
 
 # --- the tests -------------------------------------------------------------------------------------------------------------------------------
@@ -385,24 +469,32 @@ def span(chart):
 
 # --- comparing -------------------------------------------------------------------------------------------------------------------------------
 
-def same(want, got, where):
-    """Every figure in want is in got; got may have more (words)."""
-    if isinstance(want, dict):
+def empty(value):
+    """What may be left out: nothing at all, and an object of nothing else."""
+    if isinstance(value, dict):
+        return all(empty(v) for v in value.values())
+    return value in (None, 0, "", False, []) or isinstance(value, str) and value.startswith("0001-01-01")
+
+
+def same(want, got, where, words=()):
+    """All of want is in got, but for what these words name; got may have more."""
+    if empty(want) and empty(got):
+        return
+    if isinstance(want, dict) and isinstance(got, dict):
         for key, value in want.items():
-            if key not in got and value not in (0, 0.0, [], False, None):
-                raise Wrong(f"{where}.{key} is missing")
-            same(value, got.get(key, [] if isinstance(value, list) else 0), f"{where}.{key}")
-    elif isinstance(want, list):
-        if len(want) != len(got or []):
-            raise Wrong(f"{where} has {len(got or [])} entries, computed: {len(want)}")
+            if key not in words:
+                same(value, got.get(key), f"{where}.{key}", words)
+    elif isinstance(want, list) and isinstance(got, list):
+        if len(want) != len(got):
+            raise Wrong(f"{where} has {len(got)} entries, computed: {len(want)}")
         for i, value in enumerate(want):
-            same(value, got[i], f"{where}[{i}]")
-    elif isinstance(want, float) or isinstance(got, float):
-        if not math.isclose(want, got, rel_tol=1e-7, abs_tol=1e-7):
-            raise Wrong(f"{where} is {got}, computed: {want}")
-    elif isinstance(want, str) and isinstance(got, str) and want != got and re.match(r"\d{4}-", want):
+            same(value, got[i], f"{where}[{i}]", words)
+    elif isinstance(want, str) and isinstance(got, str) and want != got and re.match(r"\d{4}-\d\d-\d\dT", want):
         if nanos(want) != nanos(got):
             raise Wrong(f"{where} is {got}, computed: {want}")
+    elif isinstance(want, (int, float)) and isinstance(got or 0, (int, float)):
+        if not math.isclose(want, got or 0, rel_tol=1e-7, abs_tol=1e-7):
+            raise Wrong(f"{where} is {got or 0}, computed: {want}")
     elif want != got:
         raise Wrong(f"{where} is {got!r}, computed: {want!r}")
 
@@ -504,6 +596,141 @@ def check_text(name, known, times):
             raise Wrong(f"{name} says {number}, which is no figure that was computed or recorded")
 
 
+# --- the sentences ---------------------------------------------------------------------------------------------------------------------------
+
+def percent(x):
+    return f"{100 * x:.1f} %"
+
+
+def weight(bp):
+    return f"{bp / 100:.2f}".rstrip("0").rstrip(".") + " %"
+
+
+def cell(text):
+    return text.replace("|", "\\|").replace("\n", " ").replace("\r", " ")
+
+
+def clock(text):
+    n = nanos(text)
+    return datetime.fromtimestamp(n // 10**9, timezone.utc).strftime("%Y-%m-%d %H:%M:%S") + f".{n % 10**9 // 10**6:03d}Z"
+
+
+def took(ns, unit):
+    """A time as Go writes it, rounded to a unit: 1m30s, 2.8s, 12.7ms."""
+    ns = int(ns)
+    ns = (ns + unit // 2) // unit * unit
+
+    def short(n, of):
+        return f"{n // of}" + (f".{n % of:0{len(str(of)) - 1}d}".rstrip("0") if n % of else "")
+
+    if ns == 0:
+        return "0s"
+    if ns < 10**9:
+        return short(ns, 10**6) + "ms" if ns >= 10**6 else short(ns, 10**3) + "µs"
+    minutes, rest = divmod(ns, 60 * 10**9)
+    hours, minutes = divmod(minutes, 60)
+    return (f"{hours}h" if hours else "") + (f"{minutes}m" if hours or minutes else "") + short(rest, 10**9) + "s"
+
+
+def seconds_took(s):
+    return took(s * 1e9, 10**8)
+
+
+def traffic(plan):
+    return f", or {seconds_took(plan['seconds'])} of that traffic" if plan["seconds"] else ""
+
+
+def sentences(a):
+    """Each sentence and each row of a table that says what follows from the evidence about one abandoned version."""
+    v, t, canary, same_plan = a["version"], a["target"], a["canary"], a["same"]
+    bad, base = a["bad"], a["base"]
+    yield (f"{bad['failed']} of the {bad['ended']} executions under {v} that stated an outcome failed: {percent(bad['rate'])}. Under {t} it was {base['failed']} of "
+           f"{base['ended']}: {percent(base['rate'])}. So about {a['harmed']:.0f} executions failed that {t} would have carried out.")
+    yield f"Clients gave the failing ones {a['keys']} different keys" + (f"; {a['keyless']} had none" if a["keyless"] else "") + "."
+    for s in a["segments"][:8]:
+        yield f"| {s['failed']} | `{s['method']} {cell(s['path'])}` | {s['canary']} |"
+    for s in a["steps"]:
+        held = seconds_took((nanos(s["until"]) - nanos(s["from"])) / 1e9)
+        counted = f"{s['executions']} | {s['all']} | {s['failed']} |" if s["known"] else "not counted | | |"
+        yield f"| {s['generation']} | {weight(s['weight'])} | {held} | {counted}"
+    for x in a["attributes"]:
+        yield f"By `{x['name']}`, as spec.yaml declares it, {x['counted']} of the {x['executions']} executions were counted that began while {v} held weight."
+        for s in x["values"]:
+            steps = ", ".join(str(n) for n in s["steps"]) or "no step was counted"
+            yield f"| `{s['value']}` | {percent(s['share'])} | {s['failed']} | {percent(s['failedShare'])} | {s['unknown']} | {s['canary']} | {steps} |"
+            if a.get("where") == {"attribute": x["name"], "value": s["value"]}:
+                yield f"**Segment `{x['name']}={s['value']}` was {percent(s['share'])} of all executions and {percent(s['failedShare'])} of the failures; {saw(canary, x, s)}.**"
+    ends = {name: f"ended at {c[-1]['log']:.2f} after {len(c)} points" if c else "has no point" for name, c in (("curve", a["curve"]), ("alone", a["alone"]))}
+    yield f"speaks at {a['threshold']:.2f} nats. Beside {t} the evidence {ends['curve']}"
+    yield f"against \"fails at most {percent(a['ceiling'])}\" (twice the rate of {t}) it {ends['alone']}"
+    yield f"**One of them would have spoken at {clock(a['spoke'])}.**" if a.get("spoke") else "Neither test would have spoken on what was seen."
+    if bad["rate"] <= base["rate"]:
+        yield f"By its outcomes {v} was not worse than {t}"
+        return
+    if canary["steps"]:
+        yield (f"In {seconds_took(canary['seconds'])} the canary saw {canary['executions']} executions of {v} and {canary['all']} in all. At the true failure rates that had a "
+               f"**{percent(canary['chance'])} chance** of stopping it")
+    if same_plan["caught"]:
+        yield (f"At {weight(same_plan['weight'])}, {same_plan['executions']} executions in all ({same_plan['canary']} of them on the canary) would have given 80 %"
+               f"{traffic(same_plan)}.")
+    for p in a["plans"]:
+        if p["caught"]:
+            yield (f"| {weight(p['weight'])} | {p['executions']} | {p['canary']} | {traffic(p).removeprefix(', or ') or 'unknown'} | {p['harmed']:.1f} | "
+                   f"{percent(p['within'])} |")
+    if a.get("best"):
+        p = a["best"]
+        yield (f"one step at {weight(p['weight'])} until the evidence decides: with a chance of 80 % within {p['executions']} executions{traffic(p)}, harming "
+               f"{p['harmed']:.1f} in the mean and fewer than {BUDGET} in {percent(p['within'])} of all runs.")
+
+
+def saw(canary, x, s):
+    if not canary["steps"]:
+        return "there was no canary to see it"
+    if not x["steps"]:
+        return "how much the canary saw of it was not counted"
+    if len(x["steps"]) < canary["steps"]:
+        return f"at {len(x['steps'])} of its {canary['steps']} steps the canary saw {s['canary']}, at the others it was not counted"
+    return f"the canary saw {s['canary']}" if s["canary"] else "the canary saw none of it"
+
+
+def observed(rollback):
+    """Each sentence and each row that says what was seen of one rollback."""
+    commit = nanos(rollback["committedAt"])
+    effect = rollback.get("effect")
+    if effect:
+        yield (f"* **Effective:** {took(nanos(effect['at']) - commit, 10**5)} after the commit, by {effect['by']}; proxies {effect['proxiesAcked']} of {effect['proxies']}, "
+               f"fences {effect['fencesAcked']} of {effect['fences']}")
+    for o in rollback["outcomes"] or []:
+        ended = o["succeeded"] + o["failed"]
+        good = percent(o["succeeded"] / ended) if ended else "unknown"
+        yield f"| {o['version']} | {o['succeeded']} | {o['failed']} | {o['unknown']} | {good} | {o['inFlight']} |"
+    for a in rollback["abandoned"]:
+        s = a.get("settled")
+        if s:
+            c = s["counts"]
+            yield (f"{a['version']} was {s['state']} at {clock(s['at'])}: {c.get('completed', 0)} completed under it, {c.get('handedOver', 0)} handed over to "
+                   f"{rollback['target']} ({s['arrived']} arrived there), {c.get('cancelled', 0)} cancelled with the retry signal, {c.get('held', 0)} held. "
+                   f"{s['failed']} executions failed or were cancelled under it in all.")
+        for x in a.get("touched") or []:
+            yield f"| {a['version']} | {x['class']} | {x['acts']} | {x['executions']} |"
+    evidence = rollback.get("evidence") or {}
+    for x in evidence.get("reasons") or []:
+        yield f"| {x['version']} | {cell(x['reason'] or 'no reason')} | {x['count']} |"
+    for x in evidence.get("reports") or []:
+        yield f"| {x['version']} | {cell(x['suite'])} | {clock(x['at'])} | {x['tests']} | {x['failed']} | {x['skipped']} |"
+    for x in evidence.get("proxies") or []:
+        if nanos(x.get("at")):
+            yield f"| {cell(x['node'])} | {clock(x['at'])} | {took(nanos(x['at']) - commit, 10**5)} |"
+
+
+def check_sentences(name, expected):
+    with open(name, encoding="utf-8") as f:
+        text = f.read()
+    for sentence in expected:
+        if sentence not in text:
+            raise Wrong(f"{name} does not say what was computed: {sentence}")
+
+
 def check_time(text, times):
     if text[:23] not in times:
         raise Wrong(f"the text says {text}, which is no time of the record")
@@ -549,6 +776,11 @@ def main(prefix):
             seconds += [a["canary"]["seconds"]] + [p["seconds"] for p in a["plans"] + [a["same"]]]
             seconds += [(nanos(s["until"]) - nanos(s["from"])) / 1e9 for s in a["steps"]]
     same(found, document["derived"], "derived")
+    same(document["derived"], found, "derived", words={"title", "unit"})
+    record = replay(events)
+    check_record(record, document["record"])
+    expected = [s for f in found for s in sentences(f["analysis"])] + [s for r in record["rollbacks"] for s in observed(r)]
+    check_sentences(prefix + ".md", expected)
     times = {}
     for value in (events, document["record"], found):
         collect_times(value, times)
@@ -563,7 +795,7 @@ def main(prefix):
     figures.update(day for n in times for day in datetime.fromtimestamp(n // 10**9, timezone.utc).strftime("%Y %m %d").split())
     check_text(prefix + ".md", {"numbers": figures, "seconds": seconds}, written)
     print(f"{record_id}: {len(events)} events are whole up to {head['seq']}:{head['link'][:12]}…, "
-          f"{len(figures)} figures and {points} points of charts are as computed")
+          f"{len(expected)} sentences and rows and {points} points of charts are as computed")
 
 
 if __name__ == "__main__":

@@ -20,7 +20,7 @@ import (
 const recompute = "../../docs/examples/recompute.py"
 
 // canaried is a record of a version that had 5 % of the traffic for ten minutes and then all of it. One execution in `one` failed on it.
-func canaried(t *testing.T, one int) (postmortem.Record, []postmortem.Entry) {
+func canaried(t *testing.T, one int, more ...postmortem.Fact) (postmortem.Record, []postmortem.Entry) {
 	t.Helper()
 	split := func(canary uint32) []routing.Split {
 		return []routing.Split{{Version: "2.0.0", BasisPoints: routing.Full - canary}, {Version: "2.1.0", BasisPoints: canary}}
@@ -74,10 +74,7 @@ func canaried(t *testing.T, one int) (postmortem.Record, []postmortem.Entry) {
 	}
 	e.First = []postmortem.Sample{{Failing: e.Failing[1], Reason: "over the limit", Status: 503}}
 	e.Reasons = []postmortem.Reason{{Version: "2.1.0", Reason: "over the limit | of $100", Count: 4}}
-	var record postmortem.Record
-	var entries []postmortem.Entry
-	head := postmortem.Origin()
-	for i, fact := range []postmortem.Fact{
+	return recorded(t, at(18), append([]postmortem.Fact{
 		postmortem.Opened{Specs: []string{"shop"}, Reason: "refuses", Rollbacks: []postmortem.Rollback{{
 			Spec: "shop", Generation: 4, Command: "rollback", CommittedAt: at(18), Abandoned: []postmortem.Abandoned{{Version: "2.1.0", Digest: "sha256:21"}}, Target: "2.0.0",
 			Digest: "sha256:20", Before: split(routing.Full), After: split(0), Timeline: steps, Outcomes: counts(1600, 33, onCanary+bad, (onCanary+bad)/uint64(one)),
@@ -85,8 +82,17 @@ func canaried(t *testing.T, one int) (postmortem.Record, []postmortem.Entry) {
 		}}},
 		postmortem.Gathered{Spec: "shop", Evidence: e},
 		postmortem.Answered{Question: postmortem.Explanation, Text: "It lacked the path\n# beyond the limit."},
-	} {
-		event, err := postmortem.NewEvent("PM-1", at(18+float64(i)), "ada", fact)
+	}, more...)...)
+}
+
+// recorded is the record that these facts make, a minute each.
+func recorded(t *testing.T, at time.Time, facts ...postmortem.Fact) (postmortem.Record, []postmortem.Entry) {
+	t.Helper()
+	var record postmortem.Record
+	var entries []postmortem.Entry
+	head := postmortem.Origin()
+	for i, fact := range facts {
+		event, err := postmortem.NewEvent("PM-1", at.Add(time.Duration(i)*time.Minute), []string{"ada", "bob"}[i%2], fact)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -102,10 +108,10 @@ func canaried(t *testing.T, one int) (postmortem.Record, []postmortem.Entry) {
 	return record, entries
 }
 
-// written exports a record into a folder, and returns the prefix of its files.
-func exported(t *testing.T, one int) string {
+// exported writes a record into a folder, and returns the prefix of its files.
+func exported(t *testing.T, one int, more ...postmortem.Fact) string {
 	t.Helper()
-	record, entries := canaried(t, one)
+	record, entries := canaried(t, one, more...)
 	files, err := postmortem.Export(record, postmortem.Derive(record), entries)
 	if err != nil {
 		t.Fatal(err)
@@ -130,7 +136,11 @@ func computed(t *testing.T, prefix string) (string, error) {
 }
 
 func TestScriptComputesEveryFigureOfARecordAgain(t *testing.T) {
-	prefix := exported(t, 4)
+	prefix := exported(t, 10_000) // of which none failed: no canary would have stopped it
+	if out, err := computed(t, prefix); err != nil {
+		t.Fatalf("%v: %s", err, out)
+	}
+	prefix = exported(t, 4)
 	if out, err := computed(t, prefix); err != nil {
 		t.Fatalf("%v: %s", err, out)
 	}
@@ -140,6 +150,10 @@ func TestScriptComputesEveryFigureOfARecordAgain(t *testing.T) {
 		"seen of a segment.json":   {`"canary": 31`, `"canary": 30`},
 		".json":                    {`"harmed": 1`, `"harmed": 9`},
 		".md":                      {"the canary saw 31 executions", "the canary saw 77 executions"},
+		"another known figure.md":  {"of 2.1.0 and 620 in all", "of 2.1.0 and 31 in all"},
+		"the row of a segment.md":  {"| `large` | 32.7 % | 125 |", "| `large` | 32.7 % | 7 |"},
+		"what is not derived.json": {`"reason": "refuses"`, `"reason": "reFuses"`},
+		"weights of a step.json":   {`"basisPoints": 9500`, `"basisPoints": 9000`},
 		".shop-2.1.0.evidence.svg": {"L2", "L3"},
 	} {
 		t.Run(suffix, func(t *testing.T) {
@@ -162,6 +176,36 @@ func TestScriptComputesEveryFigureOfARecordAgain(t *testing.T) {
 				t.Fatal(err)
 			}
 		})
+	}
+}
+
+// TestScriptMakesTheRecordAgain lets everything happen to a record that can.
+func TestScriptMakesTheRecordAgain(t *testing.T) {
+	at := noon.Add(time.Hour)
+	settled := postmortem.Settled{At: at, State: drain.Drained, Counts: drain.Counts{Completed: 2, Cancelled: 1}, Arrived: 1, Failed: 3}
+	action := postmortem.Action{ID: "A1", What: "add a case", Owner: "bob", Due: at.AddDate(0, 0, 14)}
+	done := action
+	done.Done, done.DoneBy = at, "bob"
+	closed := postmortem.Closed{Cause: postmortem.SpecError, Note: "no way beyond it", Final: []postmortem.Final{
+		{Spec: "shop", Version: "2.1.0", Failed: 4, Touched: []postmortem.Touched{{Class: drain.EffectsIrreversible, Acts: 5, Executions: 3}}, TouchedOmitted: 1},
+	}}
+	prefix := exported(t, 4,
+		postmortem.Proven{Spec: "shop", Effect: postmortem.Effect{At: at, By: "route", Proxies: 2, ProxiesAcked: 1, Laggards: []string{"edge-2"}}},
+		postmortem.Drained{Spec: "shop", Version: "2.1.0", Settled: settled},
+		postmortem.Intervention{ID: "IV-1", At: at, Actor: "ada", Version: "2.1.0", Execution: "x1", Disposition: drain.Cancel, Effects: drain.EffectsNone, Reason: "hangs"},
+		postmortem.Refusal{Intervention: "IV-1", Why: "it has ended"},
+		postmortem.Override{At: at, Actor: "ada", Version: "2.1.0", Reason: "2.0.0 is worse"},
+		postmortem.Undone{At: at, Actor: "ada", Reason: "a false alarm"},
+		postmortem.Unfrozen{At: at, Actor: "ada", Spec: "shop"},
+		postmortem.Alerted{Alert: postmortem.Alert{At: at, Source: "pager", Name: "QueueGrows", Spec: "shop", Summary: "17 wait"}},
+		postmortem.Assigned{Owner: "bob", Due: at.AddDate(0, 0, 3), Note: "all is drained"},
+		postmortem.Acted{Action: action}, postmortem.Answered{Question: postmortem.WhyCanary, Text: "it was too small"},
+		postmortem.Approved{Note: "yes"}, postmortem.Answered{Question: postmortem.WhyCanary, Text: "it saw small ones only"}, postmortem.Approved{},
+		postmortem.Named{Spec: "shop", Version: "2.2.0", Digest: "sha256:22"}, postmortem.Named{Spec: "shop", Version: "2.2.0", Digest: "sha256:22"},
+		closed, postmortem.Reopened{Reason: "there is more"}, postmortem.Acted{Action: done}, closed, postmortem.Erased{Digests: []string{"aa"}, Reason: "asked for"},
+	)
+	if out, err := computed(t, prefix); err != nil {
+		t.Errorf("%v: %s", err, out)
 	}
 }
 

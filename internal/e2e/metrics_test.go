@@ -72,6 +72,9 @@ func TestControlPlaneCountsARollback(t *testing.T) {
 	}
 	for _, line := range []string{
 		`specproxy_route_changes_total{kind="deploy"} 2`, `specproxy_route_changes_total{kind="rollback"} 1`,
+		`specproxy_deploys_total{spec="shop"} 2`, `specproxy_deploys_failed_total{spec="shop"} 1`, `specproxy_postmortem_records_total{spec="shop"} 1`,
+		`specproxy_rollbacks_caught_total{in="canary",spec="shop"} 0`, `specproxy_rollbacks_caught_total{in="production",spec="shop"} 1`,
+		`specproxy_time_to_detect_seconds_count{spec="shop"} 1`, `specproxy_time_to_restore_seconds_count{spec="shop"} 1`, `specproxy_time_to_close_seconds_count{spec="shop"} 0`,
 		"specproxy_postmortems_open 1", `specproxy_proxies{state="connected"} 0`, `specproxy_instances{state="silent"} 0`,
 	} {
 		eventually(t, line, func() error {
@@ -82,6 +85,9 @@ func TestControlPlaneCountsARollback(t *testing.T) {
 			return nil
 		})
 	}
+	w.closePostMortem("PM-1", "false-alarm")
+	_, body := scrape(t, "http://"+w.api+"/metrics")
+	contains(t, body, `specproxy_postmortem_records_closed{cause="false-alarm",spec="shop"} 1`, `specproxy_time_to_close_seconds_count{spec="shop"} 1`, `specproxy_postmortem_records_open{spec="shop"} 0`)
 }
 
 func TestMetricsBeyondLoopbackWantAToken(t *testing.T) {

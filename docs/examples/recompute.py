@@ -10,6 +10,7 @@ nothing but Python. It ends with 0 if all is as computed, else it says what is n
 """
 
 import hashlib
+import itertools
 import json
 import math
 import os
@@ -510,17 +511,13 @@ def drawn(svg):
 
 
 def shows(chart, svg, where):
-    """Each line of the chart is drawn: some path has its corners, under one scale for the whole chart."""
-    paths, scale = drawn(svg), None
+    """Each line of the chart is drawn: there are paths whose corners are the lines' points, under one scale for the whole chart."""
+    paths = drawn(svg)
     lines = [stairs(line) for line in chart["lines"] if len(line["xy"]) > 1]
-    for line in sorted(lines, key=lambda xy: -len({tuple(p) for p in xy})):
-        for path in paths:
-            fitted = fit(line, path, scale)
-            if fitted:
-                scale = fitted
-                break
-        else:
-            raise Wrong(f"{where} does not show a line of {len(line)} points")
+    chosen = itertools.product(*([p for p in paths if len(p) == len(line)] for line in lines))
+    points = [p for line in lines for p in line]
+    if not any(fit(points, [corner for path in paths for corner in path]) for paths in chosen):
+        raise Wrong(f"{where} does not show its {len(lines)} lines of {', '.join(str(len(line)) for line in lines)} points")
 
 
 def stairs(line):
@@ -532,19 +529,14 @@ def stairs(line):
     return out
 
 
-def fit(line, path, scale):
-    """The scales of both axes under which the path's corners are the line's points, to a hundredth of a point; None if there are none."""
-    if len(line) != len(path):
-        return None
-    scales = []
+def fit(points, corners):
+    """There is a scale of each axis under which the corners are the points, to a fiftieth of a point; later is to the right, more is higher up."""
     for axis in (0, 1):
-        known, at = [p[axis] for p in line], [p[axis] for p in path]
-        a, b = scale[axis] if scale and scale[axis] else slope(known, at)
-        if any(abs(a * v + b - p) >= 0.02 for v, p in zip(known, at)):
-            return None
-        # A line that is flat along an axis, as of outcomes in one instant, says nothing of its scale.
-        scales.append((a, b) if scale and scale[axis] or max(known) > min(known) else None)
-    return scales
+        known, at = [p[axis] for p in points], [p[axis] for p in corners]
+        a, b = slope(known, at)
+        if a < 0 or any(abs(a * v + b - p) >= 0.02 for v, p in zip(known, at)):
+            return False
+    return True
 
 
 def slope(known, at):
@@ -557,8 +549,9 @@ def slope(known, at):
 def numbers(value, out):
     """All figures and all figures within texts of a value, as they may be written."""
     if isinstance(value, dict):
-        if value.get("succeeded", 0) + value.get("failed", 0) > 0 and "succeeded" in value:
-            out.add(f"{100 * value['succeeded'] / (value['succeeded'] + value['failed']):.1f}")
+        good, bad = value.get("succeeded"), value.get("failed")
+        if isinstance(good, int) and isinstance(bad, int) and good + bad > 0:
+            out.add(f"{100 * good / (good + bad):.1f}")
         for v in value.values():
             numbers(v, out)
     elif isinstance(value, list):
@@ -569,7 +562,7 @@ def numbers(value, out):
         return
     elif isinstance(value, (int, float)):
         for x in (abs(value), abs(100 * value), abs(value / 100)):
-            out.update({f"{x:.0f}", f"{x:.1f}", f"{x:.2f}", f"{x:g}"})
+            out.update({f"{x:.0f}", f"{x:.1f}", f"{x:.2f}", f"{x:g}", f"{x:.3g}"})
     else:
         out.update(re.findall(r"\d+(?:\.\d+)?", value))
 
@@ -700,6 +693,9 @@ def observed(rollback):
     if effect:
         yield (f"* **Effective:** {took(nanos(effect['at']) - commit, 10**5)} after the commit, by {effect['by']}; proxies {effect['proxiesAcked']} of {effect['proxies']}, "
                f"fences {effect['fencesAcked']} of {effect['fences']}")
+    for m in ((rollback.get("canary") or {}).get("verdict") or {}).get("metrics") or []:
+        failed, ended = m["failed"], m["counts"]["ended"]
+        yield f"| {m['name']} | {failed[1]} of {ended[1]} | {failed[0]} of {ended[0]} | {m['stake']:.3g} | below {100 * m['bound']:.3g} % |"
     for o in rollback["outcomes"] or []:
         ended = o["succeeded"] + o["failed"]
         good = percent(o["succeeded"] / ended) if ended else "unknown"

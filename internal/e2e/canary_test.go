@@ -2,10 +2,13 @@ package e2e
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"net/http"
 	"net/http/httptest"
+	"os/exec"
+	"path/filepath"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -16,6 +19,7 @@ import (
 	"google.golang.org/protobuf/types/known/durationpb"
 
 	operatorv1 "github.com/specproxy/specproxy/gen/specproxy/operator/v1"
+	"github.com/specproxy/specproxy/internal/postmortem"
 )
 
 const canaryContract = "default: {onRollback: complete, within: 1m, then: cancel}"
@@ -148,6 +152,33 @@ func TestABadCanaryIsStoppedByItself(t *testing.T) {
 	if out, code := w.specctl("canary", "resume", "refunds"); code != 1 || !strings.Contains(out, "is aborted: it cannot resume") {
 		t.Errorf("exit %d:\n%s", code, out)
 	}
+	// Nobody asks for it: the evidence is gathered by itself, with what the proxy acknowledged and when.
+	var rb postmortem.Rollback
+	eventually(t, "evidence", func() error {
+		if rb = w.record("PM-1").Rollbacks[0]; rb.Evidence == nil {
+			return errors.New("none is gathered yet")
+		}
+		return nil
+	})
+	e := rb.Evidence
+	if e.Final || len(e.Proxies) != 1 || e.Proxies[0].Node != "edge" || e.Proxies[0].At.Before(rb.CommittedAt) || e.Proxies[0].Generation < rb.Generation {
+		t.Errorf("gathered by itself, final: %v; acknowledged: %+v", e.Final, e.Proxies)
+	}
+	if len(e.Series) != 2 || len(e.Series[1].Points) < 2 || len(e.Failing) == 0 || len(e.Sources) == 0 {
+		t.Errorf("the evidence has %d series, %d failing executions, %d sources", len(e.Series), len(e.Failing), len(e.Sources))
+	}
+	w.recomputed("PM-1")
+}
+
+// recomputed exports a record and has a script compute every figure of it again. It returns the folder.
+func (w *world) recomputed(id string) string {
+	w.t.Helper()
+	dir := w.t.TempDir()
+	w.ctl(0, nil, "postmortem", "export", id, "--out", dir)
+	if out, err := exec.CommandContext(w.t.Context(), "python3", "../../docs/examples/recompute.py", filepath.Join(dir, id)).CombinedOutput(); err != nil {
+		w.t.Errorf("recompute: %v: %s", err, out)
+	}
+	return dir
 }
 
 // A good canary gets all the traffic by evidence, across a restart of the control plane, which changes no number.

@@ -8,7 +8,6 @@ import (
 	"io/fs"
 	"net/http"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -293,11 +292,7 @@ func (w *world) checkExport(failed []string) {
 	w.ctl(0, []string{"PM-1 closed"}, "postmortem", "close", "PM-1", "--cause", "spec-error", "--note", "the limit came without a way beyond it",
 		"--canary", "it was given by hand and saw small ones only", "--conformance", "no case is above the limit", "--fixed-in", "2.2.0")
 	export := func() (events, personal string) {
-		dir := w.t.TempDir()
-		w.ctl(0, nil, "postmortem", "export", "PM-1", "--out", dir)
-		if out, err := exec.CommandContext(w.t.Context(), "python3", "../../docs/examples/recompute.py", filepath.Join(dir, "PM-1")).CombinedOutput(); err != nil {
-			w.t.Errorf("recompute: %v: %s", err, out)
-		}
+		dir := w.recomputed("PM-1")
 		text, err := os.ReadFile(filepath.Join(dir, "PM-1.md"))
 		if err != nil {
 			w.t.Fatal(err)

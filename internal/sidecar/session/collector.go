@@ -80,7 +80,7 @@ func (c *collector) gather() (changed []*sidecarv1.Execution, again bool) {
 		case !r.EndedAt.IsZero():
 			delete(c.reported, r.ID)
 			delete(c.ending, r.ID)
-		case r.StartedAt.After(grownUp) && r.Disposition == "" && r.Outcome == "":
+		case r.StartedAt.After(grownUp) && r.Disposition == "" && r.Outcome != drain.Failure: // its end may come without a word: see end
 			c.young[r.ID] = struct{}{}
 			continue
 		case r.Cut() && c.isEnding(r.ID, now):

@@ -73,6 +73,11 @@ func TestReplicasBelieveWhatIsTrue(t *testing.T) {
 					_ = live[id].Respond(now)
 				}
 			},
+			"state": func(t *rapid.T) {
+				if id, ok := pick(t); ok {
+					live[id].SetOutcome(true, "")
+				}
+			},
 			"wait": func(t *rapid.T) {
 				now = now.Add(time.Duration(rapid.IntRange(1, 150).Draw(t, "ms")) * time.Millisecond)
 			},
@@ -104,6 +109,25 @@ func TestReplicasBelieveWhatIsTrue(t *testing.T) {
 			}
 		}
 	})
+}
+
+// An execution that states its success and ends a moment later, with a look in between, is nowhere believed to run for ever.
+func TestASuccessThatEndsAtOnceIsNotBelievedToRun(t *testing.T) {
+	now := start
+	ledger := drain.NewLedger(drain.Contract{Default: drain.Action{OnRollback: drain.Complete}})
+	c := newCollector(ledger, 100*time.Millisecond, func() time.Time { return now })
+	x, _ := ledger.Admit(drain.Begin{ID: "x", Started: now})
+	x.SetOutcome(true, "")
+	now = now.Add(time.Millisecond)
+	told, _ := c.gather()
+	x.End(200, now)
+	c.end(x.Row())
+	now = now.Add(time.Second)
+	after, _ := c.gather()
+	told = append(told, after...)
+	if n := len(told); n > 0 && told[n-1].GetEndedAt() == nil {
+		t.Errorf("the last that is told of it is that it runs: %v", told)
+	}
 }
 
 func TestReportsComeAtMostOncePerInterval(t *testing.T) {

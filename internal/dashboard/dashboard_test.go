@@ -328,7 +328,7 @@ func TestRecordPage(t *testing.T) {
 		"PM-1 open", "shop 2.1.0 → 2.0.0", "effective 13 ms after the commit, by route and fence", "Owner", "overdue",
 		"Who does what by when", "A1 outside outside overdue:", "A2",
 		"What happened, and how did the cause lead to it? Nobody has answered.", `specctl postmortem answer PM-1 --explanation "…"`, "Why did the canary not catch it? outside outside",
-		"Charts", "Weight by generation", "What is missing", "excerpts outside outside", "The record", "Where this comes from, and what is missing", "Chain", "specctl postmortem verify --head 7:abab")
+		"Charts", "Weight by generation", "What is missing", "excerpts outside outside", "The record", "Which segment the canary never saw", "Where this comes from, and what is missing", "Chain", "specctl postmortem verify --head 7:abab")
 	shows(t, read(t, busy("outside"), "/dashboard/postmortems/PM-0"), "PM-0 closed spec-error", "specctl postmortem reopen PM-0")
 }
 

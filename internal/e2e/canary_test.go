@@ -1,12 +1,14 @@
 package e2e
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
 	"io"
 	"net/http"
 	"net/http/httptest"
+	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
@@ -16,6 +18,7 @@ import (
 	"time"
 
 	"connectrpc.com/connect"
+	"github.com/santhosh-tekuri/jsonschema/v6"
 	"google.golang.org/protobuf/types/known/durationpb"
 
 	operatorv1 "github.com/specproxy/specproxy/gen/specproxy/operator/v1"
@@ -170,13 +173,28 @@ func TestABadCanaryIsStoppedByItself(t *testing.T) {
 	w.recomputed("PM-1")
 }
 
-// recomputed exports a record and has a script compute every figure of it again. It returns the folder.
+// recomputed exports a record, has a script compute every figure of it again, and holds it against the published schema. It returns the folder.
 func (w *world) recomputed(id string) string {
 	w.t.Helper()
 	dir := w.t.TempDir()
 	w.ctl(0, nil, "postmortem", "export", id, "--out", dir)
 	if out, err := exec.CommandContext(w.t.Context(), "python3", "../../docs/examples/recompute.py", filepath.Join(dir, id)).CombinedOutput(); err != nil {
 		w.t.Errorf("recompute: %v: %s", err, out)
+	}
+	schema, err := jsonschema.NewCompiler().Compile("../postmortem/record.schema.json")
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	raw, err := os.ReadFile(filepath.Join(dir, id+".json"))
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	document, err := jsonschema.UnmarshalJSON(bytes.NewReader(raw))
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	if err := schema.Validate(document); err != nil {
+		w.t.Errorf("%s.json: %v", id, err)
 	}
 	return dir
 }

@@ -191,9 +191,14 @@ func TestOperatorsDecideOverSingleExecutions(t *testing.T) {
 		t.Fatalf("%d %s", status, answer)
 	}
 	g.inFlight("shop", "2.1.0", len(jobs))
+	pin := request(t, g.envoy, "shop.agents", "nobody-prepared", "x").answer(http.StatusOK).header.Get("X-Spec-Pin")
 	g.ctl(1, []string{"its version is not being drained"}, "execution", "complete", jobs["plain"].id, "--reason", "why not")
 	g.rollback("shop")
 	g.drainOf("shop", "2.1.0", "holds one", func(d *operatorv1.Drain) bool { return d.GetHeld() == 1 })
+	// The pin of what drains goes on working; to new work it leads no more.
+	for answer, header := range map[string][]string{"2.1.0 answers next": {"X-Execution-Id", jobs["held"].id}, "2.0.0 answers next": nil} {
+		request(t, g.envoy, "shop.agents", "next", "x", append(header, "X-Spec-Pin", pin)...).answer(http.StatusOK, answer)
+	}
 	// Whoever takes over is told what waits for a person, what to redo and to undo, and when to wake somebody.
 	g.ctl(0, []string{
 		"wake someone: now: 1 executions of 2.1.0 are held and wait for a person: specctl executions shop --on 2.1.0", "left: 1 acts of 2.1.0 to look at, and undo",

@@ -626,7 +626,7 @@ def took(ns, unit):
 
 
 def seconds_took(s):
-    return took(s * 1e9, 10**8)
+    return took(s * 1e9, 10**8 if s >= 1 else 10**6)
 
 
 def traffic(plan):

@@ -170,6 +170,9 @@ func TestABadCanaryIsStoppedByItself(t *testing.T) {
 	if len(e.Series) != 2 || len(e.Series[1].Points) < 2 || len(e.Failing) == 0 || len(e.Sources) == 0 {
 		t.Errorf("the evidence has %d series, %d failing executions, %d sources", len(e.Series), len(e.Failing), len(e.Sources))
 	}
+	if out := w.ctl(0, []string{"### What the canary saw", "**The canary caught it**"}, "postmortem", "show", "PM-1"); strings.Contains(out, "### Why the canary did not catch it") {
+		t.Errorf("the record says that the canary did not catch what it caught:\n%s", out)
+	}
 	w.recomputed("PM-1")
 }
 

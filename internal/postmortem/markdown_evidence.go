@@ -35,7 +35,7 @@ func evidenceOf(p printf, rb Rollback, pictures string, found []Found) {
 			p("")
 		}
 		harmed(p, rb, a)
-		whyCanary(p, a)
+		whyCanary(p, rb, a)
 		segments(p, a)
 		evidenceCurve(p, a)
 	}
@@ -57,7 +57,11 @@ func points(bp uint32) string {
 }
 
 func seconds(s float64) string {
-	return time.Duration(s * float64(time.Second)).Round(100 * time.Millisecond).String()
+	unit := 100 * time.Millisecond
+	if s < 1 {
+		unit = time.Millisecond
+	}
+	return time.Duration(s * float64(time.Second)).Round(unit).String()
 }
 
 func harmed(p printf, rb Rollback, a Analysis) {
@@ -114,8 +118,14 @@ func samples(p printf, which string, all []Sample) {
 	p("")
 }
 
-func whyCanary(p printf, a Analysis) {
-	p("### Why the canary did not catch it")
+func whyCanary(p printf, rb Rollback, a Analysis) {
+	if rb.Canary != nil && rb.Canary.Itself {
+		p("### What the canary saw")
+		p("")
+		p("**The canary caught it**: the rollout rolled back by itself.")
+	} else {
+		p("### Why the canary did not catch it")
+	}
 	p("")
 	p("| generation | weight of %s | for | executions on it | on all | of its own failed |", a.Version)
 	p("|---:|---:|---:|---:|---:|---:|")
@@ -273,7 +283,7 @@ func changes(p printf, rb Rollback) {
 		}
 		p("")
 		for _, f := range c.Files {
-			p("`%s` (%s, %d lines added, %d removed):", f.Path, f.Status, f.Added, f.Removed)
+			p("`%s` (%s, lines added: %d, removed: %d):", f.Path, f.Status, f.Added, f.Removed)
 			p("")
 			if f.Unified != "" {
 				fence := "```"

@@ -44,10 +44,10 @@ var arrows = []struct {
 		"internal/conformance", "internal/signing", "internal/specdiff", "internal/rollout", "internal/rollout/evidence", "internal/webhook",
 	}},
 	{"internal/discovery", []string{"internal/store", "internal/routing", "internal/routing/envoy", "internal/versions", "internal/drain"}},
-	{"internal/fleet", []string{"internal/store", "internal/routing", "internal/postmortem", "internal/versions", "internal/drain", "gen/sidecar"}},
+	{"internal/fleet", []string{"internal/store", "internal/shadow", "internal/routing", "internal/postmortem", "internal/versions", "internal/drain", "gen/sidecar"}},
 	// What receivers outside are told of the records.
 	{"internal/notify", []string{"internal/store", "internal/postmortem", "internal/webhook"}},
-	{"internal/store", []string{"internal/routing", "internal/postmortem", "internal/rollout", "internal/rollout/evidence", "internal/versions", "internal/drain"}},
+	{"internal/store", []string{"internal/shadow", "internal/routing", "internal/postmortem", "internal/rollout", "internal/rollout/evidence", "internal/versions", "internal/drain"}},
 	{"internal/cli", []string{
 		"internal/archive/bundle", "internal/specdiff", "internal/signing", "internal/versions", "internal/drain", "internal/rollout", "gen/operator",
 	}},
@@ -117,13 +117,15 @@ var arrows = []struct {
 	{"internal/rollout", []string{"internal/rollout/evidence", "internal/drain"}},
 	// The judge of canaries: tests on few failing executions, and what they can be expected to see.
 	{"internal/rollout/evidence", nil},
+	// What a version makes of copies of requests, beside the requests.
+	{"internal/shadow", nil},
 	{"internal/drain", nil},
 }
 
 // pure packages read no clock, do no I/O and start no goroutine.
 var pure = []string{
 	"internal/agentproto", "internal/agentproto/a2a", "internal/agentproto/grpc", "internal/agentproto/jsonpeek", "internal/agentproto/mcp", "internal/agentproto/plain", "internal/agentproto/terminal", "internal/agentproto/websocket", "internal/conformance", "internal/drain", "internal/postmortem",
-	"internal/rollout", "internal/rollout/evidence", "internal/routing", "internal/routing/envoy", "internal/specdiff", "internal/versions",
+	"internal/rollout", "internal/rollout/evidence", "internal/routing", "internal/routing/envoy", "internal/shadow", "internal/specdiff", "internal/versions",
 }
 
 // sole names the one package that may import a library, by prefix of the library's path.

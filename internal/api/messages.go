@@ -44,7 +44,7 @@ func changeOf(c control.Change, dryRun bool) *operatorv1.Change {
 	if dryRun && !c.AlreadyDone {
 		out.CommittedAt = nil
 	}
-	if !c.AlreadyDone && c.Route.Kind != routing.KindTarget {
+	if !c.AlreadyDone && c.Route.Kind.Moves() {
 		out.Capacity = &operatorv1.Capacity{Ready: uint32(c.Capacity.Ready), Rate: c.Capacity.Rate, SeenPerInstance: c.Capacity.SeenPerInstance}
 		if c.Capacity.Ready > 0 {
 			out.Capacity.PerInstance = c.Capacity.Rate / float64(c.Capacity.Ready)
@@ -62,8 +62,15 @@ func routeOf(r routing.Route) *operatorv1.Change {
 	return &operatorv1.Change{
 		Spec: r.Spec, Generation: r.Generation, Kind: string(r.Kind), After: weightsOf(r.Splits), Abandoned: r.Abandoned, Target: r.Target,
 		TargetReason: r.TargetWhy, Postmortem: r.PostMortem, CommittedAt: stamp(r.At), Actor: r.By, HeaderTargets: headerTargetsOf(r.HeaderTargets),
-		Reason: r.Reason,
+		Reason: r.Reason, Shadow: shadowOf(r.Shadow),
 	}
+}
+
+func shadowOf(s *routing.Shadow) *operatorv1.Shadow {
+	if s == nil {
+		return nil
+	}
+	return &operatorv1.Shadow{Version: s.Version, BasisPoints: s.BasisPoints, Since: s.Since, Until: stamp(s.Until), At: stamp(s.At), Actor: s.By, Reason: s.Reason}
 }
 
 func headerTargetsOf(targets []routing.HeaderTarget) []*operatorv1.HeaderTarget {

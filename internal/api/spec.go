@@ -32,6 +32,7 @@ func poolOf(p fleet.Pool, fenced bool) *operatorv1.Pool {
 		Ready: uint32(p.Ready), Instances: uint32(p.Instances), Silent: uint32(p.Silent), InFlight: p.InFlight, Succeeded: p.Succeeded, Failed: p.Failed,
 		Unknown: p.Unknown, Rate: p.Rate, RecentSuccess: -1, Fenced: fenced, Completed: p.Drained.Completed, HandedOver: p.Drained.HandedOver,
 		Cancelled: p.Drained.Cancelled, Held: p.Drained.Held, PassedOn: p.PassedOn, RecentSucceeded: p.RecentSucceeded, RecentFailed: p.RecentFailed,
+		Shadow: shadowCountsOf(p.Shadow),
 	}
 	if n := p.RecentSucceeded + p.RecentFailed; n > 0 {
 		out.RecentSuccess = float64(p.RecentSucceeded) / float64(n)
@@ -64,7 +65,7 @@ func (s *Server) specOf(view *store.View, name string) *operatorv1.Spec {
 	if record, ok := view.Version(name, newest); ok {
 		out.Hosts = record.Manifest.Hosts
 	}
-	out.HeaderTargets = headerTargetsOf(route.HeaderTargets)
+	out.HeaderTargets, out.Shadow = headerTargetsOf(route.HeaderTargets), shadowOf(route.Shadow)
 	if f := route.Freeze; f != nil {
 		out.Freeze = &operatorv1.Freeze{Since: stamp(f.Since), Until: stamp(f.Until), Postmortem: f.PostMortem}
 	}
@@ -108,6 +109,11 @@ func lastChange(r routing.Route) string {
 			return "no header leads to a version any more"
 		}
 		return "headers lead to versions: " + describe(r.HeaderTargets)
+	case routing.KindShadow:
+		if r.Shadow == nil {
+			return "no request is copied any more"
+		}
+		return fmt.Sprintf("%s %% of the requests are copied to %s", routing.Percent(r.Shadow.BasisPoints), r.Shadow.Version)
 	case routing.KindDeploy, routing.KindWeights:
 		return string(r.Kind) + " " + routing.Describe(r.Splits)
 	}

@@ -148,6 +148,9 @@ func (a *app) printChange(change *operatorv1.Change) {
 	if change.GetKind() == "target" || len(change.GetHeaderTargets()) > 0 {
 		a.out.field("headers", "%s", headerTargets(change.GetHeaderTargets()))
 	}
+	if change.GetKind() == "shadow" || change.GetShadow() != nil {
+		a.out.field("shadow", "%s", a.shadowLine(change.GetShadow()))
+	}
 	if len(change.GetAbandoned()) > 0 {
 		a.out.field("abandoned", "%s", strings.Join(change.GetAbandoned(), ", "))
 	}

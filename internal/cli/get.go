@@ -117,6 +117,9 @@ func (a *app) printGet(got *operatorv1.GetSpecResponse, r *operatorv1.Rollout) {
 	for _, host := range spec.GetHosts() {
 		a.out.field("host", "%s", host)
 	}
+	if spec.GetShadow() != nil {
+		a.out.field("shadow", "%s\nspecctl shadow status %s", a.shadowLine(spec.GetShadow()), spec.GetName())
+	}
 	if len(spec.GetHeaderTargets()) > 0 {
 		a.out.line("")
 		a.printHeaderTargets(spec.GetHeaderTargets())
@@ -153,6 +156,9 @@ func (a *app) printHistory(history []*operatorv1.Change) {
 		what := change.GetKind() + " " + split(change.GetAfter())
 		if change.GetKind() == "target" {
 			what = "target " + headerTargets(change.GetHeaderTargets())
+		}
+		if change.GetKind() == "shadow" {
+			what = "shadow: " + a.shadowLine(change.GetShadow())
 		}
 		if change.GetPostmortem() != "" {
 			what += " (" + change.GetPostmortem() + ")"

@@ -125,6 +125,9 @@ too.`,
 					a.out.field("rollout", "%s", line)
 				}
 			}
+			if m.Shadow == versions.ShadowSafe {
+				a.out.field("shadow", "it may be sent copies of requests: told x-spec-shadow, its agent leaves the world as it is")
+			}
 			for _, segment := range m.Segments {
 				a.out.field("segment", "%s", segment)
 			}

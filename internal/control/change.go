@@ -83,6 +83,9 @@ type goal struct {
 	// targets in place of those that there are, if retarget; else they stay, but for those that lead to what is abandoned.
 	targets  []routing.HeaderTarget
 	retarget bool
+	// shadow in place of the one that there is, if reshadow; else it stays while the weights do.
+	shadow   *routing.Shadow
+	reshadow bool
 	abandons string         // the version that only headers lead to and that the command abandons
 	to       string         // in favour of this one
 	done     *routing.Route // already done: by this generation
@@ -104,6 +107,12 @@ func (g goal) after(kind routing.Kind, before routing.Route, splits []routing.Sp
 		r.Abandoned, r.Target = append(r.Abandoned, g.abandons), cmp.Or(r.Target, g.to)
 	}
 	r.HeaderTargets = routing.WithoutTargets(r.HeaderTargets, r.Abandoned...)
+	switch s := before.Shadow; {
+	case g.reshadow:
+		r.Shadow = g.shadow
+	case s != nil && slices.Equal(before.Splits, splits) && !slices.Contains(r.Abandoned, s.Version):
+		r.Shadow = s
+	}
 	return r
 }
 
@@ -223,6 +232,9 @@ func (c *Controller) draft(tx *store.Tx, actor Actor, w want, how How, now time.
 		return nil, err
 	}
 	named := append(before.Carried(), routing.Route{Splits: g.splits, HeaderTargets: g.targets}.Carried()...)
+	if g.shadow != nil {
+		named = append(named, g.shadow.Version)
+	}
 	d := &draft{command: w.kind, before: before, records: tx.Relevant(w.spec, named)}
 	d.Before = before.Splits
 	if g.done != nil {
@@ -235,7 +247,7 @@ func (c *Controller) draft(tx *store.Tx, actor Actor, w want, how How, now time.
 		return nil, refuse("specctl get "+w.spec, "weights of %s: %v", w.spec, err)
 	}
 	d.Route = g.after(w.kind, before, splits, d.records)
-	if slices.Equal(splits, before.Splits) && routing.SameTargets(d.Route.HeaderTargets, before.HeaderTargets) {
+	if slices.Equal(splits, before.Splits) && routing.SameTargets(d.Route.HeaderTargets, before.HeaderTargets) && d.Route.Shadow.Same(before.Shadow) {
 		d.alreadyDone(tx, before, before)
 		return d, nil
 	}
@@ -246,7 +258,7 @@ func (c *Controller) draft(tx *store.Tx, actor Actor, w want, how How, now time.
 	if err := c.admit(tx, d, actor, how, now); err != nil {
 		return nil, err
 	}
-	if d.Route.Kind != routing.KindTarget {
+	if d.Route.Kind.Moves() {
 		d.Capacity = c.capacity(d.Route)
 	}
 	for _, version := range d.Route.Abandoned {
@@ -277,8 +289,11 @@ func (c *Controller) admit(tx *store.Tx, d *draft, actor Actor, how How, now tim
 		return refuse("specctl unfreeze "+spec+"   (a person)", "%s is frozen for automation since its rollback at %s (%s), until %s",
 			spec, f.Since.Format("15:04:05Z"), f.PostMortem, f.Until.Format(time.RFC3339))
 	}
-	gains := d.gains()
-	for _, version := range d.Route.Carried() {
+	gains, involved := d.gains(), d.Route.Carried()
+	if version := d.shadows(); version != "" {
+		gains, involved = append(gains, version), append(involved, version)
+	}
+	for _, version := range involved {
 		record, err := known(tx, spec, version)
 		if err != nil {
 			return err

@@ -82,6 +82,7 @@ func (c *Controller) Run(ctx context.Context) error {
 	g.Go(func() error { return c.followBakes(ctx) })
 	g.Go(func() error { return c.followFences(ctx) })
 	g.Go(func() error { return c.followTargets(ctx) })
+	g.Go(func() error { return c.followShadows(ctx) })
 	g.Go(func() error { return c.followRollouts(ctx) })
 	g.Go(func() error { return c.followEvidence(ctx) })
 	return g.Wait()

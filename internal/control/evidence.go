@@ -46,7 +46,11 @@ func (c *Controller) gather(ctx context.Context, wants []want) evidence {
 			}
 			records := tx.Versions(w.spec)
 			after := g.after(w.kind, before, g.splits, records)
-			for _, version := range after.Gains(before) {
+			gains := after.Gains(before)
+			if g.reshadow && g.shadow != nil {
+				gains = append(gains, g.shadow.Version)
+			}
+			for _, version := range gains {
 				record := versionOf(version, records)
 				if record.Digest != "" && !comesBack(record, after.Abandoned, records) {
 					digests[record.Digest] = true

@@ -103,6 +103,14 @@ func (c *Controller) followFences(ctx context.Context) error {
 // gains are the versions that the draft gives more new executions.
 func (d *draft) gains() []string { return d.Route.Gains(d.before) }
 
+// shadows is the version that copies of requests go to by this draft and did not by the route before; empty: there is none.
+func (d *draft) shadows() string {
+	if s := d.Route.Shadow; s != nil && (d.before.Shadow == nil || d.before.Shadow.Version != s.Version) {
+		return s.Version
+	}
+	return ""
+}
+
 // readmit ends the drains and the quarantine of versions that are wanted again: by an undo, or over an open post-mortem by a named override.
 func (c *Controller) readmit(tx *store.Tx, d *draft, actor Actor, how How, now time.Time) error {
 	event, state, why := versions.EventOverridden, drain.Superseded, "overridden by "+actor.Name

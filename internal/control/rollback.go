@@ -62,6 +62,9 @@ func resolveRollback(tx *store.Tx, before routing.Route, t RollbackTarget) (goal
 	if done != nil {
 		return goal{done: done}, nil
 	}
+	if s := before.Shadow; s != nil && s.Version == from && !before.Carries(from) {
+		return goal{}, refuse("specctl shadow stop "+t.Spec, "%s:%s only gets copies of requests: they can be stopped, and there is nothing to abandon", t.Spec, from)
+	}
 	if !before.Carries(from) {
 		return goal{}, refuse("specctl get "+t.Spec, "%s:%s has no traffic at generation %d (%s): there is nothing to abandon", t.Spec, from, before.Generation, routing.Describe(before.Splits))
 	}
@@ -148,9 +151,9 @@ func resolveFrom(tx *store.Tx, before routing.Route, t RollbackTarget) (from str
 	return from, nil
 }
 
-// moved is the newest generation that is about more than which headers lead where.
+// moved is the newest generation that is about weights.
 func moved(tx *store.Tx, r routing.Route) routing.Route {
-	for r.Kind == routing.KindTarget {
+	for r.Generation > 0 && !r.Kind.Moves() {
 		before, ok := tx.Generation(r.Spec, r.Generation-1)
 		if !ok {
 			break

@@ -6,14 +6,12 @@ import (
 	"strings"
 	"time"
 
-	"go.uber.org/zap"
-
 	"github.com/specproxy/specproxy/internal/routing"
 	"github.com/specproxy/specproxy/internal/store"
 	"github.com/specproxy/specproxy/internal/versions"
 )
 
-// targetsEvery is how often it is looked for header targets that have come to their end.
+// targetsEvery is how often it is looked for header targets and shadows that have come to their end.
 const targetsEvery = time.Second
 
 // Header is a header and its value, as a command names them.
@@ -83,7 +81,7 @@ func (c *Controller) retarget(ctx context.Context, actor Actor, spec string, how
 	return changes[0], nil
 }
 
-// followTargets ends header targets whose time is over.
+// followTargets ends header targets and shadows whose time is over.
 func (c *Controller) followTargets(ctx context.Context) error {
 	tick := time.NewTicker(targetsEvery)
 	defer tick.Stop()
@@ -95,20 +93,25 @@ func (c *Controller) followTargets(ctx context.Context) error {
 		}
 		now := time.Now().UTC()
 		for _, route := range c.store.View().Routes() {
+			if s := route.Shadow; s != nil && over(s.Until, now) {
+				_, err := c.StopShadow(ctx, Actor{Name: "end of a shadow"}, route.Spec, How{Reason: "its time is over"})
+				c.lament(ctx, "end a shadow", route.Spec, err)
+			}
 			if len(lasting(route.HeaderTargets, now)) == len(route.HeaderTargets) {
 				continue
 			}
 			_, err := c.retarget(ctx, Actor{Name: "end of a header target"}, route.Spec, How{Reason: "its time is over"}, func(_ *store.Tx, before routing.Route) ([]routing.HeaderTarget, error) {
 				return lasting(before.HeaderTargets, now), nil
 			})
-			if err != nil && ctx.Err() == nil {
-				c.log.Error("end a header target", zap.String("spec", route.Spec), zap.Error(err))
-			}
+			c.lament(ctx, "end a header target", route.Spec, err)
 		}
 	}
 }
 
 // lasting are the header targets whose time is not over.
 func lasting(targets []routing.HeaderTarget, now time.Time) []routing.HeaderTarget {
-	return slices.DeleteFunc(slices.Clone(targets), func(t routing.HeaderTarget) bool { return !t.Until.IsZero() && !now.Before(t.Until) })
+	return slices.DeleteFunc(slices.Clone(targets), func(t routing.HeaderTarget) bool { return over(t.Until, now) })
 }
+
+// over says that a moment has come; the zero one never does.
+func over(until, now time.Time) bool { return !until.IsZero() && !now.Before(until) }

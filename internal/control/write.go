@@ -59,6 +59,7 @@ func (c *Controller) write(tx *store.Tx, drafts []*draft, actor Actor, how How, 
 			return err
 		}
 		c.settleReplaced(tx, d, now)
+		followShadow(tx, d, actor, now)
 		if d.Route.Kind == routing.KindRollback {
 			for _, order := range d.Orders {
 				order.PostMortem = id

@@ -39,6 +39,7 @@ type Reader interface {
 	ListDrains(context.Context, *connect.Request[operatorv1.ListDrainsRequest]) (*connect.Response[operatorv1.ListDrainsResponse], error)
 	ListProxies(context.Context, *connect.Request[operatorv1.ListProxiesRequest]) (*connect.Response[operatorv1.ListProxiesResponse], error)
 	GetRollout(context.Context, *connect.Request[operatorv1.GetRolloutRequest]) (*connect.Response[operatorv1.GetRolloutResponse], error)
+	GetShadow(context.Context, *connect.Request[operatorv1.GetShadowRequest]) (*connect.Response[operatorv1.GetShadowResponse], error)
 	GetStats(context.Context, *connect.Request[operatorv1.GetStatsRequest]) (*connect.Response[operatorv1.GetStatsResponse], error)
 	Reach(spec string, generation uint64) (*operatorv1.GetEffectResponse, error)
 	Record(id string) (postmortem.Record, error)

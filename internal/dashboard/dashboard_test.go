@@ -318,7 +318,7 @@ func TestOverviewShowsProblemsFirst(t *testing.T) {
 
 func TestSpecPage(t *testing.T) {
 	shows(t, read(t, busy("outside"), "/dashboard/specs/shop"),
-		"shop frozen for automation", "specctl unfreeze shop", "Whatever the weights", "x-tenant: outside 2.2.0", "The way back", "specctl rollback shop --dry-run", `specctl rollback shop --reason "…"`,
+		"shop frozen for automation", "specctl unfreeze shop", "Copies of requests", "10 % of the requests are copied to 2.2.0", "90 1 7 2 3", "Whatever the weights", "x-tenant: outside 2.2.0", "The way back", "specctl rollback shop --dry-run", `specctl rollback shop --reason "…"`,
 		"Drains", "2.1.0 drains to 2.0.0", "1 ended", "Proxies", "not connected, last at generation 3", "edge-1 in sync 23 ms",
 		"Weights by generation", "4", "weights 2.0.0 90 %, 2.1.0 10 %", "3", "rollback PM-1 2.0.0 100 %", "2", "target 2.0.0 100 %; x-tenant: outside to 2.2.0", "Versions", "abababababab", "quarantined", "PM-1")
 }

@@ -79,6 +79,10 @@ func (f *fleet) ListProxies(context.Context, *connect.Request[operatorv1.ListPro
 	return connect.NewResponse(&operatorv1.ListProxiesResponse{Proxies: f.proxies, Replicas: f.replicas}), nil
 }
 
+func (f *fleet) GetShadow(context.Context, *connect.Request[operatorv1.GetShadowRequest]) (*connect.Response[operatorv1.GetShadowResponse], error) {
+	return connect.NewResponse(&operatorv1.GetShadowResponse{Shadow: f.spec.GetShadow(), BothSucceeded: 90, RequestFailed: 1, CopyFailed: 7, BothFailed: 2, Unknown: 3}), nil
+}
+
 func (f *fleet) GetRollout(context.Context, *connect.Request[operatorv1.GetRolloutRequest]) (*connect.Response[operatorv1.GetRolloutResponse], error) {
 	if f.rollout == nil {
 		return nil, connect.NewError(connect.CodeNotFound, errNoPage("rollout"))
@@ -167,6 +171,7 @@ func busy(text string) *fleet {
 	return &fleet{
 		spec: &operatorv1.Spec{
 			Name: "shop", Generation: 4, ChangedAt: ago(time.Minute), ChangedBy: text, LastChange: text, Trouble: []string{text, "it is slow"}, Next: "specctl rollback shop",
+			Shadow:        &operatorv1.Shadow{Version: "2.2.0", BasisPoints: 1000, Actor: text, Reason: text, Until: ago(-time.Hour)},
 			HeaderTargets: []*operatorv1.HeaderTarget{{Header: "x-tenant", Value: text, Version: "2.2.0", Actor: text, Reason: text, Until: ago(-time.Hour)}},
 			Exit:          "2.0.0", ExitReason: text, Hosts: []string{text}, Freeze: &operatorv1.Freeze{Since: ago(time.Hour), Until: ago(-time.Hour), Postmortem: "PM-1"},
 			Versions: []*operatorv1.Version{

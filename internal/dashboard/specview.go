@@ -31,6 +31,14 @@ type specView struct {
 	Drains  []drainView
 	Hosts   []string
 	Headers []headerView
+	Shadow  *shadowView
+}
+
+// shadowView is who gets copies of requests, and how they ended beside the requests.
+type shadowView struct {
+	Version, Share, By, Why                                 string
+	Until                                                   moment
+	BothSucceeded, RequestFailed, CopyFailed, Both, Unknown uint64
 }
 
 // headerView is a header that leads to a version.
@@ -92,6 +100,13 @@ func (d *dashboard) specOf(ctx context.Context, s *operatorv1.Spec, drains []*op
 	}
 	for _, t := range s.GetHeaderTargets() {
 		v.Headers = append(v.Headers, headerView{t.GetHeader(), t.GetValue(), t.GetVersion(), t.GetActor(), t.GetReason(), stamped(t.GetUntil(), now)})
+	}
+	if x := s.GetShadow(); x != nil {
+		v.Shadow = &shadowView{Version: x.GetVersion(), Share: points(x.GetBasisPoints()), By: x.GetActor(), Why: x.GetReason(), Until: stamped(x.GetUntil(), now)}
+		if got, err := ask(ctx, d.Reads.GetShadow, &operatorv1.GetShadowRequest{Spec: s.GetName()}); err == nil {
+			v.Shadow.BothSucceeded, v.Shadow.RequestFailed, v.Shadow.CopyFailed = got.GetBothSucceeded(), got.GetRequestFailed(), got.GetCopyFailed()
+			v.Shadow.Both, v.Shadow.Unknown = got.GetBothFailed(), got.GetUnknown()
+		}
 	}
 	total := 0.0
 	for _, x := range s.GetVersions() {

@@ -35,7 +35,7 @@ type step struct {
 func script() *rapid.Generator[[]step] {
 	return rapid.SliceOfN(rapid.Custom(func(t *rapid.T) step {
 		return step{
-			what:    rapid.SampledFrom([]string{"publish", "join", "join", "leave", "leave", "deploy", "deploy", "weights", "target", "rollback", "drained"}).Draw(t, "what"),
+			what:    rapid.SampledFrom([]string{"publish", "join", "join", "leave", "leave", "deploy", "deploy", "weights", "target", "shadow", "rollback", "drained"}).Draw(t, "what"),
 			n:       rapid.IntRange(0, 59).Draw(t, "n"),
 			accepts: rapid.SampledFrom([]int{0, 1, 2, 3, 9}).Draw(t, "accepts"),
 			upset:   rapid.SampledFrom([]string{"", "", "", "", "", "refuse", "reconnect", "restart", "replica"}).Draw(t, "upset"),
@@ -101,6 +101,8 @@ func live(t tb, s *store.Store, spec string, steps []step) []moment {
 			l.share(st.n)
 		case "target":
 			l.target(st.n)
+		case "shadow":
+			l.shadow(st.n)
 		case "rollback":
 			l.rollback()
 		case "drained":
@@ -145,6 +147,9 @@ func (l *life) now() moment {
 	m := moment{spec: discovery.FromStore(l.s).Read([]string{l.spec})[l.spec], needed: map[string]bool{}}
 	for _, version := range l.route.Carried() {
 		m.needed[version] = true
+	}
+	if l.route.Shadow != nil {
+		m.needed[l.route.Shadow.Version] = true
 	}
 	for _, i := range l.instances {
 		m.needed[i.Version] = true
@@ -246,6 +251,20 @@ func (l *life) target(n int) {
 	l.reroute(l.route.Splits, targets)
 }
 
+// shadow copies requests to a version without weight, or to none if they were copied.
+func (l *life) shadow(n int) {
+	version, ok := l.ready(n)
+	if !ok || len(l.route.Splits) != 1 || l.route.Weight(version) > 0 {
+		return
+	}
+	next := &routing.Shadow{Version: version, BasisPoints: 5000, Since: l.route.Generation + 1}
+	if l.route.Shadow != nil {
+		next = nil
+	}
+	l.reroute(l.route.Splits, l.route.HeaderTargets)
+	l.route.Shadow = next
+}
+
 // testerHeader leads to the version that it names, where it is a target.
 const testerHeader = "x-tester"
 
@@ -273,6 +292,9 @@ func (l *life) reroute(splits []routing.Split, targets []routing.HeaderTarget) {
 	before := l.route
 	l.changed = true
 	l.route = routing.Route{Spec: l.spec, Generation: before.Generation + 1, Splits: splits, HeaderTargets: targets}
+	if slices.Equal(splits, before.Splits) {
+		l.route.Shadow = before.Shadow
+	}
 	for i := range l.versions {
 		r := &l.versions[i]
 		had, has := before.Weight(r.Version), l.route.Weight(r.Version)
@@ -455,7 +477,7 @@ func TestAWrongOrderIsCaught(t *testing.T) {
 		for i := range moments {
 			spec := &moments[i].spec
 			spec.Pools = slices.DeleteFunc(slices.Clone(spec.Pools), func(p envoy.Pool) bool {
-				return !spec.Route.Carries(p.Version) && len(p.Instances) == 0
+				return !spec.Route.Carries(p.Version) && spec.Route.Shadow == nil && len(p.Instances) == 0
 			})
 		}
 		why := caught(t, moments, steps, discovery.MakeBeforeBreak)

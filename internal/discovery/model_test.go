@@ -174,6 +174,9 @@ func targets(config *routev3.RouteConfiguration) []string {
 			for _, c := range r.GetRoute().GetWeightedClusters().GetClusters() {
 				out = append(out, c.Name)
 			}
+			for _, m := range r.GetRoute().GetRequestMirrorPolicies() {
+				out = append(out, m.GetCluster())
+			}
 		}
 	}
 	slices.Sort(out)
@@ -236,6 +239,9 @@ func reached(config *routev3.RouteConfiguration) (pinned, weighted []string, sum
 		for _, r := range vh.Routes {
 			if c := r.GetRoute().GetCluster(); c != "" && r.GetMatch().GetHeaders()[0].GetName() == envoy.HeaderPin {
 				pinned = append(pinned, c)
+			}
+			if r.GetMatch().GetRuntimeFraction() != nil {
+				continue // for the requests that are copied: drawn as all others are
 			}
 			for _, c := range r.GetRoute().GetWeightedClusters().GetClusters() {
 				weighted = append(weighted, c.Name)

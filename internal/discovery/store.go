@@ -85,6 +85,9 @@ func specOfView(v *store.View, secret []byte, name string) envoy.Spec {
 	route, _ := v.Route(name)
 	spec := envoy.Spec{Name: name, Route: route}
 	named := route.Carried()
+	if route.Shadow != nil {
+		named = append(named, route.Shadow.Version)
+	}
 	records := v.Relevant(name, named)
 	exit, _, err := routing.Exit(routing.Newest(route.Splits, records), route.Splits, records)
 	if err == nil {

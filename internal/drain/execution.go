@@ -125,6 +125,9 @@ func (e *entry) refuses() error {
 	return nil
 }
 
+// Touches says whether an act, with what the contract declares of its tool, may change the world; one of which nothing is known may.
+func (x *Execution) Touches(a Act) bool { return x.entry.ledger.plan.complete(a).Touches() }
+
 // Report tells of an act after it happened; nothing refuses it, not even the end.
 func (x *Execution) Report(a Act) {
 	e := x.entry

@@ -25,6 +25,7 @@ type counts struct {
 	drained                                       drain.Counts
 	durations                                     drain.Durations
 	segments                                      []drain.Segment
+	shadow                                        Shadow
 }
 
 func (c counts) clone() *counts { return &c }
@@ -35,6 +36,7 @@ func (c *counts) add(t *sidecarv1.Totals) {
 	c.failed += t.GetFailed()
 	c.unknown += t.GetUnknown()
 	c.passedOn += t.GetPassedOn()
+	c.shadow = c.shadow.plus(t.GetShadow())
 	c.drained = c.drained.Plus(countsOf(t))
 	if d := t.GetDurations(); len(d) > 0 {
 		c.durations = c.durations.Plus(d)

@@ -65,6 +65,8 @@ type Fleet struct {
 	recent  map[string]map[string]*history // the same pools, by spec and version
 	changed chan struct{}                  // closed and replaced on every change
 	touched map[string]struct{}            // specs, for Touched
+	// mirrored is what was told of shadows, by spec.
+	mirrored map[string]*mirrored
 	// acted wait to be stored, actedCount of them; storing are those that are on their way.
 	acted, storing map[waiting][]store.Failure
 	actedCount     int
@@ -96,7 +98,7 @@ func New(o Options) *Fleet {
 	f := &Fleet{
 		store: o.Store, archive: o.Archive, proxies: o.Proxies, log: o.Log, grace: o.Grace, started: time.Now(),
 		members: map[string]*member{}, pools: map[poolKey]*history{}, recent: map[string]map[string]*history{}, changed: make(chan struct{}), touched: map[string]struct{}{},
-		acted: map[waiting][]store.Failure{},
+		acted: map[waiting][]store.Failure{}, mirrored: map[string]*mirrored{},
 	}
 	if o.Metrics != nil {
 		o.Metrics.MustRegister(fleetMetrics{f})
@@ -150,6 +152,8 @@ type Pool struct {
 	Durations drain.Durations
 	// Segments count by the attributes that the manifest declares.
 	Segments []drain.Segment
+	// Shadow counts copies of requests; they are in no other field.
+	Shadow Shadow
 	// Rate is new executions a second, over the last 30 s.
 	Rate float64
 	// RecentSucceeded and RecentFailed ended within the last 30 s, or run and have stated it.
@@ -228,6 +232,7 @@ func (f *Fleet) Pool(view *store.View, spec, version string) Pool {
 		}
 		p.InFlight += m.totals.GetInFlight()
 		p.Settling += m.totals.GetSettling()
+		p.Shadow.InFlight += m.totals.GetShadow().GetInFlight()
 		p.Here = p.Here.Plus(countsOf(m.totals))
 		if at := m.status.GetLastAdmissionAt(); at != nil && at.AsTime().After(p.Fence.LastAdmissionAt) {
 			p.Fence.LastAdmissionAt, p.Fence.LastAdmissionID = at.AsTime(), m.status.GetLastAdmissionId()
@@ -249,6 +254,9 @@ func (f *Fleet) Pool(view *store.View, spec, version string) Pool {
 	p.Succeeded += early.succeeded
 	p.Failed += early.failed
 	p.Drained, p.Durations, p.Segments = sum.drained, sum.durations, sum.segments
+	inFlight := p.Shadow.InFlight
+	p.Shadow = sum.shadow
+	p.Shadow.InFlight = inFlight
 	now := time.Now()
 	p.Rate = h.recent.rate(now, f.started)
 	p.RecentSucceeded, p.RecentFailed = h.recent.outcomes(now)

@@ -282,12 +282,14 @@ func (s *session) receive(ctx context.Context) error {
 			}
 		case *sidecarv1.SessionRequest_Totals:
 			s.takeTotals(m.Totals)
+		case *sidecarv1.SessionRequest_Mirrored:
+			s.takeMirrored(m.Mirrored)
 		case *sidecarv1.SessionRequest_Executions:
 			if err := s.takeExecutions(ctx, m.Executions); err != nil {
 				return err
 			}
 		default:
-			return status.Error(codes.InvalidArgument, "a session has one hello, then status, executions and totals")
+			return status.Error(codes.InvalidArgument, "a session has one hello, then status, executions, totals and what was mirrored")
 		}
 	}
 }

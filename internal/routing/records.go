@@ -26,7 +26,12 @@ const (
 	KindUndo     Kind = "undo"
 	// KindTarget changes which headers lead to which version, and no weight.
 	KindTarget Kind = "target"
+	// KindShadow begins or ends a shadow, and changes no weight.
+	KindShadow Kind = "shadow"
 )
+
+// Moves says that generations of the kind are about weights.
+func (k Kind) Moves() bool { return k != KindTarget && k != KindShadow }
 
 // Route is one spec's traffic split at one generation. The newest is in force; all are kept.
 type Route struct {
@@ -36,10 +41,12 @@ type Route struct {
 	Splits []Split `json:"splits"`
 	// HeaderTargets go before the splits, in this order; carried from generation to generation.
 	HeaderTargets []HeaderTarget `json:"headerTargets,omitempty"`
-	Kind          Kind           `json:"kind"`
-	At            time.Time      `json:"at"`
-	By            string         `json:"by"`
-	Reason        string         `json:"reason,omitempty"`
+	// Shadow is nil while no request is copied.
+	Shadow *Shadow   `json:"shadow,omitempty"`
+	Kind   Kind      `json:"kind"`
+	At     time.Time `json:"at"`
+	By     string    `json:"by"`
+	Reason string    `json:"reason,omitempty"`
 	// Abandoned, Target and PostMortem are set on rollbacks.
 	Abandoned  []string `json:"abandoned,omitempty"`
 	Target     string   `json:"target,omitempty"`

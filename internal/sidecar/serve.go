@@ -201,6 +201,7 @@ func (s *sidecar) leave(ctx context.Context, sig os.Signal) {
 		s.Log.Warn("leaving without the control plane's word that the proxies have let go")
 	}
 	stop()
+	s.proxy.NoShadows()
 	s.settle()
 	idle, stop := context.WithTimeout(waiting, s.DrainTimeout)
 	err := s.proxy.AwaitIdle(idle)

@@ -92,6 +92,7 @@ type sidecar struct {
 	journal   *journal.Journal
 	recovered []drain.Row
 	ledger    *drain.Ledger
+	shadows   *drain.Ledger // of copies of requests; nil: the version takes none
 	keeper    *posture.Keeper
 	group     *session.Group
 	proxy     *proxy.Proxy
@@ -292,6 +293,9 @@ func (s *sidecar) apiURL() string {
 func (s *sidecar) assemble() {
 	contract := s.version.Manifest.InFlight
 	s.ledger = drain.NewLedger(contract, s.version.Manifest.Segments...)
+	if s.version.Manifest.Shadow == versions.ShadowSafe {
+		s.shadows = drain.NewLedger(contract)
+	}
 	s.overrides = &overrides{ledger: s.ledger, log: s.Log}
 	s.keeper = posture.New(s.dir.state(), s.ledger, time.Now)
 	s.health.mismatch = s.version.Manifest.Runtime.Mismatch(s.runtime)
@@ -310,12 +314,13 @@ func (s *sidecar) assemble() {
 	metrics := prometheus.WrapRegistererWith(prometheus.Labels{"spec": s.Ref.Spec, "version": s.Ref.Version}, s.registry)
 	s.proxy = proxy.New(proxy.Config{
 		Ref: s.Ref, Digest: s.version.Digest, Instance: s.Instance, BodyBuffer: buffer, Contract: contract, Segments: s.version.Manifest.Segments, Ledger: s.ledger,
+		Shadows: s.shadows, Mirrored: s.mirrored,
 		Posture: s.keeper.Current, Agent: s.endpoint, Changed: s.group.Changed, Ended: s.ended, Now: time.Now, Random: mathrand.Float64, Log: s.Log,
 		Peers: s.certs.Client, BufferTotal: s.BufferTotal, BodyPause: s.Limits.BodyTimeout, Begun: s.begun, Metrics: metrics, Access: s.Access, Tracer: s.tracer, Suspect: s.suspect, Refusals: &s.refusals,
 	})
 	metrics.MustRegister(ledgerMetrics{s}, refusalMetrics{&s.refusals})
 	s.local = localapi.New(localapi.Config{
-		Ledger: s.ledger, Guarded: contract.Effects == drain.Guarded, Journal: s.journal, Changed: s.group.Changed, Now: time.Now, Log: s.Log,
+		Ledger: s.ledger, Shadows: s.shadows, Guarded: contract.Effects == drain.Guarded, Journal: s.journal, Changed: s.group.Changed, Now: time.Now, Log: s.Log,
 	})
 }
 
@@ -341,6 +346,17 @@ func (s *sidecar) ended(r drain.Row) {
 		s.Log.Error("the end of an execution could not be journalled", zap.String("execution", r.ID), zap.Error(err))
 	}
 	s.group.Ended(r)
+}
+
+// mirrored is called by the data path with every ended execution that was copied, or is a copy.
+func (s *sidecar) mirrored(m proxy.Mirror, isCopy bool, r drain.Row) {
+	at := r.EndedAt
+	if at.IsZero() { // others of its exchanges go on
+		at = time.Now()
+	}
+	s.group.Mirrored(&sidecarv1.Mirrored{
+		Pair: m.Pair, Copy: isCopy, Since: m.Since, Version: m.Version, Execution: r.ID, Outcome: string(r.Outcome), EndedAt: timestamppb.New(at),
+	})
 }
 
 // confirmed is called with every ended execution that the control plane knows of.
@@ -369,6 +385,9 @@ func (s *sidecar) apply(state *sidecarv1.State) (bool, error) {
 
 // moved sees to what a new posture brings: deadlines, and a status to send.
 func (s *sidecar) moved() {
+	if state := s.keeper.Current(); state != nil && state.Fence != nil {
+		s.proxy.EndShadows()
+	}
 	select {
 	case s.redo <- struct{}{}:
 	default:

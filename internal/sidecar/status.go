@@ -101,9 +101,15 @@ func (s *sidecar) totals() *sidecarv1.Totals {
 	for _, x := range s.ledger.Segments() {
 		segments = append(segments, &sidecarv1.Segment{Attribute: x.Attribute, Value: x.Value, Started: x.Started, Failed: x.Failed, Unknown: x.Unknown})
 	}
+	var shadow *sidecarv1.Shadow
+	if s.shadows != nil {
+		t := s.shadows.Totals()
+		shadow = &sidecarv1.Shadow{Started: t.Started, Succeeded: t.Succeeded, Failed: t.Failed, Unknown: t.Unknown, InFlight: t.InFlight, Acted: s.proxy.Acted()}
+	}
 	return &sidecarv1.Totals{
 		Started: t.Started, Succeeded: t.Succeeded, Failed: t.Failed, Unknown: t.Unknown, InFlight: t.InFlight,
 		Completed: t.Completed, HandedOver: t.HandedOver, Cancelled: t.Cancelled, Held: t.Held, Arrived: t.Arrived, PassedOn: s.proxy.PassedOn(),
 		Durations: s.ledger.Durations(), Settling: s.ledger.Settling(), Routed: routed, ArrivedFrom: s.ledger.ArrivedFrom(), Segments: segments,
+		Shadow: shadow,
 	}
 }

@@ -65,6 +65,8 @@ type Reader interface {
 	// Rollout of the spec: its newest; Rollouts are those of all specs, by spec.
 	Rollout(spec string) (Rollout, bool)
 	Rollouts() []Rollout
+	Shadow(spec string) (Shadow, bool)
+	Shadows() []Shadow
 	// Proxies by node.
 	Proxies() []routing.Proxy
 	// Proxy by node.

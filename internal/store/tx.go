@@ -121,6 +121,8 @@ func (t *Tx) PutRoute(r routing.Route) {
 		t.fail(fmt.Errorf("route of %s is at generation %d: generation %d comes too late", r.Spec, old.Generation, r.Generation))
 	case ok && r.Generation == old.Generation && !slices.Equal(old.Splits, r.Splits):
 		t.fail(fmt.Errorf("route of %s: generation %d has other splits already", r.Spec, r.Generation))
+	case ok && r.Generation == old.Generation && !r.Shadow.Same(old.Shadow):
+		t.fail(fmt.Errorf("route of %s: generation %d has another shadow already", r.Spec, r.Generation))
 	case ok && r.Generation == old.Generation && !routing.SameTargets(old.HeaderTargets, r.HeaderTargets):
 		t.fail(fmt.Errorf("route of %s: generation %d has other header targets already", r.Spec, r.Generation))
 	}

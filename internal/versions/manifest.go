@@ -36,6 +36,9 @@ type Manifest struct {
 	Bake Duration `json:"bake,omitempty" yaml:"bake,omitempty"`
 	// Rollout is the plan by which the version gets its traffic when it is deployed; the zero plan: all at once.
 	Rollout rollout.Plan `json:"rollout,omitzero" yaml:"rollout,omitempty"`
+	// Shadow is ShadowSafe where an agent of the version that is told x-spec-shadow: true leaves the world as it is. Default: it says nothing, and the
+	// version is sent no copies of requests.
+	Shadow string `json:"shadow,omitempty" yaml:"shadow,omitempty"`
 	// Segments are the attributes of requests by which executions are counted apart, at most drain.MaxAttributes.
 	Segments []drain.Attribute `json:"segments,omitempty" yaml:"segments,omitempty"`
 	// InFlight is the contract for running executions when the version is abandoned. Required.
@@ -60,6 +63,9 @@ type Request struct {
 	// default 1 MiB.
 	BodyBuffer int `json:"bodyBuffer,omitempty" yaml:"bodyBuffer,omitempty"`
 }
+
+// ShadowSafe says that the version may be sent copies of requests.
+const ShadowSafe = "safe"
 
 // Defaults that apply where a manifest is silent.
 const (

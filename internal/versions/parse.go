@@ -102,6 +102,12 @@ func (c *checker) check(m Manifest) {
 		}
 		return nil
 	})
+	c.field("shadow", func() error {
+		if m.Shadow != ShadowSafe {
+			return fmt.Errorf("%q: say %s, or leave it out", m.Shadow, ShadowSafe)
+		}
+		return nil
+	})
 	c.checkRollout(m)
 	c.checkSegments(m)
 	c.checkContract(m)

@@ -35,6 +35,7 @@ runtime:
   tools: {invoice.send: "3.1"}
 request: {bodyBuffer: 65536}
 bake: 90m
+shadow: safe
 rollout:
   preset: careful
   steps:
@@ -91,6 +92,7 @@ func TestParseEveryField(t *testing.T) {
 		},
 		Request: versions.Request{BodyBuffer: 65536},
 		Bake:    drain.Duration(90 * time.Minute),
+		Shadow:  versions.ShadowSafe,
 		Rollout: rollout.Plan{
 			Preset: "careful",
 			Steps: []rollout.Step{
@@ -262,6 +264,7 @@ var bad = []struct {
 	{name: "buffer too large", source: smallest + "request: {bodyBuffer: 67108865}\n", want: []string{"between 1 and 67108864 bytes"}},
 	{name: "a bare number as a duration", source: smallest + "bake: 30\n", want: []string{"line 5: bake:", "not a duration"}},
 	{name: "no bake at all", source: smallest + "bake: 0s\n", want: []string{"line 5: bake: must be longer than nothing"}, parserOnly: true},
+	{name: "a shadow that is not safe", source: smallest + "shadow: maybe\n", want: []string{`line 5: shadow: "maybe": say safe, or leave it out`}},
 	{name: "bad duration", source: smallest + "bake: soon\n", want: []string{`line 5: bake: "soon" is not a duration`}},
 
 	{name: "no name, no version", source: versions.SmallestInFlight, want: []string{"name is missing", "version is missing"}},

@@ -99,6 +99,16 @@ func livePools(s Spec) ([]Pool, error) {
 			return nil, fmt.Errorf("version %s has weight and no live pool", split.Version)
 		}
 	}
+	if shadow := s.Route.Shadow; shadow != nil {
+		switch {
+		case shadow.BasisPoints == 0 || shadow.BasisPoints > routing.Full:
+			return nil, fmt.Errorf("%d basis points of the requests are copied to version %s: between 1 and %d", shadow.BasisPoints, shadow.Version, routing.Full)
+		case s.Route.Weight(shadow.Version) > 0:
+			return nil, fmt.Errorf("version %s has weight and gets copies of requests: it could not tell which is which", shadow.Version)
+		case !isLive(shadow.Version):
+			return nil, fmt.Errorf("version %s gets copies of requests and has no live pool", shadow.Version)
+		}
+	}
 	for _, t := range s.Route.HeaderTargets {
 		if err := routing.CheckHeader(t.Header, t.Value); err != nil {
 			return nil, err

@@ -157,6 +157,9 @@ func TestWhatCannotBeBuiltIsRefusedAndNamed(t *testing.T) {
 		"header to no pool": {func(s *envoy.Spec) {
 			s.Route.HeaderTargets = []routing.HeaderTarget{{Header: "x-tenant", Value: "acme", Version: "1.0.0"}}
 		}, "header x-tenant leads to version 1.0.0, which has no live pool"},
+		"shadow with weight": {func(s *envoy.Spec) { s.Route.Shadow = &routing.Shadow{Version: "2.1.0", BasisPoints: 100} }, "version 2.1.0 has weight and gets copies"},
+		"shadow of no pool":  {func(s *envoy.Spec) { s.Route.Shadow = &routing.Shadow{Version: "1.0.0", BasisPoints: 100} }, "version 1.0.0 gets copies of requests and has no live pool"},
+		"shadow of nothing":  {func(s *envoy.Spec) { s.Route.Shadow = &routing.Shadow{Version: "2.0.2"} }, "0 basis points"},
 		"header of ours": {func(s *envoy.Spec) {
 			s.Route.HeaderTargets = []routing.HeaderTarget{{Header: "x-spec-pin", Value: "acme", Version: "2.0.3"}}
 		}, "header x-spec-pin"},
@@ -509,5 +512,42 @@ func TestHeadersLeadToVersionsWhateverTheWeights(t *testing.T) {
 		if !target.New {
 			t.Errorf("%s gets new work, by weight or by a header; it is said to be for pins alone", target.Cluster)
 		}
+	}
+}
+
+// Requests that are copied are drawn like the others, and they and their copies carry what tells them apart.
+func TestShadowCopiesAShareOfWhatIsDrawn(t *testing.T) {
+	s := canary()
+	s.Route.Splits = []routing.Split{{Version: "2.0.3", BasisPoints: routing.Full}}
+	s.Route.Shadow = &routing.Shadow{Version: "2.1.0", BasisPoints: 250, Since: 17}
+	res, err := envoy.Build(s)
+	if err != nil {
+		t.Fatal(err)
+	}
+	config := &routev3.RouteConfiguration{}
+	if err := res.Route.Body.UnmarshalTo(config); err != nil {
+		t.Fatal(err)
+	}
+	routes := config.GetVirtualHosts()[0].GetRoutes()
+	copied, drawn := routes[len(routes)-2], routes[len(routes)-1]
+	share := copied.GetMatch().GetRuntimeFraction().GetDefaultValue()
+	if share.GetNumerator() != 250 || share.GetDenominator().String() != "TEN_THOUSAND" {
+		t.Errorf("the share is %v", share)
+	}
+	policies := copied.GetRoute().GetRequestMirrorPolicies()
+	if len(policies) != 1 || policies[0].GetCluster() != "customer-service@2.1.0" || policies[0].GetRuntimeFraction() != nil || !policies[0].GetDisableShadowHostSuffixAppend() {
+		t.Errorf("copied by %v", policies)
+	}
+	added := map[string]string{}
+	for _, h := range copied.GetRequestHeadersToAdd() {
+		added[h.GetHeader().GetKey()] = h.GetHeader().GetValue()
+	}
+	if len(added) != 2 || added["x-spec-route"] != "17" || added["x-spec-mirror"] != "2.1.0 17 %UNIQUE_ID%" {
+		t.Errorf("added %v", added)
+	}
+	// But for that, both are the same.
+	copied.Match.RuntimeFraction, copied.GetRoute().RequestMirrorPolicies, copied.RequestHeadersToAdd = nil, nil, drawn.RequestHeadersToAdd
+	if !proto.Equal(copied, drawn) {
+		t.Errorf("what is copied is drawn by\n%v\nand the rest by\n%v", copied, drawn)
 	}
 }

@@ -1,6 +1,7 @@
 package envoy
 
 import (
+	"fmt"
 	"strconv"
 	"strings"
 
@@ -8,6 +9,8 @@ import (
 	routev3 "github.com/envoyproxy/go-control-plane/envoy/config/route/v3"
 	previoushostsv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/retry/host/previous_hosts/v3"
 	matcherv3 "github.com/envoyproxy/go-control-plane/envoy/type/matcher/v3"
+	typev3 "github.com/envoyproxy/go-control-plane/envoy/type/v3"
+	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/anypb"
 	"google.golang.org/protobuf/types/known/durationpb"
 	"google.golang.org/protobuf/types/known/wrapperspb"
@@ -22,6 +25,7 @@ const (
 	HeaderInstance    = "x-spec-instance"
 	HeaderRoute       = "x-spec-route"
 	HeaderTarget      = "x-spec-target"
+	HeaderMirror      = "x-spec-mirror"
 	HeaderBuffer      = "x-spec-buffer"
 	HeaderDeadline    = "x-spec-deadline"
 	HeaderHop         = "x-spec-hop"
@@ -76,13 +80,17 @@ func route(s Spec, pools []Pool) (*Resource, error) {
 	action.HashPolicy = []*routev3.RouteAction_HashPolicy{{PolicySpecifier: &routev3.RouteAction_HashPolicy_Header_{
 		Header: &routev3.RouteAction_HashPolicy_Header{HeaderName: HeaderExecutionID},
 	}}}
-	vh.Routes = append(vh.Routes, &routev3.Route{
+	drawn := &routev3.Route{
 		Name:   name,
 		Match:  everyPath(),
 		Action: &routev3.Route_Route{Route: action},
 		// An outcome is judged by the weights under which it was assigned.
 		RequestHeadersToAdd: []*corev3.HeaderValueOption{overwrite(HeaderRoute, generation)},
-	})
+	}
+	if shadow := s.Route.Shadow; shadow != nil {
+		vh.Routes = append(vh.Routes, mirrored(drawn, *shadow, clusters[shadow.Version]))
+	}
+	vh.Routes = append(vh.Routes, drawn)
 
 	r, err := newResource(name, &routev3.RouteConfiguration{Name: name, VirtualHosts: []*routev3.VirtualHost{vh}})
 	if err != nil {
@@ -105,6 +113,20 @@ func GenerationOf(version string) uint64 {
 		return 0
 	}
 	return generation
+}
+
+// mirrored is the weighted route for the share of requests that are copied. The share is part of the match, not of the copying, so that both the
+// request and its copy can be told what they are: they carry the version that gets the copy, which no draw leads to, the generation that the shadow
+// began with, and a name that they have in common. The version's sidecars know by its own name that what they got is the copy, whatever else in it a
+// client has chosen.
+func mirrored(drawn *routev3.Route, shadow routing.Shadow, cluster string) *routev3.Route {
+	r := proto.CloneOf(drawn)
+	r.Match.RuntimeFraction = &corev3.RuntimeFractionalPercent{DefaultValue: &typev3.FractionalPercent{
+		Numerator: shadow.BasisPoints, Denominator: typev3.FractionalPercent_TEN_THOUSAND,
+	}}
+	r.GetRoute().RequestMirrorPolicies = []*routev3.RouteAction_RequestMirrorPolicy{{Cluster: cluster, DisableShadowHostSuffixAppend: true}}
+	r.RequestHeadersToAdd = append(r.RequestHeadersToAdd, overwrite(HeaderMirror, fmt.Sprintf("%s %d %%UNIQUE_ID%%", shadow.Version, shadow.Since)))
+	return r
 }
 
 // pinRoute sends who holds a version's pin to that version, whatever the weights.

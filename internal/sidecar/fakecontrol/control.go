@@ -7,6 +7,7 @@ import (
 	"errors"
 	"io"
 	"net"
+	"slices"
 	"sync"
 	"testing"
 	"time"
@@ -38,6 +39,8 @@ type View struct {
 	Reports        map[string]int
 	// Batches counts ExecutionBatches.
 	Batches int
+	// Mirrored are all that were told over any session.
+	Mirrored []*sidecarv1.Mirrored
 }
 
 // Control is one replica.
@@ -275,6 +278,8 @@ func (c *Control) receive(s grpc.BidiStreamingServer[sidecarv1.SessionRequest, s
 			})
 		case *sidecarv1.SessionRequest_Executions:
 			c.update(func(v *View) { v.take(m.Executions) })
+		case *sidecarv1.SessionRequest_Mirrored:
+			c.update(func(v *View) { v.Mirrored = append(slices.Clone(v.Mirrored), m.Mirrored.GetExecutions()...) })
 		default:
 			return status.Errorf(codes.InvalidArgument, "unexpected %T", m)
 		}

@@ -29,6 +29,8 @@ type Journal interface {
 // Config is what the API needs.
 type Config struct {
 	Ledger *drain.Ledger
+	// Shadows is the ledger of copies of requests; nil: there are none.
+	Shadows *drain.Ledger
 	// Guarded: the agent asks before it acts. Else it tells afterwards, and nothing is refused.
 	Guarded bool
 	Journal Journal
@@ -109,12 +111,16 @@ func (a *API) effects(w http.ResponseWriter, r *http.Request) {
 		answer(w, http.StatusBadRequest, map[string]any{"granted": false, "error": "effects: " + err.Error()})
 		return
 	}
+	act := drain.Act{Tool: req.Tool, Class: class, Key: req.Key, Compensation: req.Compensation, At: a.Now()}
+	if copied, ok := a.shadow(req.ExecutionID); ok {
+		a.refuseCopy(w, copied, act)
+		return
+	}
 	x, ok := a.Ledger.Join(req.ExecutionID)
 	if !ok {
 		unknown(w, req.ExecutionID)
 		return
 	}
-	act := drain.Act{Tool: req.Tool, Class: class, Key: req.Key, Compensation: req.Compensation, At: a.Now()}
 	defer a.Changed()
 	if !a.Guarded {
 		x.Report(act)
@@ -131,6 +137,27 @@ func (a *API) effects(w http.ResponseWriter, r *http.Request) {
 		a.Log.Error("an act could not be journalled and is refused", zap.String("execution", req.ExecutionID), zap.Error(err))
 		answer(w, http.StatusServiceUnavailable, map[string]any{"granted": false, "why": err.Error()})
 	}
+}
+
+// shadow finds a running copy of a request.
+func (a *API) shadow(id string) (*drain.Execution, bool) {
+	if a.Shadows == nil {
+		return nil, false
+	}
+	return a.Shadows.Join(id)
+}
+
+// refuseCopy grants a copy of a request nothing but reading. What an agent reports that does not ask first has happened, and is taken down.
+func (a *API) refuseCopy(w http.ResponseWriter, x *drain.Execution, act drain.Act) {
+	touches := x.Touches(act)
+	if !touches || !a.Guarded {
+		x.Report(act)
+	}
+	if !touches {
+		answer(w, http.StatusOK, map[string]any{"granted": true})
+		return
+	}
+	answer(w, http.StatusConflict, map[string]any{"granted": false, "why": "it is a copy of a request (x-spec-shadow: true): it may read and do nothing else"})
 }
 
 var errLeaving = errors.New("refused: the instance is shutting down and cuts what still runs")
@@ -176,6 +203,11 @@ func (a *API) outcome(w http.ResponseWriter, r *http.Request) {
 		answer(w, http.StatusBadRequest, map[string]any{"error": fmt.Sprintf("outcome %q: say success or failure", req.Outcome)})
 		return
 	}
+	if x, ok := a.shadow(req.ExecutionID); ok {
+		x.SetOutcome(outcome == drain.Success, req.Reason)
+		w.WriteHeader(http.StatusNoContent)
+		return
+	}
 	if x, ok := a.Ledger.Join(req.ExecutionID); ok {
 		x.SetOutcome(outcome == drain.Success, req.Reason)
 	}
@@ -203,20 +235,25 @@ type view struct {
 	Cut         bool       `json:"cut"`
 	Why         string     `json:"why,omitempty"`
 	Deadline    *time.Time `json:"deadline,omitempty"`
+	// Shadow: it is a copy of a request.
+	Shadow bool `json:"shadow,omitempty"`
 }
 
 // execution says where a running execution stands; state is running, or cut once it is to be handed over or cancelled.
 func (a *API) execution(w http.ResponseWriter, r *http.Request) {
 	id := r.PathValue("id")
-	x, ok := a.Ledger.Join(id)
-	if !ok {
-		unknown(w, id)
-		return
+	x, copied := a.shadow(id)
+	if !copied {
+		var ok bool
+		if x, ok = a.Ledger.Join(id); !ok {
+			unknown(w, id)
+			return
+		}
 	}
 	row := x.Row()
 	v := view{
 		ID: row.ID, State: "running", StartedAt: row.StartedAt, Effects: string(row.Effects), Outcome: string(row.Outcome),
-		Disposition: string(row.Disposition), Why: row.Why,
+		Disposition: string(row.Disposition), Why: row.Why, Shadow: copied,
 	}
 	if d, decided := x.Decision(); decided {
 		if v.Cut = d.Cuts(); v.Cut {

@@ -22,14 +22,19 @@ type rig struct {
 	t      *testing.T
 	ledger *drain.Ledger
 	api    *localapi.API
-	path   string
-	url    string
+	// shadows is the ledger of copies.
+	shadows *drain.Ledger
+	path    string
+	url     string
 }
 
 func newRig(t *testing.T, effects drain.Reporting, wrap func(localapi.Journal) localapi.Journal) *rig {
 	t.Helper()
 	r := &rig{t: t, path: filepath.Join(t.TempDir(), "journal")}
 	r.ledger = drain.NewLedger(drain.Contract{Effects: effects, Default: drain.Action{OnRollback: drain.Cancel}})
+	r.shadows = drain.NewLedger(drain.Contract{
+		Effects: effects, Default: drain.Action{OnRollback: drain.Cancel}, Declared: []drain.Declaration{{Tool: "orders.read", Class: drain.EffectsReadonly}},
+	})
 	j, _, _, err := journal.Open(r.path)
 	if err != nil {
 		t.Fatal(err)
@@ -40,7 +45,7 @@ func newRig(t *testing.T, effects drain.Reporting, wrap func(localapi.Journal) l
 		kept = wrap(j)
 	}
 	r.api = localapi.New(localapi.Config{
-		Ledger: r.ledger, Guarded: effects == drain.Guarded, Journal: kept, Changed: func() {}, Now: time.Now, Log: zaptest.NewLogger(t),
+		Ledger: r.ledger, Shadows: r.shadows, Guarded: effects == drain.Guarded, Journal: kept, Changed: func() {}, Now: time.Now, Log: zaptest.NewLogger(t),
 	})
 	server := httptest.NewServer(r.api.Handler())
 	t.Cleanup(server.Close)
@@ -290,6 +295,42 @@ func TestNoWebPageReachesIt(t *testing.T) {
 	for _, host := range []string{"localhost", "localhost:1", "[::1]:80", "127.0.0.1"} {
 		if status, _ := r.call("POST", "/v1/effects", act, "Host", host); status != 200 {
 			t.Errorf("%s: %d", host, status)
+		}
+	}
+}
+
+// A copy of a request may read and do nothing else, whether its agent asks first or only tells.
+func TestCopiesAreGrantedNothingButReading(t *testing.T) {
+	for _, effects := range []drain.Reporting{drain.Guarded, drain.Reported} {
+		r := newRig(t, effects, nil)
+		x, _ := r.shadows.Admit(drain.Begin{ID: "copy", Method: "POST", Path: "/refund", Started: time.Now(), Cut: func(drain.Decision) {}})
+		for _, c := range []struct {
+			body   string
+			status int
+		}{
+			{`{"executionId":"copy","tool":"orders.read"}`, http.StatusOK},
+			{`{"executionId":"copy","tool":"search","class":"readonly"}`, http.StatusOK},
+			{`{"executionId":"copy","tool":"refund.issue","class":"irreversible"}`, http.StatusConflict},
+			{`{"executionId":"copy","tool":"refund.issue"}`, http.StatusConflict},
+		} {
+			if status, got := r.call("POST", "/v1/effects", c.body); status != c.status || (got["granted"] == true) != (status == http.StatusOK) {
+				t.Errorf("%s: %s: %d %v, want %d", effects, c.body, status, got, c.status)
+			}
+		}
+		if acted := x.Row().Touched(); acted != (effects == drain.Reported) {
+			t.Errorf("%s: the copy has acted: %v; one that asked has not, one that told has", effects, acted)
+		}
+		if n := r.journalled(); n != 0 {
+			t.Errorf("%s: %d grants are journalled", effects, n)
+		}
+		if status, got := r.call("GET", "/v1/executions/copy", ""); status != http.StatusOK || got["shadow"] != true {
+			t.Errorf("%d %v", status, got)
+		}
+		if status, _ := r.call("POST", "/v1/outcome", `{"executionId":"copy","outcome":"failure"}`); status != http.StatusNoContent {
+			t.Errorf("status %d", status)
+		}
+		if x.End(200, time.Now()); r.shadows.Totals().Failed != 1 || r.ledger.Totals().Started != 0 {
+			t.Errorf("counted %+v, and of others %+v", r.shadows.Totals(), r.ledger.Totals())
 		}
 	}
 }

@@ -18,6 +18,8 @@ type account struct {
 	// exchange is nil if the request was not admitted; passed says that it went on to another version.
 	exchange *exchange
 	passed   bool
+	// shadow: it is a copy.
+	shadow bool
 }
 
 // traceContext carries W3C's traceparent and tracestate. Where nothing is traced here they pass as they came.
@@ -49,6 +51,9 @@ func (p *Proxy) settle(w *response, r *http.Request) {
 		if e := x.cutBy(); e != nil && cause == "" {
 			disposition, cause = string(e.decision.Disposition), e.decision.Why
 		}
+	}
+	if a.shadow {
+		disposition = shadowed
 	}
 	took := p.Now().Sub(a.arrival.at)
 	p.metrics.count(a.arrival.kind, w.status, disposition, took.Seconds())

@@ -20,6 +20,8 @@ const (
 	headerBuffer    = "X-Spec-Buffer"
 	headerRoute     = "X-Spec-Route"
 	headerTarget    = "X-Spec-Target"
+	headerMirror    = "X-Spec-Mirror"
+	headerShadow    = "X-Spec-Shadow"
 	headerDeadline  = "X-Spec-Deadline"
 	headerHop       = "X-Spec-Hop"
 	headerOrigin    = "X-Spec-Origin"
@@ -54,6 +56,9 @@ type arrival struct {
 	// known is the generation that the Envoy has, as far as it says so.
 	known uint64
 	hop   int
+	// mirror is nil unless the request was copied, or is a copy: then shadow is set.
+	mirror *Mirror
+	shadow bool
 	// origin is the execution under which another instance had begun this work.
 	origin   string
 	deadline time.Time
@@ -80,6 +85,9 @@ func read(r *http.Request, now time.Time) arrival {
 		a.known = a.route
 	} else if s := r.Header.Get(headerTarget); s != "" {
 		a.known, _ = strconv.ParseUint(s, 10, 64)
+	}
+	if s := r.Header.Get(headerMirror); s != "" {
+		a.mirror = readMirror(s)
 	}
 	if s := r.Header.Get(headerHop); s != "" {
 		if n, err := strconv.Atoi(s); err == nil && n > 0 {

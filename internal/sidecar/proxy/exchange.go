@@ -135,9 +135,11 @@ func (x *exchange) end(status int) {
 		}
 		p := x.proxy
 		x.execution.End(status, p.Now())
-		if row := x.execution.Row(); !row.EndedAt.IsZero() && p.Ended != nil {
+		row := x.execution.Row()
+		if !row.EndedAt.IsZero() && p.Ended != nil && !x.arrival.shadow {
 			p.Ended(row)
 		}
+		x.tell(row)
 		p.Changed()
 	})
 }
@@ -169,6 +171,9 @@ func (p *Proxy) rewriteForAgent(pr *httputil.ProxyRequest) {
 	strip(h)
 	keepForwarded(h, pr.In.Header)
 	h[headerVersion], h[headerDigest], h[headerExecution] = p.version, p.digest, x.ids
+	if x.arrival.shadow {
+		h.Set(headerShadow, "true")
+	}
 	once(pr.Out)
 	p.inject(pr.Out)
 	if x.arrival.kind == grpcCall && !x.arrival.deadline.IsZero() {

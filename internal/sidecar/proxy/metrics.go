@@ -9,14 +9,16 @@ import (
 	"github.com/specproxy/specproxy/internal/drain"
 )
 
-// What became of a request, for metrics, logs and traces: what an order decided over its execution, or that it was passed on to another version.
+// What became of a request, for metrics, logs and traces: what an order decided over its execution, or that it was passed on to another version,
+// or is a copy of one.
 const (
 	undecided = "none"
 	passedOn  = "passed_on"
+	shadowed  = "shadow"
 )
 
 var (
-	dispositions = []string{undecided, passedOn, string(drain.Complete), string(drain.Handover), string(drain.Cancel), string(drain.Hold)}
+	dispositions = []string{undecided, passedOn, string(drain.Complete), string(drain.Handover), string(drain.Cancel), string(drain.Hold), shadowed}
 	protocols    = []string{plainHTTP: "http", grpcCall: "grpc", upgrade: "upgrade"}
 	// classes by the hundreds of the status; the first one is of requests that got no answer, as their clients had gone.
 	classes = []string{"none", "1xx", "2xx", "3xx", "4xx", "5xx"}
@@ -30,10 +32,10 @@ type metrics struct {
 	requests  *prometheus.CounterVec
 	durations *prometheus.HistogramVec
 	counters  [series]atomic.Pointer[prometheus.Counter]
-	observers [6]atomic.Pointer[prometheus.Observer]
+	observers [7]atomic.Pointer[prometheus.Observer]
 }
 
-const series = 6 * 3 * 6 // dispositions, protocols, classes
+const series = 7 * 3 * 6 // dispositions, protocols, classes
 
 func newMetrics(reg prometheus.Registerer) *metrics {
 	factory := promauto.With(reg)

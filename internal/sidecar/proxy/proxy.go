@@ -50,6 +50,10 @@ type Config struct {
 	// Segments are the attributes that the ledger counts by.
 	Segments []drain.Attribute
 	Ledger   *drain.Ledger
+	// Shadows is where copies of requests are kept, apart from all others; nil: none are taken. Mirrored is called with the end of each, and of each
+	// request that was copied; nil: nobody wants to know.
+	Shadows  *drain.Ledger
+	Mirrored func(m Mirror, isCopy bool, row drain.Row)
 	// Posture is the newest applied State; nil before the first.
 	Posture func() *posture.Posture
 	Agent   agent.Endpoint
@@ -88,10 +92,13 @@ type Proxy struct {
 	version   []string // and digest, as headers have them; nobody changes them
 	digest    []string
 	passedOn  atomic.Uint64
-	budget    budget
-	heard     atomic.Int64 // when the agent last sent anything, in nanoseconds of Unix time
-	metrics   *metrics
-	minter    atomic.Pointer[execid.Minter]
+	// acted counts copies that did more than read; shadowless: no more are taken.
+	acted      atomic.Uint64
+	shadowless atomic.Bool
+	budget     budget
+	heard      atomic.Int64 // when the agent last sent anything, in nanoseconds of Unix time
+	metrics    *metrics
+	minter     atomic.Pointer[execid.Minter]
 
 	mu      sync.Mutex
 	active  map[*exchange]struct{}
@@ -169,6 +176,10 @@ func (p *Proxy) serve(w *response, r *http.Request) {
 		writeProblem(w, a.kind, codes.Unimplemented, http.StatusNotImplemented, "CONNECT is not supported", "an agent is no tunnel", false)
 		return
 	}
+	if a.shadow = p.shadow(a); a.shadow {
+		p.serveShadow(w, r, a)
+		return
+	}
 	// The fence may be lifted between the ledger's answer and the look at the posture; it does not flap.
 	for range 3 {
 		state := p.Posture()
@@ -206,14 +217,19 @@ func (p *Proxy) awaitBegun(r *http.Request) {
 	}
 }
 
-// admit asks the ledger. It returns nil if the version is fenced.
+// admit asks the ledger. It returns nil if the version is fenced; that of copies has no fence.
 func (p *Proxy) admit(w *response, r *http.Request, a arrival, state *posture.Posture) *exchange {
-	id, key := p.identify(r, state.Key)
+	ledger, place := p.Ledger, p.place
+	if a.shadow {
+		ledger, a.route = p.Shadows, 0
+		place = func(*http.Request) drain.Place { return drain.Place{} }
+	}
+	id, key := p.identify(r, state.Key, ledger)
 	ctx, cancel := context.WithCancelCause(r.Context())
 	x := &exchange{proxy: p, w: w, in: r, arrival: a, ctx: ctx, cancel: cancel, id: id, ids: []string{id}, pin: state.Pin}
-	admitted, _ := p.Ledger.Admit(drain.Begin{
+	admitted, _ := ledger.Admit(drain.Begin{
 		ID: id, Key: key, Method: r.Method, Path: r.URL.Path, RouteGeneration: a.route, Started: a.at, Deadline: a.deadline,
-		HandedOverFrom: a.origin, Origin: p.origin(a.origin), GRPC: a.kind == grpcCall, Redirectable: a.redirectable(), Headers: p.ruled(r.Header), Place: p.place(r), Cut: x.cut,
+		HandedOverFrom: a.origin, Origin: p.origin(a.origin), GRPC: a.kind == grpcCall, Redirectable: a.redirectable(), Headers: p.ruled(r.Header), Place: place(r), Cut: x.cut,
 	})
 	if admitted == nil {
 		cancel(nil)
@@ -268,11 +284,11 @@ func (p *Proxy) ruled(h http.Header) map[string]string {
 
 // identify finds the execution a request belongs to. An id that we minted and that is live here is joined; anything else that a client sends
 // as an id is its key and no more.
-func (p *Proxy) identify(r *http.Request, secret []byte) (id, key string) {
+func (p *Proxy) identify(r *http.Request, secret []byte, ledger *drain.Ledger) (id, key string) {
 	key = r.Header.Get("Idempotency-Key")
 	if sent := r.Header.Get(headerExecution); sent != "" {
 		if _, instance, ok := execid.Verify(secret, sent); ok && instance == p.Instance {
-			if _, live := p.Ledger.Join(sent); live {
+			if _, live := ledger.Join(sent); live {
 				return sent, key
 			}
 		}

@@ -46,10 +46,20 @@ type rig struct {
 	random float64
 	ahead  atomic.Int64 // of the proxy's clock, in nanoseconds
 	ended  chan drain.Row
+	// shadows is the ledger of copies; mirrored has what was told of those and of their requests.
+	shadows  *drain.Ledger
+	mirrored chan mirrored
 	// refusals of the gate.
 	refusals gate.Refusals
 	// generation of the last State.
 	generation uint64
+}
+
+// mirrored is one call of Config.Mirrored.
+type mirrored struct {
+	proxy.Mirror
+	isCopy bool
+	row    drain.Row
 }
 
 func newRig(t *testing.T, contract drain.Contract, handler http.Handler) *rig {
@@ -65,11 +75,13 @@ func endpoint(addr string) agent.Endpoint { return agent.Endpoint{Network: "tcp"
 func newRigAt(t *testing.T, contract drain.Contract, at agent.Endpoint) *rig {
 	t.Helper()
 	r := &rig{t: t, ledger: drain.NewLedger(contract), random: 0.5, ended: make(chan drain.Row, 1000)}
+	r.shadows, r.mirrored = drain.NewLedger(contract), make(chan mirrored, 1000)
 	r.keeper = posture.New(filepath.Join(t.TempDir(), "state"), r.ledger, time.Now)
 	r.proxy = proxy.New(proxy.Config{
 		Ref: versions.Ref{Spec: "customer-service", Version: "2.1.0"}, Digest: "sha256:feed", Instance: "one", BodyBuffer: 1 << 10, Contract: contract,
 		Ledger: r.ledger, Posture: r.keeper.Current, Agent: at, Changed: func() {}, Ended: func(row drain.Row) { r.ended <- row },
 		Now: func() time.Time { return time.Now().Add(time.Duration(r.ahead.Load())) }, Random: func() float64 { return r.random }, Log: zaptest.NewLogger(t),
+		Shadows: r.shadows, Mirrored: func(m proxy.Mirror, isCopy bool, row drain.Row) { r.mirrored <- mirrored{m, isCopy, row} },
 		BufferTotal: bufferTotal, BodyPause: bodyPause, Refusals: &r.refusals,
 	})
 	t.Cleanup(r.proxy.CloseIdle)

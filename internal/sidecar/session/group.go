@@ -54,6 +54,7 @@ const (
 type Group struct {
 	Config
 	collector *collector
+	mirrors   mirrors
 	peers     []*peer
 	dirty     chan struct{} // one token: something to gather
 
@@ -100,6 +101,12 @@ func (g *Group) StatusChanged() {
 
 // Ended takes an execution that has just ended.
 func (g *Group) Ended(r drain.Row) { g.collector.end(r) }
+
+// Mirrored takes an ended execution that was copied, or is a copy.
+func (g *Group) Mirrored(x *sidecarv1.Mirrored) {
+	g.mirrors.add(x, g.Now())
+	g.Changed()
+}
 
 // Recovered takes executions of an earlier process that ended with it. Call it before Run.
 func (g *Group) Recovered(rows []drain.Row) {

@@ -225,6 +225,8 @@ type reporter struct {
 	// confirmAt is when the oldest unconfirmed report may count as received; zero: there is none.
 	confirmAt time.Time
 	more      bool
+	// mirrored is the number of the last one that was told.
+	mirrored uint64
 	// closing: what is left must go now.
 	closing bool
 }
@@ -298,7 +300,14 @@ func (r *reporter) news() error {
 		r.log.Error("executions were dropped before the control plane could be told of them; totals count them still", zap.Uint64("count", n))
 	}
 	r.confirm(now.Add(-r.group.ConfirmAfter))
-	r.more = !r.outbox.empty()
+	mirrored, more := r.group.mirrors.after(r.mirrored, batchSize)
+	if len(mirrored) > 0 {
+		if err := r.stream.Send(&sidecarv1.SessionRequest{Message: &sidecarv1.SessionRequest_Mirrored{Mirrored: &sidecarv1.MirroredBatch{Executions: mirrored}}}); err != nil {
+			return err
+		}
+		r.mirrored = mirrored[len(mirrored)-1].GetSeq()
+	}
+	r.more = more || !r.outbox.empty()
 	return nil
 }
 

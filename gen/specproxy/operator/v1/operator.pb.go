@@ -351,8 +351,10 @@ type Pool struct {
 	// Succeeded and failed over the last 30 s.
 	RecentSucceeded uint64 `protobuf:"varint,16,opt,name=recent_succeeded,json=recentSucceeded,proto3" json:"recent_succeeded,omitempty"`
 	RecentFailed    uint64 `protobuf:"varint,17,opt,name=recent_failed,json=recentFailed,proto3" json:"recent_failed,omitempty"`
-	unknownFields   protoimpl.UnknownFields
-	sizeCache       protoimpl.SizeCache
+	// Copies of requests; in no other count.
+	Shadow        *ShadowCounts `protobuf:"bytes,18,opt,name=shadow,proto3" json:"shadow,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Pool) Reset() {
@@ -502,6 +504,13 @@ func (x *Pool) GetRecentFailed() uint64 {
 		return x.RecentFailed
 	}
 	return 0
+}
+
+func (x *Pool) GetShadow() *ShadowCounts {
+	if x != nil {
+		return x.Shadow
+	}
+	return nil
 }
 
 type ListVersionsRequest struct {
@@ -1965,6 +1974,722 @@ func (x *HeaderTarget) GetReason() string {
 	return ""
 }
 
+type SetShadowRequest struct {
+	state   protoimpl.MessageState `protogen:"open.v1"`
+	Spec    string                 `protobuf:"bytes,1,opt,name=spec,proto3" json:"spec,omitempty"`
+	Version string                 `protobuf:"bytes,2,opt,name=version,proto3" json:"version,omitempty"`
+	// Of the requests that are drawn by weight; 1 to 10,000.
+	BasisPoints uint32 `protobuf:"varint,3,opt,name=basis_points,json=basisPoints,proto3" json:"basis_points,omitempty"`
+	// After this it ends by itself; 0: never.
+	Lasts      *durationpb.Duration `protobuf:"bytes,4,opt,name=lasts,proto3" json:"lasts,omitempty"`
+	Reason     string               `protobuf:"bytes,5,opt,name=reason,proto3" json:"reason,omitempty"`
+	DryRun     bool                 `protobuf:"varint,6,opt,name=dry_run,json=dryRun,proto3" json:"dry_run,omitempty"`
+	Automation bool                 `protobuf:"varint,7,opt,name=automation,proto3" json:"automation,omitempty"`
+	// Go ahead although the version has no ready instance.
+	Now           bool `protobuf:"varint,8,opt,name=now,proto3" json:"now,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SetShadowRequest) Reset() {
+	*x = SetShadowRequest{}
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[26]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SetShadowRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SetShadowRequest) ProtoMessage() {}
+
+func (x *SetShadowRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[26]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SetShadowRequest.ProtoReflect.Descriptor instead.
+func (*SetShadowRequest) Descriptor() ([]byte, []int) {
+	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{26}
+}
+
+func (x *SetShadowRequest) GetSpec() string {
+	if x != nil {
+		return x.Spec
+	}
+	return ""
+}
+
+func (x *SetShadowRequest) GetVersion() string {
+	if x != nil {
+		return x.Version
+	}
+	return ""
+}
+
+func (x *SetShadowRequest) GetBasisPoints() uint32 {
+	if x != nil {
+		return x.BasisPoints
+	}
+	return 0
+}
+
+func (x *SetShadowRequest) GetLasts() *durationpb.Duration {
+	if x != nil {
+		return x.Lasts
+	}
+	return nil
+}
+
+func (x *SetShadowRequest) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
+func (x *SetShadowRequest) GetDryRun() bool {
+	if x != nil {
+		return x.DryRun
+	}
+	return false
+}
+
+func (x *SetShadowRequest) GetAutomation() bool {
+	if x != nil {
+		return x.Automation
+	}
+	return false
+}
+
+func (x *SetShadowRequest) GetNow() bool {
+	if x != nil {
+		return x.Now
+	}
+	return false
+}
+
+type SetShadowResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Change        *Change                `protobuf:"bytes,1,opt,name=change,proto3" json:"change,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SetShadowResponse) Reset() {
+	*x = SetShadowResponse{}
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[27]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SetShadowResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SetShadowResponse) ProtoMessage() {}
+
+func (x *SetShadowResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[27]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SetShadowResponse.ProtoReflect.Descriptor instead.
+func (*SetShadowResponse) Descriptor() ([]byte, []int) {
+	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{27}
+}
+
+func (x *SetShadowResponse) GetChange() *Change {
+	if x != nil {
+		return x.Change
+	}
+	return nil
+}
+
+type StopShadowRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Spec          string                 `protobuf:"bytes,1,opt,name=spec,proto3" json:"spec,omitempty"`
+	Reason        string                 `protobuf:"bytes,2,opt,name=reason,proto3" json:"reason,omitempty"`
+	DryRun        bool                   `protobuf:"varint,3,opt,name=dry_run,json=dryRun,proto3" json:"dry_run,omitempty"`
+	Automation    bool                   `protobuf:"varint,4,opt,name=automation,proto3" json:"automation,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *StopShadowRequest) Reset() {
+	*x = StopShadowRequest{}
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[28]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *StopShadowRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*StopShadowRequest) ProtoMessage() {}
+
+func (x *StopShadowRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[28]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use StopShadowRequest.ProtoReflect.Descriptor instead.
+func (*StopShadowRequest) Descriptor() ([]byte, []int) {
+	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{28}
+}
+
+func (x *StopShadowRequest) GetSpec() string {
+	if x != nil {
+		return x.Spec
+	}
+	return ""
+}
+
+func (x *StopShadowRequest) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
+func (x *StopShadowRequest) GetDryRun() bool {
+	if x != nil {
+		return x.DryRun
+	}
+	return false
+}
+
+func (x *StopShadowRequest) GetAutomation() bool {
+	if x != nil {
+		return x.Automation
+	}
+	return false
+}
+
+type StopShadowResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Change        *Change                `protobuf:"bytes,1,opt,name=change,proto3" json:"change,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *StopShadowResponse) Reset() {
+	*x = StopShadowResponse{}
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[29]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *StopShadowResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*StopShadowResponse) ProtoMessage() {}
+
+func (x *StopShadowResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[29]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use StopShadowResponse.ProtoReflect.Descriptor instead.
+func (*StopShadowResponse) Descriptor() ([]byte, []int) {
+	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{29}
+}
+
+func (x *StopShadowResponse) GetChange() *Change {
+	if x != nil {
+		return x.Change
+	}
+	return nil
+}
+
+type GetShadowRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Spec          string                 `protobuf:"bytes,1,opt,name=spec,proto3" json:"spec,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GetShadowRequest) Reset() {
+	*x = GetShadowRequest{}
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[30]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GetShadowRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GetShadowRequest) ProtoMessage() {}
+
+func (x *GetShadowRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[30]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GetShadowRequest.ProtoReflect.Descriptor instead.
+func (*GetShadowRequest) Descriptor() ([]byte, []int) {
+	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{30}
+}
+
+func (x *GetShadowRequest) GetSpec() string {
+	if x != nil {
+		return x.Spec
+	}
+	return ""
+}
+
+type GetShadowResponse struct {
+	state  protoimpl.MessageState `protogen:"open.v1"`
+	Shadow *Shadow                `protobuf:"bytes,1,opt,name=shadow,proto3" json:"shadow,omitempty"`
+	// The version that served the requests.
+	Stable string `protobuf:"bytes,2,opt,name=stable,proto3" json:"stable,omitempty"`
+	// When it ended, by whom or what; unset: it goes on.
+	EndedAt *timestamppb.Timestamp `protobuf:"bytes,3,opt,name=ended_at,json=endedAt,proto3" json:"ended_at,omitempty"`
+	EndedBy string                 `protobuf:"bytes,4,opt,name=ended_by,json=endedBy,proto3" json:"ended_by,omitempty"`
+	// Pairs of a request and its copy, by how both ended.
+	BothSucceeded uint64 `protobuf:"varint,5,opt,name=both_succeeded,json=bothSucceeded,proto3" json:"both_succeeded,omitempty"`
+	RequestFailed uint64 `protobuf:"varint,6,opt,name=request_failed,json=requestFailed,proto3" json:"request_failed,omitempty"`
+	CopyFailed    uint64 `protobuf:"varint,7,opt,name=copy_failed,json=copyFailed,proto3" json:"copy_failed,omitempty"`
+	BothFailed    uint64 `protobuf:"varint,8,opt,name=both_failed,json=bothFailed,proto3" json:"both_failed,omitempty"`
+	// One of the two stated no outcome.
+	Unknown uint64 `protobuf:"varint,9,opt,name=unknown,proto3" json:"unknown,omitempty"`
+	// Ended requests that were copied, and ended copies, as far as sidecars have told; what is more than the pairs has not found its other half.
+	Requests uint64 `protobuf:"varint,10,opt,name=requests,proto3" json:"requests,omitempty"`
+	Copies   uint64 `protobuf:"varint,11,opt,name=copies,proto3" json:"copies,omitempty"`
+	// Exact two-sided sign test on the pairs of which one failed: unset if there are none.
+	Sign *float64 `protobuf:"fixed64,12,opt,name=sign,proto3,oneof" json:"sign,omitempty"`
+	// The newest pairs of which one failed, newest first; at most 50.
+	Discordant []*ShadowPair `protobuf:"bytes,13,rep,name=discordant,proto3" json:"discordant,omitempty"`
+	// Of the shadowed version since its sidecars started.
+	Counts        *ShadowCounts `protobuf:"bytes,14,opt,name=counts,proto3" json:"counts,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GetShadowResponse) Reset() {
+	*x = GetShadowResponse{}
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[31]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GetShadowResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GetShadowResponse) ProtoMessage() {}
+
+func (x *GetShadowResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[31]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GetShadowResponse.ProtoReflect.Descriptor instead.
+func (*GetShadowResponse) Descriptor() ([]byte, []int) {
+	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{31}
+}
+
+func (x *GetShadowResponse) GetShadow() *Shadow {
+	if x != nil {
+		return x.Shadow
+	}
+	return nil
+}
+
+func (x *GetShadowResponse) GetStable() string {
+	if x != nil {
+		return x.Stable
+	}
+	return ""
+}
+
+func (x *GetShadowResponse) GetEndedAt() *timestamppb.Timestamp {
+	if x != nil {
+		return x.EndedAt
+	}
+	return nil
+}
+
+func (x *GetShadowResponse) GetEndedBy() string {
+	if x != nil {
+		return x.EndedBy
+	}
+	return ""
+}
+
+func (x *GetShadowResponse) GetBothSucceeded() uint64 {
+	if x != nil {
+		return x.BothSucceeded
+	}
+	return 0
+}
+
+func (x *GetShadowResponse) GetRequestFailed() uint64 {
+	if x != nil {
+		return x.RequestFailed
+	}
+	return 0
+}
+
+func (x *GetShadowResponse) GetCopyFailed() uint64 {
+	if x != nil {
+		return x.CopyFailed
+	}
+	return 0
+}
+
+func (x *GetShadowResponse) GetBothFailed() uint64 {
+	if x != nil {
+		return x.BothFailed
+	}
+	return 0
+}
+
+func (x *GetShadowResponse) GetUnknown() uint64 {
+	if x != nil {
+		return x.Unknown
+	}
+	return 0
+}
+
+func (x *GetShadowResponse) GetRequests() uint64 {
+	if x != nil {
+		return x.Requests
+	}
+	return 0
+}
+
+func (x *GetShadowResponse) GetCopies() uint64 {
+	if x != nil {
+		return x.Copies
+	}
+	return 0
+}
+
+func (x *GetShadowResponse) GetSign() float64 {
+	if x != nil && x.Sign != nil {
+		return *x.Sign
+	}
+	return 0
+}
+
+func (x *GetShadowResponse) GetDiscordant() []*ShadowPair {
+	if x != nil {
+		return x.Discordant
+	}
+	return nil
+}
+
+func (x *GetShadowResponse) GetCounts() *ShadowCounts {
+	if x != nil {
+		return x.Counts
+	}
+	return nil
+}
+
+type ShadowPair struct {
+	state          protoimpl.MessageState `protogen:"open.v1"`
+	Request        string                 `protobuf:"bytes,1,opt,name=request,proto3" json:"request,omitempty"`
+	RequestOutcome string                 `protobuf:"bytes,2,opt,name=request_outcome,json=requestOutcome,proto3" json:"request_outcome,omitempty"`
+	Copy           string                 `protobuf:"bytes,3,opt,name=copy,proto3" json:"copy,omitempty"`
+	CopyOutcome    string                 `protobuf:"bytes,4,opt,name=copy_outcome,json=copyOutcome,proto3" json:"copy_outcome,omitempty"`
+	At             *timestamppb.Timestamp `protobuf:"bytes,5,opt,name=at,proto3" json:"at,omitempty"`
+	unknownFields  protoimpl.UnknownFields
+	sizeCache      protoimpl.SizeCache
+}
+
+func (x *ShadowPair) Reset() {
+	*x = ShadowPair{}
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[32]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ShadowPair) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ShadowPair) ProtoMessage() {}
+
+func (x *ShadowPair) ProtoReflect() protoreflect.Message {
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[32]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ShadowPair.ProtoReflect.Descriptor instead.
+func (*ShadowPair) Descriptor() ([]byte, []int) {
+	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{32}
+}
+
+func (x *ShadowPair) GetRequest() string {
+	if x != nil {
+		return x.Request
+	}
+	return ""
+}
+
+func (x *ShadowPair) GetRequestOutcome() string {
+	if x != nil {
+		return x.RequestOutcome
+	}
+	return ""
+}
+
+func (x *ShadowPair) GetCopy() string {
+	if x != nil {
+		return x.Copy
+	}
+	return ""
+}
+
+func (x *ShadowPair) GetCopyOutcome() string {
+	if x != nil {
+		return x.CopyOutcome
+	}
+	return ""
+}
+
+func (x *ShadowPair) GetAt() *timestamppb.Timestamp {
+	if x != nil {
+		return x.At
+	}
+	return nil
+}
+
+// ShadowCounts counts copies of requests. They are in no other count.
+type ShadowCounts struct {
+	state     protoimpl.MessageState `protogen:"open.v1"`
+	Started   uint64                 `protobuf:"varint,1,opt,name=started,proto3" json:"started,omitempty"`
+	Succeeded uint64                 `protobuf:"varint,2,opt,name=succeeded,proto3" json:"succeeded,omitempty"`
+	Failed    uint64                 `protobuf:"varint,3,opt,name=failed,proto3" json:"failed,omitempty"`
+	Unknown   uint64                 `protobuf:"varint,4,opt,name=unknown,proto3" json:"unknown,omitempty"`
+	InFlight  uint64                 `protobuf:"varint,5,opt,name=in_flight,json=inFlight,proto3" json:"in_flight,omitempty"`
+	// Ended ones that reported an act worse than reading, though they had been told to do nothing.
+	Acted         uint64 `protobuf:"varint,6,opt,name=acted,proto3" json:"acted,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ShadowCounts) Reset() {
+	*x = ShadowCounts{}
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[33]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ShadowCounts) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ShadowCounts) ProtoMessage() {}
+
+func (x *ShadowCounts) ProtoReflect() protoreflect.Message {
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[33]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ShadowCounts.ProtoReflect.Descriptor instead.
+func (*ShadowCounts) Descriptor() ([]byte, []int) {
+	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{33}
+}
+
+func (x *ShadowCounts) GetStarted() uint64 {
+	if x != nil {
+		return x.Started
+	}
+	return 0
+}
+
+func (x *ShadowCounts) GetSucceeded() uint64 {
+	if x != nil {
+		return x.Succeeded
+	}
+	return 0
+}
+
+func (x *ShadowCounts) GetFailed() uint64 {
+	if x != nil {
+		return x.Failed
+	}
+	return 0
+}
+
+func (x *ShadowCounts) GetUnknown() uint64 {
+	if x != nil {
+		return x.Unknown
+	}
+	return 0
+}
+
+func (x *ShadowCounts) GetInFlight() uint64 {
+	if x != nil {
+		return x.InFlight
+	}
+	return 0
+}
+
+func (x *ShadowCounts) GetActed() uint64 {
+	if x != nil {
+		return x.Acted
+	}
+	return 0
+}
+
+// Shadow sends copies of requests to a version; nobody sees its answers.
+type Shadow struct {
+	state       protoimpl.MessageState `protogen:"open.v1"`
+	Version     string                 `protobuf:"bytes,1,opt,name=version,proto3" json:"version,omitempty"`
+	BasisPoints uint32                 `protobuf:"varint,2,opt,name=basis_points,json=basisPoints,proto3" json:"basis_points,omitempty"`
+	// Generation that it began with.
+	Since uint64 `protobuf:"varint,3,opt,name=since,proto3" json:"since,omitempty"`
+	// When it ends by itself; unset: never.
+	Until         *timestamppb.Timestamp `protobuf:"bytes,4,opt,name=until,proto3" json:"until,omitempty"`
+	At            *timestamppb.Timestamp `protobuf:"bytes,5,opt,name=at,proto3" json:"at,omitempty"`
+	Actor         string                 `protobuf:"bytes,6,opt,name=actor,proto3" json:"actor,omitempty"`
+	Reason        string                 `protobuf:"bytes,7,opt,name=reason,proto3" json:"reason,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Shadow) Reset() {
+	*x = Shadow{}
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[34]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Shadow) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Shadow) ProtoMessage() {}
+
+func (x *Shadow) ProtoReflect() protoreflect.Message {
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[34]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Shadow.ProtoReflect.Descriptor instead.
+func (*Shadow) Descriptor() ([]byte, []int) {
+	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{34}
+}
+
+func (x *Shadow) GetVersion() string {
+	if x != nil {
+		return x.Version
+	}
+	return ""
+}
+
+func (x *Shadow) GetBasisPoints() uint32 {
+	if x != nil {
+		return x.BasisPoints
+	}
+	return 0
+}
+
+func (x *Shadow) GetSince() uint64 {
+	if x != nil {
+		return x.Since
+	}
+	return 0
+}
+
+func (x *Shadow) GetUntil() *timestamppb.Timestamp {
+	if x != nil {
+		return x.Until
+	}
+	return nil
+}
+
+func (x *Shadow) GetAt() *timestamppb.Timestamp {
+	if x != nil {
+		return x.At
+	}
+	return nil
+}
+
+func (x *Shadow) GetActor() string {
+	if x != nil {
+		return x.Actor
+	}
+	return ""
+}
+
+func (x *Shadow) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
 type RollbackTarget struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	Spec  string                 `protobuf:"bytes,1,opt,name=spec,proto3" json:"spec,omitempty"`
@@ -1980,7 +2705,7 @@ type RollbackTarget struct {
 
 func (x *RollbackTarget) Reset() {
 	*x = RollbackTarget{}
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[26]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1992,7 +2717,7 @@ func (x *RollbackTarget) String() string {
 func (*RollbackTarget) ProtoMessage() {}
 
 func (x *RollbackTarget) ProtoReflect() protoreflect.Message {
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[26]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2005,7 +2730,7 @@ func (x *RollbackTarget) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RollbackTarget.ProtoReflect.Descriptor instead.
 func (*RollbackTarget) Descriptor() ([]byte, []int) {
-	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{26}
+	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *RollbackTarget) GetSpec() string {
@@ -2048,7 +2773,7 @@ type RollbackRequest struct {
 
 func (x *RollbackRequest) Reset() {
 	*x = RollbackRequest{}
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[27]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2060,7 +2785,7 @@ func (x *RollbackRequest) String() string {
 func (*RollbackRequest) ProtoMessage() {}
 
 func (x *RollbackRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[27]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2073,7 +2798,7 @@ func (x *RollbackRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RollbackRequest.ProtoReflect.Descriptor instead.
 func (*RollbackRequest) Descriptor() ([]byte, []int) {
-	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{27}
+	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *RollbackRequest) GetTargets() []*RollbackTarget {
@@ -2113,7 +2838,7 @@ type RollbackResponse struct {
 
 func (x *RollbackResponse) Reset() {
 	*x = RollbackResponse{}
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[28]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2125,7 +2850,7 @@ func (x *RollbackResponse) String() string {
 func (*RollbackResponse) ProtoMessage() {}
 
 func (x *RollbackResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[28]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2138,7 +2863,7 @@ func (x *RollbackResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RollbackResponse.ProtoReflect.Descriptor instead.
 func (*RollbackResponse) Descriptor() ([]byte, []int) {
-	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{28}
+	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *RollbackResponse) GetChanges() []*Change {
@@ -2158,7 +2883,7 @@ type UndoRequest struct {
 
 func (x *UndoRequest) Reset() {
 	*x = UndoRequest{}
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[29]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2170,7 +2895,7 @@ func (x *UndoRequest) String() string {
 func (*UndoRequest) ProtoMessage() {}
 
 func (x *UndoRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[29]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2183,7 +2908,7 @@ func (x *UndoRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UndoRequest.ProtoReflect.Descriptor instead.
 func (*UndoRequest) Descriptor() ([]byte, []int) {
-	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{29}
+	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{38}
 }
 
 func (x *UndoRequest) GetPostmortem() string {
@@ -2209,7 +2934,7 @@ type UndoResponse struct {
 
 func (x *UndoResponse) Reset() {
 	*x = UndoResponse{}
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[30]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2221,7 +2946,7 @@ func (x *UndoResponse) String() string {
 func (*UndoResponse) ProtoMessage() {}
 
 func (x *UndoResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[30]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2234,7 +2959,7 @@ func (x *UndoResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UndoResponse.ProtoReflect.Descriptor instead.
 func (*UndoResponse) Descriptor() ([]byte, []int) {
-	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{30}
+	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{39}
 }
 
 func (x *UndoResponse) GetChanges() []*Change {
@@ -2253,7 +2978,7 @@ type UnfreezeRequest struct {
 
 func (x *UnfreezeRequest) Reset() {
 	*x = UnfreezeRequest{}
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[31]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2265,7 +2990,7 @@ func (x *UnfreezeRequest) String() string {
 func (*UnfreezeRequest) ProtoMessage() {}
 
 func (x *UnfreezeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[31]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2278,7 +3003,7 @@ func (x *UnfreezeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UnfreezeRequest.ProtoReflect.Descriptor instead.
 func (*UnfreezeRequest) Descriptor() ([]byte, []int) {
-	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{31}
+	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{40}
 }
 
 func (x *UnfreezeRequest) GetSpec() string {
@@ -2296,7 +3021,7 @@ type UnfreezeResponse struct {
 
 func (x *UnfreezeResponse) Reset() {
 	*x = UnfreezeResponse{}
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[32]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2308,7 +3033,7 @@ func (x *UnfreezeResponse) String() string {
 func (*UnfreezeResponse) ProtoMessage() {}
 
 func (x *UnfreezeResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[32]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2321,7 +3046,7 @@ func (x *UnfreezeResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UnfreezeResponse.ProtoReflect.Descriptor instead.
 func (*UnfreezeResponse) Descriptor() ([]byte, []int) {
-	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{32}
+	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{41}
 }
 
 // Change is one route generation, committed or (dry run) proposed.
@@ -2329,7 +3054,7 @@ type Change struct {
 	state      protoimpl.MessageState `protogen:"open.v1"`
 	Spec       string                 `protobuf:"bytes,1,opt,name=spec,proto3" json:"spec,omitempty"`
 	Generation uint64                 `protobuf:"varint,2,opt,name=generation,proto3" json:"generation,omitempty"`
-	// deploy, weights, rollback, undo, target.
+	// deploy, weights, rollback, undo, target, shadow.
 	Kind string `protobuf:"bytes,3,opt,name=kind,proto3" json:"kind,omitempty"`
 	// Nothing changed: this had been done before.
 	AlreadyDone bool      `protobuf:"varint,4,opt,name=already_done,json=alreadyDone,proto3" json:"already_done,omitempty"`
@@ -2353,14 +3078,16 @@ type Change struct {
 	// Headers that lead to a version, after the change.
 	HeaderTargets []*HeaderTarget `protobuf:"bytes,18,rep,name=header_targets,json=headerTargets,proto3" json:"header_targets,omitempty"`
 	// As it was given with the command.
-	Reason        string `protobuf:"bytes,19,opt,name=reason,proto3" json:"reason,omitempty"`
+	Reason string `protobuf:"bytes,19,opt,name=reason,proto3" json:"reason,omitempty"`
+	// After the change; unset: no request is copied.
+	Shadow        *Shadow `protobuf:"bytes,20,opt,name=shadow,proto3" json:"shadow,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Change) Reset() {
 	*x = Change{}
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[33]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[42]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2372,7 +3099,7 @@ func (x *Change) String() string {
 func (*Change) ProtoMessage() {}
 
 func (x *Change) ProtoReflect() protoreflect.Message {
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[33]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[42]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2385,7 +3112,7 @@ func (x *Change) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Change.ProtoReflect.Descriptor instead.
 func (*Change) Descriptor() ([]byte, []int) {
-	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{33}
+	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{42}
 }
 
 func (x *Change) GetSpec() string {
@@ -2521,6 +3248,13 @@ func (x *Change) GetReason() string {
 	return ""
 }
 
+func (x *Change) GetShadow() *Shadow {
+	if x != nil {
+		return x.Shadow
+	}
+	return nil
+}
+
 type Capacity struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	Ready uint32                 `protobuf:"varint,1,opt,name=ready,proto3" json:"ready,omitempty"`
@@ -2536,7 +3270,7 @@ type Capacity struct {
 
 func (x *Capacity) Reset() {
 	*x = Capacity{}
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[34]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[43]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2548,7 +3282,7 @@ func (x *Capacity) String() string {
 func (*Capacity) ProtoMessage() {}
 
 func (x *Capacity) ProtoReflect() protoreflect.Message {
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[34]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[43]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2561,7 +3295,7 @@ func (x *Capacity) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Capacity.ProtoReflect.Descriptor instead.
 func (*Capacity) Descriptor() ([]byte, []int) {
-	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{34}
+	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{43}
 }
 
 func (x *Capacity) GetReady() uint32 {
@@ -2608,7 +3342,7 @@ type Plan struct {
 
 func (x *Plan) Reset() {
 	*x = Plan{}
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[35]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[44]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2620,7 +3354,7 @@ func (x *Plan) String() string {
 func (*Plan) ProtoMessage() {}
 
 func (x *Plan) ProtoReflect() protoreflect.Message {
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[35]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[44]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2633,7 +3367,7 @@ func (x *Plan) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Plan.ProtoReflect.Descriptor instead.
 func (*Plan) Descriptor() ([]byte, []int) {
-	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{35}
+	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{44}
 }
 
 func (x *Plan) GetVersion() string {
@@ -2690,7 +3424,7 @@ type GetEffectRequest struct {
 
 func (x *GetEffectRequest) Reset() {
 	*x = GetEffectRequest{}
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[36]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[45]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2702,7 +3436,7 @@ func (x *GetEffectRequest) String() string {
 func (*GetEffectRequest) ProtoMessage() {}
 
 func (x *GetEffectRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[36]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[45]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2715,7 +3449,7 @@ func (x *GetEffectRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetEffectRequest.ProtoReflect.Descriptor instead.
 func (*GetEffectRequest) Descriptor() ([]byte, []int) {
-	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{36}
+	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{45}
 }
 
 func (x *GetEffectRequest) GetSpec() string {
@@ -2764,7 +3498,7 @@ type GetEffectResponse struct {
 
 func (x *GetEffectResponse) Reset() {
 	*x = GetEffectResponse{}
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[37]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[46]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2776,7 +3510,7 @@ func (x *GetEffectResponse) String() string {
 func (*GetEffectResponse) ProtoMessage() {}
 
 func (x *GetEffectResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[37]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[46]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2789,7 +3523,7 @@ func (x *GetEffectResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetEffectResponse.ProtoReflect.Descriptor instead.
 func (*GetEffectResponse) Descriptor() ([]byte, []int) {
-	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{37}
+	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{46}
 }
 
 func (x *GetEffectResponse) GetSpec() string {
@@ -2903,7 +3637,7 @@ type GetFleetRequest struct {
 
 func (x *GetFleetRequest) Reset() {
 	*x = GetFleetRequest{}
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[38]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[47]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2915,7 +3649,7 @@ func (x *GetFleetRequest) String() string {
 func (*GetFleetRequest) ProtoMessage() {}
 
 func (x *GetFleetRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[38]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[47]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2928,7 +3662,7 @@ func (x *GetFleetRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetFleetRequest.ProtoReflect.Descriptor instead.
 func (*GetFleetRequest) Descriptor() ([]byte, []int) {
-	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{38}
+	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{47}
 }
 
 func (x *GetFleetRequest) GetPageSize() uint32 {
@@ -2970,7 +3704,7 @@ type GetFleetResponse struct {
 
 func (x *GetFleetResponse) Reset() {
 	*x = GetFleetResponse{}
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[39]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[48]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2982,7 +3716,7 @@ func (x *GetFleetResponse) String() string {
 func (*GetFleetResponse) ProtoMessage() {}
 
 func (x *GetFleetResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[39]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[48]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2995,7 +3729,7 @@ func (x *GetFleetResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetFleetResponse.ProtoReflect.Descriptor instead.
 func (*GetFleetResponse) Descriptor() ([]byte, []int) {
-	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{39}
+	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{48}
 }
 
 func (x *GetFleetResponse) GetSpecs() []*Spec {
@@ -3073,13 +3807,15 @@ type Spec struct {
 	Canary *CanaryShare `protobuf:"bytes,15,opt,name=canary,proto3" json:"canary,omitempty"`
 	// Headers that lead to a version, whatever the weights.
 	HeaderTargets []*HeaderTarget `protobuf:"bytes,16,rep,name=header_targets,json=headerTargets,proto3" json:"header_targets,omitempty"`
+	// Unset: no request is copied.
+	Shadow        *Shadow `protobuf:"bytes,17,opt,name=shadow,proto3" json:"shadow,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Spec) Reset() {
 	*x = Spec{}
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[40]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[49]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3091,7 +3827,7 @@ func (x *Spec) String() string {
 func (*Spec) ProtoMessage() {}
 
 func (x *Spec) ProtoReflect() protoreflect.Message {
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[40]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[49]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3104,7 +3840,7 @@ func (x *Spec) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Spec.ProtoReflect.Descriptor instead.
 func (*Spec) Descriptor() ([]byte, []int) {
-	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{40}
+	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{49}
 }
 
 func (x *Spec) GetName() string {
@@ -3219,6 +3955,13 @@ func (x *Spec) GetHeaderTargets() []*HeaderTarget {
 	return nil
 }
 
+func (x *Spec) GetShadow() *Shadow {
+	if x != nil {
+		return x.Shadow
+	}
+	return nil
+}
+
 // CanaryShare is what a canary was set to get beside what it gets.
 type CanaryShare struct {
 	state   protoimpl.MessageState `protogen:"open.v1"`
@@ -3235,7 +3978,7 @@ type CanaryShare struct {
 
 func (x *CanaryShare) Reset() {
 	*x = CanaryShare{}
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[41]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[50]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3247,7 +3990,7 @@ func (x *CanaryShare) String() string {
 func (*CanaryShare) ProtoMessage() {}
 
 func (x *CanaryShare) ProtoReflect() protoreflect.Message {
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[41]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[50]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3260,7 +4003,7 @@ func (x *CanaryShare) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CanaryShare.ProtoReflect.Descriptor instead.
 func (*CanaryShare) Descriptor() ([]byte, []int) {
-	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{41}
+	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{50}
 }
 
 func (x *CanaryShare) GetVersion() string {
@@ -3302,7 +4045,7 @@ type Freeze struct {
 
 func (x *Freeze) Reset() {
 	*x = Freeze{}
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[42]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[51]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3314,7 +4057,7 @@ func (x *Freeze) String() string {
 func (*Freeze) ProtoMessage() {}
 
 func (x *Freeze) ProtoReflect() protoreflect.Message {
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[42]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[51]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3327,7 +4070,7 @@ func (x *Freeze) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Freeze.ProtoReflect.Descriptor instead.
 func (*Freeze) Descriptor() ([]byte, []int) {
-	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{42}
+	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{51}
 }
 
 func (x *Freeze) GetSince() *timestamppb.Timestamp {
@@ -3403,7 +4146,7 @@ type Drain struct {
 
 func (x *Drain) Reset() {
 	*x = Drain{}
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[43]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[52]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3415,7 +4158,7 @@ func (x *Drain) String() string {
 func (*Drain) ProtoMessage() {}
 
 func (x *Drain) ProtoReflect() protoreflect.Message {
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[43]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[52]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3428,7 +4171,7 @@ func (x *Drain) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Drain.ProtoReflect.Descriptor instead.
 func (*Drain) Descriptor() ([]byte, []int) {
-	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{43}
+	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{52}
 }
 
 func (x *Drain) GetVersion() string {
@@ -3653,7 +4396,7 @@ type PreviewDrainRequest struct {
 
 func (x *PreviewDrainRequest) Reset() {
 	*x = PreviewDrainRequest{}
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[44]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[53]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3665,7 +4408,7 @@ func (x *PreviewDrainRequest) String() string {
 func (*PreviewDrainRequest) ProtoMessage() {}
 
 func (x *PreviewDrainRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[44]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[53]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3678,7 +4421,7 @@ func (x *PreviewDrainRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PreviewDrainRequest.ProtoReflect.Descriptor instead.
 func (*PreviewDrainRequest) Descriptor() ([]byte, []int) {
-	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{44}
+	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{53}
 }
 
 func (x *PreviewDrainRequest) GetSpec() string {
@@ -3716,7 +4459,7 @@ type PreviewDrainResponse struct {
 
 func (x *PreviewDrainResponse) Reset() {
 	*x = PreviewDrainResponse{}
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[45]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[54]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3728,7 +4471,7 @@ func (x *PreviewDrainResponse) String() string {
 func (*PreviewDrainResponse) ProtoMessage() {}
 
 func (x *PreviewDrainResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[45]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[54]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3741,7 +4484,7 @@ func (x *PreviewDrainResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PreviewDrainResponse.ProtoReflect.Descriptor instead.
 func (*PreviewDrainResponse) Descriptor() ([]byte, []int) {
-	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{45}
+	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{54}
 }
 
 func (x *PreviewDrainResponse) GetChange() *Change {
@@ -3779,7 +4522,7 @@ type PreviewedExecution struct {
 
 func (x *PreviewedExecution) Reset() {
 	*x = PreviewedExecution{}
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[46]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[55]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3791,7 +4534,7 @@ func (x *PreviewedExecution) String() string {
 func (*PreviewedExecution) ProtoMessage() {}
 
 func (x *PreviewedExecution) ProtoReflect() protoreflect.Message {
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[46]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[55]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3804,7 +4547,7 @@ func (x *PreviewedExecution) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PreviewedExecution.ProtoReflect.Descriptor instead.
 func (*PreviewedExecution) Descriptor() ([]byte, []int) {
-	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{46}
+	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{55}
 }
 
 func (x *PreviewedExecution) GetExecution() *Execution {
@@ -3859,7 +4602,7 @@ type ListDrainsRequest struct {
 
 func (x *ListDrainsRequest) Reset() {
 	*x = ListDrainsRequest{}
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[47]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[56]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3871,7 +4614,7 @@ func (x *ListDrainsRequest) String() string {
 func (*ListDrainsRequest) ProtoMessage() {}
 
 func (x *ListDrainsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[47]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[56]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3884,7 +4627,7 @@ func (x *ListDrainsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListDrainsRequest.ProtoReflect.Descriptor instead.
 func (*ListDrainsRequest) Descriptor() ([]byte, []int) {
-	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{47}
+	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{56}
 }
 
 func (x *ListDrainsRequest) GetSpec() string {
@@ -3903,7 +4646,7 @@ type ListDrainsResponse struct {
 
 func (x *ListDrainsResponse) Reset() {
 	*x = ListDrainsResponse{}
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[48]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[57]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3915,7 +4658,7 @@ func (x *ListDrainsResponse) String() string {
 func (*ListDrainsResponse) ProtoMessage() {}
 
 func (x *ListDrainsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[48]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[57]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3928,7 +4671,7 @@ func (x *ListDrainsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListDrainsResponse.ProtoReflect.Descriptor instead.
 func (*ListDrainsResponse) Descriptor() ([]byte, []int) {
-	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{48}
+	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{57}
 }
 
 func (x *ListDrainsResponse) GetDrains() []*Drain {
@@ -3953,7 +4696,7 @@ type SettleExecutionRequest struct {
 
 func (x *SettleExecutionRequest) Reset() {
 	*x = SettleExecutionRequest{}
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[49]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[58]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3965,7 +4708,7 @@ func (x *SettleExecutionRequest) String() string {
 func (*SettleExecutionRequest) ProtoMessage() {}
 
 func (x *SettleExecutionRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[49]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[58]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3978,7 +4721,7 @@ func (x *SettleExecutionRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SettleExecutionRequest.ProtoReflect.Descriptor instead.
 func (*SettleExecutionRequest) Descriptor() ([]byte, []int) {
-	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{49}
+	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{58}
 }
 
 func (x *SettleExecutionRequest) GetId() string {
@@ -4025,7 +4768,7 @@ type SettleExecutionResponse struct {
 
 func (x *SettleExecutionResponse) Reset() {
 	*x = SettleExecutionResponse{}
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[50]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[59]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4037,7 +4780,7 @@ func (x *SettleExecutionResponse) String() string {
 func (*SettleExecutionResponse) ProtoMessage() {}
 
 func (x *SettleExecutionResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[50]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[59]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4050,7 +4793,7 @@ func (x *SettleExecutionResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SettleExecutionResponse.ProtoReflect.Descriptor instead.
 func (*SettleExecutionResponse) Descriptor() ([]byte, []int) {
-	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{50}
+	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{59}
 }
 
 func (x *SettleExecutionResponse) GetIntervention() *Intervention {
@@ -4087,7 +4830,7 @@ type Intervention struct {
 
 func (x *Intervention) Reset() {
 	*x = Intervention{}
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[51]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[60]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4099,7 +4842,7 @@ func (x *Intervention) String() string {
 func (*Intervention) ProtoMessage() {}
 
 func (x *Intervention) ProtoReflect() protoreflect.Message {
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[51]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[60]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4112,7 +4855,7 @@ func (x *Intervention) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Intervention.ProtoReflect.Descriptor instead.
 func (*Intervention) Descriptor() ([]byte, []int) {
-	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{51}
+	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{60}
 }
 
 func (x *Intervention) GetId() string {
@@ -4238,7 +4981,7 @@ type GetSpecRequest struct {
 
 func (x *GetSpecRequest) Reset() {
 	*x = GetSpecRequest{}
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[52]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[61]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4250,7 +4993,7 @@ func (x *GetSpecRequest) String() string {
 func (*GetSpecRequest) ProtoMessage() {}
 
 func (x *GetSpecRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[52]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[61]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4263,7 +5006,7 @@ func (x *GetSpecRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetSpecRequest.ProtoReflect.Descriptor instead.
 func (*GetSpecRequest) Descriptor() ([]byte, []int) {
-	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{52}
+	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{61}
 }
 
 func (x *GetSpecRequest) GetSpec() string {
@@ -4298,7 +5041,7 @@ type GetSpecResponse struct {
 
 func (x *GetSpecResponse) Reset() {
 	*x = GetSpecResponse{}
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[53]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[62]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4310,7 +5053,7 @@ func (x *GetSpecResponse) String() string {
 func (*GetSpecResponse) ProtoMessage() {}
 
 func (x *GetSpecResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[53]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[62]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4323,7 +5066,7 @@ func (x *GetSpecResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetSpecResponse.ProtoReflect.Descriptor instead.
 func (*GetSpecResponse) Descriptor() ([]byte, []int) {
-	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{53}
+	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{62}
 }
 
 func (x *GetSpecResponse) GetSpec() *Spec {
@@ -4377,7 +5120,7 @@ type Execution struct {
 
 func (x *Execution) Reset() {
 	*x = Execution{}
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[54]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[63]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4389,7 +5132,7 @@ func (x *Execution) String() string {
 func (*Execution) ProtoMessage() {}
 
 func (x *Execution) ProtoReflect() protoreflect.Message {
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[54]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[63]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4402,7 +5145,7 @@ func (x *Execution) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Execution.ProtoReflect.Descriptor instead.
 func (*Execution) Descriptor() ([]byte, []int) {
-	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{54}
+	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{63}
 }
 
 func (x *Execution) GetId() string {
@@ -4553,7 +5296,7 @@ type ListExecutionsRequest struct {
 
 func (x *ListExecutionsRequest) Reset() {
 	*x = ListExecutionsRequest{}
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[55]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[64]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4565,7 +5308,7 @@ func (x *ListExecutionsRequest) String() string {
 func (*ListExecutionsRequest) ProtoMessage() {}
 
 func (x *ListExecutionsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[55]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[64]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4578,7 +5321,7 @@ func (x *ListExecutionsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListExecutionsRequest.ProtoReflect.Descriptor instead.
 func (*ListExecutionsRequest) Descriptor() ([]byte, []int) {
-	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{55}
+	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{64}
 }
 
 func (x *ListExecutionsRequest) GetSpec() string {
@@ -4620,7 +5363,7 @@ type ListExecutionsResponse struct {
 
 func (x *ListExecutionsResponse) Reset() {
 	*x = ListExecutionsResponse{}
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[56]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[65]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4632,7 +5375,7 @@ func (x *ListExecutionsResponse) String() string {
 func (*ListExecutionsResponse) ProtoMessage() {}
 
 func (x *ListExecutionsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[56]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[65]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4645,7 +5388,7 @@ func (x *ListExecutionsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListExecutionsResponse.ProtoReflect.Descriptor instead.
 func (*ListExecutionsResponse) Descriptor() ([]byte, []int) {
-	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{56}
+	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{65}
 }
 
 func (x *ListExecutionsResponse) GetExecutions() []*Execution {
@@ -4673,7 +5416,7 @@ type ListEffectsRequest struct {
 
 func (x *ListEffectsRequest) Reset() {
 	*x = ListEffectsRequest{}
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[57]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[66]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4685,7 +5428,7 @@ func (x *ListEffectsRequest) String() string {
 func (*ListEffectsRequest) ProtoMessage() {}
 
 func (x *ListEffectsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[57]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[66]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4698,7 +5441,7 @@ func (x *ListEffectsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListEffectsRequest.ProtoReflect.Descriptor instead.
 func (*ListEffectsRequest) Descriptor() ([]byte, []int) {
-	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{57}
+	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{66}
 }
 
 func (x *ListEffectsRequest) GetSpec() string {
@@ -4729,7 +5472,7 @@ type ListEffectsResponse struct {
 
 func (x *ListEffectsResponse) Reset() {
 	*x = ListEffectsResponse{}
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[58]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[67]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4741,7 +5484,7 @@ func (x *ListEffectsResponse) String() string {
 func (*ListEffectsResponse) ProtoMessage() {}
 
 func (x *ListEffectsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[58]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[67]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4754,7 +5497,7 @@ func (x *ListEffectsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListEffectsResponse.ProtoReflect.Descriptor instead.
 func (*ListEffectsResponse) Descriptor() ([]byte, []int) {
-	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{58}
+	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{67}
 }
 
 func (x *ListEffectsResponse) GetEffects() []*Effect {
@@ -4806,7 +5549,7 @@ type Effect struct {
 
 func (x *Effect) Reset() {
 	*x = Effect{}
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[59]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[68]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4818,7 +5561,7 @@ func (x *Effect) String() string {
 func (*Effect) ProtoMessage() {}
 
 func (x *Effect) ProtoReflect() protoreflect.Message {
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[59]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[68]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4831,7 +5574,7 @@ func (x *Effect) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Effect.ProtoReflect.Descriptor instead.
 func (*Effect) Descriptor() ([]byte, []int) {
-	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{59}
+	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{68}
 }
 
 func (x *Effect) GetVersion() string {
@@ -4944,7 +5687,7 @@ type EffectCount struct {
 
 func (x *EffectCount) Reset() {
 	*x = EffectCount{}
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[60]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[69]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4956,7 +5699,7 @@ func (x *EffectCount) String() string {
 func (*EffectCount) ProtoMessage() {}
 
 func (x *EffectCount) ProtoReflect() protoreflect.Message {
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[60]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[69]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4969,7 +5712,7 @@ func (x *EffectCount) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use EffectCount.ProtoReflect.Descriptor instead.
 func (*EffectCount) Descriptor() ([]byte, []int) {
-	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{60}
+	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{69}
 }
 
 func (x *EffectCount) GetVersion() string {
@@ -5008,7 +5751,7 @@ type ListProxiesRequest struct {
 
 func (x *ListProxiesRequest) Reset() {
 	*x = ListProxiesRequest{}
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[61]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[70]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5020,7 +5763,7 @@ func (x *ListProxiesRequest) String() string {
 func (*ListProxiesRequest) ProtoMessage() {}
 
 func (x *ListProxiesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[61]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[70]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5033,7 +5776,7 @@ func (x *ListProxiesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListProxiesRequest.ProtoReflect.Descriptor instead.
 func (*ListProxiesRequest) Descriptor() ([]byte, []int) {
-	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{61}
+	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{70}
 }
 
 type ListProxiesResponse struct {
@@ -5047,7 +5790,7 @@ type ListProxiesResponse struct {
 
 func (x *ListProxiesResponse) Reset() {
 	*x = ListProxiesResponse{}
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[62]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[71]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5059,7 +5802,7 @@ func (x *ListProxiesResponse) String() string {
 func (*ListProxiesResponse) ProtoMessage() {}
 
 func (x *ListProxiesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[62]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[71]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5072,7 +5815,7 @@ func (x *ListProxiesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListProxiesResponse.ProtoReflect.Descriptor instead.
 func (*ListProxiesResponse) Descriptor() ([]byte, []int) {
-	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{62}
+	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{71}
 }
 
 func (x *ListProxiesResponse) GetProxies() []*Proxy {
@@ -5101,7 +5844,7 @@ type Replica struct {
 
 func (x *Replica) Reset() {
 	*x = Replica{}
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[63]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[72]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5113,7 +5856,7 @@ func (x *Replica) String() string {
 func (*Replica) ProtoMessage() {}
 
 func (x *Replica) ProtoReflect() protoreflect.Message {
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[63]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[72]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5126,7 +5869,7 @@ func (x *Replica) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Replica.ProtoReflect.Descriptor instead.
 func (*Replica) Descriptor() ([]byte, []int) {
-	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{63}
+	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{72}
 }
 
 func (x *Replica) GetName() string {
@@ -5167,7 +5910,7 @@ type Proxy struct {
 
 func (x *Proxy) Reset() {
 	*x = Proxy{}
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[64]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[73]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5179,7 +5922,7 @@ func (x *Proxy) String() string {
 func (*Proxy) ProtoMessage() {}
 
 func (x *Proxy) ProtoReflect() protoreflect.Message {
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[64]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[73]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5192,7 +5935,7 @@ func (x *Proxy) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Proxy.ProtoReflect.Descriptor instead.
 func (*Proxy) Descriptor() ([]byte, []int) {
-	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{64}
+	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{73}
 }
 
 func (x *Proxy) GetNode() string {
@@ -5257,7 +6000,7 @@ type ProxySpec struct {
 
 func (x *ProxySpec) Reset() {
 	*x = ProxySpec{}
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[65]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[74]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5269,7 +6012,7 @@ func (x *ProxySpec) String() string {
 func (*ProxySpec) ProtoMessage() {}
 
 func (x *ProxySpec) ProtoReflect() protoreflect.Message {
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[65]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[74]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5282,7 +6025,7 @@ func (x *ProxySpec) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ProxySpec.ProtoReflect.Descriptor instead.
 func (*ProxySpec) Descriptor() ([]byte, []int) {
-	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{65}
+	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{74}
 }
 
 func (x *ProxySpec) GetSpec() string {
@@ -5337,7 +6080,7 @@ type PostMortem struct {
 
 func (x *PostMortem) Reset() {
 	*x = PostMortem{}
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[66]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[75]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5349,7 +6092,7 @@ func (x *PostMortem) String() string {
 func (*PostMortem) ProtoMessage() {}
 
 func (x *PostMortem) ProtoReflect() protoreflect.Message {
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[66]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[75]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5362,7 +6105,7 @@ func (x *PostMortem) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PostMortem.ProtoReflect.Descriptor instead.
 func (*PostMortem) Descriptor() ([]byte, []int) {
-	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{66}
+	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{75}
 }
 
 func (x *PostMortem) GetId() string {
@@ -5465,7 +6208,7 @@ type ListPostMortemsRequest struct {
 
 func (x *ListPostMortemsRequest) Reset() {
 	*x = ListPostMortemsRequest{}
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[67]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[76]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5477,7 +6220,7 @@ func (x *ListPostMortemsRequest) String() string {
 func (*ListPostMortemsRequest) ProtoMessage() {}
 
 func (x *ListPostMortemsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[67]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[76]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5490,7 +6233,7 @@ func (x *ListPostMortemsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListPostMortemsRequest.ProtoReflect.Descriptor instead.
 func (*ListPostMortemsRequest) Descriptor() ([]byte, []int) {
-	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{67}
+	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{76}
 }
 
 func (x *ListPostMortemsRequest) GetSpec() string {
@@ -5509,7 +6252,7 @@ type ListPostMortemsResponse struct {
 
 func (x *ListPostMortemsResponse) Reset() {
 	*x = ListPostMortemsResponse{}
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[68]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[77]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5521,7 +6264,7 @@ func (x *ListPostMortemsResponse) String() string {
 func (*ListPostMortemsResponse) ProtoMessage() {}
 
 func (x *ListPostMortemsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[68]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[77]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5534,7 +6277,7 @@ func (x *ListPostMortemsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListPostMortemsResponse.ProtoReflect.Descriptor instead.
 func (*ListPostMortemsResponse) Descriptor() ([]byte, []int) {
-	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{68}
+	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{77}
 }
 
 func (x *ListPostMortemsResponse) GetPostmortems() []*PostMortem {
@@ -5553,7 +6296,7 @@ type GetPostMortemRequest struct {
 
 func (x *GetPostMortemRequest) Reset() {
 	*x = GetPostMortemRequest{}
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[69]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[78]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5565,7 +6308,7 @@ func (x *GetPostMortemRequest) String() string {
 func (*GetPostMortemRequest) ProtoMessage() {}
 
 func (x *GetPostMortemRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[69]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[78]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5578,7 +6321,7 @@ func (x *GetPostMortemRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetPostMortemRequest.ProtoReflect.Descriptor instead.
 func (*GetPostMortemRequest) Descriptor() ([]byte, []int) {
-	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{69}
+	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{78}
 }
 
 func (x *GetPostMortemRequest) GetId() string {
@@ -5597,7 +6340,7 @@ type GetPostMortemResponse struct {
 
 func (x *GetPostMortemResponse) Reset() {
 	*x = GetPostMortemResponse{}
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[70]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[79]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5609,7 +6352,7 @@ func (x *GetPostMortemResponse) String() string {
 func (*GetPostMortemResponse) ProtoMessage() {}
 
 func (x *GetPostMortemResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[70]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[79]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5622,7 +6365,7 @@ func (x *GetPostMortemResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetPostMortemResponse.ProtoReflect.Descriptor instead.
 func (*GetPostMortemResponse) Descriptor() ([]byte, []int) {
-	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{70}
+	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{79}
 }
 
 func (x *GetPostMortemResponse) GetPostmortem() *PostMortem {
@@ -5644,7 +6387,7 @@ type ClosePostMortemRequest struct {
 
 func (x *ClosePostMortemRequest) Reset() {
 	*x = ClosePostMortemRequest{}
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[71]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[80]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5656,7 +6399,7 @@ func (x *ClosePostMortemRequest) String() string {
 func (*ClosePostMortemRequest) ProtoMessage() {}
 
 func (x *ClosePostMortemRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[71]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[80]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5669,7 +6412,7 @@ func (x *ClosePostMortemRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ClosePostMortemRequest.ProtoReflect.Descriptor instead.
 func (*ClosePostMortemRequest) Descriptor() ([]byte, []int) {
-	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{71}
+	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{80}
 }
 
 func (x *ClosePostMortemRequest) GetId() string {
@@ -5702,7 +6445,7 @@ type ClosePostMortemResponse struct {
 
 func (x *ClosePostMortemResponse) Reset() {
 	*x = ClosePostMortemResponse{}
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[72]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[81]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5714,7 +6457,7 @@ func (x *ClosePostMortemResponse) String() string {
 func (*ClosePostMortemResponse) ProtoMessage() {}
 
 func (x *ClosePostMortemResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[72]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[81]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5727,7 +6470,7 @@ func (x *ClosePostMortemResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ClosePostMortemResponse.ProtoReflect.Descriptor instead.
 func (*ClosePostMortemResponse) Descriptor() ([]byte, []int) {
-	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{72}
+	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{81}
 }
 
 func (x *ClosePostMortemResponse) GetPostmortem() *PostMortem {
@@ -5749,7 +6492,7 @@ type ResolveRequest struct {
 
 func (x *ResolveRequest) Reset() {
 	*x = ResolveRequest{}
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[73]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[82]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5761,7 +6504,7 @@ func (x *ResolveRequest) String() string {
 func (*ResolveRequest) ProtoMessage() {}
 
 func (x *ResolveRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[73]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[82]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5774,7 +6517,7 @@ func (x *ResolveRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ResolveRequest.ProtoReflect.Descriptor instead.
 func (*ResolveRequest) Descriptor() ([]byte, []int) {
-	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{73}
+	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{82}
 }
 
 func (x *ResolveRequest) GetSpec() string {
@@ -5804,7 +6547,7 @@ type ResolveResponse struct {
 
 func (x *ResolveResponse) Reset() {
 	*x = ResolveResponse{}
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[74]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[83]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5816,7 +6559,7 @@ func (x *ResolveResponse) String() string {
 func (*ResolveResponse) ProtoMessage() {}
 
 func (x *ResolveResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[74]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[83]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5829,7 +6572,7 @@ func (x *ResolveResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ResolveResponse.ProtoReflect.Descriptor instead.
 func (*ResolveResponse) Descriptor() ([]byte, []int) {
-	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{74}
+	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{83}
 }
 
 func (x *ResolveResponse) GetSpec() string {
@@ -5874,7 +6617,7 @@ type GetVersionRequest struct {
 
 func (x *GetVersionRequest) Reset() {
 	*x = GetVersionRequest{}
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[75]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[84]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5886,7 +6629,7 @@ func (x *GetVersionRequest) String() string {
 func (*GetVersionRequest) ProtoMessage() {}
 
 func (x *GetVersionRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[75]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[84]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5899,7 +6642,7 @@ func (x *GetVersionRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetVersionRequest.ProtoReflect.Descriptor instead.
 func (*GetVersionRequest) Descriptor() ([]byte, []int) {
-	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{75}
+	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{84}
 }
 
 func (x *GetVersionRequest) GetSpec() string {
@@ -5955,7 +6698,7 @@ type GetVersionResponse struct {
 
 func (x *GetVersionResponse) Reset() {
 	*x = GetVersionResponse{}
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[76]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[85]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5967,7 +6710,7 @@ func (x *GetVersionResponse) String() string {
 func (*GetVersionResponse) ProtoMessage() {}
 
 func (x *GetVersionResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[76]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[85]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5980,7 +6723,7 @@ func (x *GetVersionResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetVersionResponse.ProtoReflect.Descriptor instead.
 func (*GetVersionResponse) Descriptor() ([]byte, []int) {
-	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{76}
+	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{85}
 }
 
 func (x *GetVersionResponse) GetVersion() *Version {
@@ -6085,7 +6828,7 @@ type Attachment struct {
 
 func (x *Attachment) Reset() {
 	*x = Attachment{}
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[77]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[86]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6097,7 +6840,7 @@ func (x *Attachment) String() string {
 func (*Attachment) ProtoMessage() {}
 
 func (x *Attachment) ProtoReflect() protoreflect.Message {
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[77]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[86]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6110,7 +6853,7 @@ func (x *Attachment) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Attachment.ProtoReflect.Descriptor instead.
 func (*Attachment) Descriptor() ([]byte, []int) {
-	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{77}
+	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{86}
 }
 
 func (x *Attachment) GetDigest() string {
@@ -6198,7 +6941,7 @@ type ConformanceSummary struct {
 
 func (x *ConformanceSummary) Reset() {
 	*x = ConformanceSummary{}
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[78]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[87]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6210,7 +6953,7 @@ func (x *ConformanceSummary) String() string {
 func (*ConformanceSummary) ProtoMessage() {}
 
 func (x *ConformanceSummary) ProtoReflect() protoreflect.Message {
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[78]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[87]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6223,7 +6966,7 @@ func (x *ConformanceSummary) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ConformanceSummary.ProtoReflect.Descriptor instead.
 func (*ConformanceSummary) Descriptor() ([]byte, []int) {
-	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{78}
+	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{87}
 }
 
 func (x *ConformanceSummary) GetSuite() string {
@@ -6282,7 +7025,7 @@ type ImportVersionRequest struct {
 
 func (x *ImportVersionRequest) Reset() {
 	*x = ImportVersionRequest{}
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[79]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[88]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6294,7 +7037,7 @@ func (x *ImportVersionRequest) String() string {
 func (*ImportVersionRequest) ProtoMessage() {}
 
 func (x *ImportVersionRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[79]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[88]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6307,7 +7050,7 @@ func (x *ImportVersionRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ImportVersionRequest.ProtoReflect.Descriptor instead.
 func (*ImportVersionRequest) Descriptor() ([]byte, []int) {
-	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{79}
+	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{88}
 }
 
 func (x *ImportVersionRequest) GetImage() []byte {
@@ -6343,7 +7086,7 @@ type ImportVersionResponse struct {
 
 func (x *ImportVersionResponse) Reset() {
 	*x = ImportVersionResponse{}
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[80]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[89]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6355,7 +7098,7 @@ func (x *ImportVersionResponse) String() string {
 func (*ImportVersionResponse) ProtoMessage() {}
 
 func (x *ImportVersionResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[80]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[89]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6368,7 +7111,7 @@ func (x *ImportVersionResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ImportVersionResponse.ProtoReflect.Descriptor instead.
 func (*ImportVersionResponse) Descriptor() ([]byte, []int) {
-	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{80}
+	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{89}
 }
 
 func (x *ImportVersionResponse) GetSpec() string {
@@ -6418,7 +7161,7 @@ type AttachRequest struct {
 
 func (x *AttachRequest) Reset() {
 	*x = AttachRequest{}
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[81]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[90]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6430,7 +7173,7 @@ func (x *AttachRequest) String() string {
 func (*AttachRequest) ProtoMessage() {}
 
 func (x *AttachRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[81]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[90]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6443,7 +7186,7 @@ func (x *AttachRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AttachRequest.ProtoReflect.Descriptor instead.
 func (*AttachRequest) Descriptor() ([]byte, []int) {
-	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{81}
+	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{90}
 }
 
 func (x *AttachRequest) GetSpec() string {
@@ -6512,7 +7255,7 @@ type AttachResponse struct {
 
 func (x *AttachResponse) Reset() {
 	*x = AttachResponse{}
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[82]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[91]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6524,7 +7267,7 @@ func (x *AttachResponse) String() string {
 func (*AttachResponse) ProtoMessage() {}
 
 func (x *AttachResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[82]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[91]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6537,7 +7280,7 @@ func (x *AttachResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AttachResponse.ProtoReflect.Descriptor instead.
 func (*AttachResponse) Descriptor() ([]byte, []int) {
-	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{82}
+	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{91}
 }
 
 func (x *AttachResponse) GetAttachment() *Attachment {
@@ -6563,7 +7306,7 @@ type GetLineageRequest struct {
 
 func (x *GetLineageRequest) Reset() {
 	*x = GetLineageRequest{}
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[83]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[92]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6575,7 +7318,7 @@ func (x *GetLineageRequest) String() string {
 func (*GetLineageRequest) ProtoMessage() {}
 
 func (x *GetLineageRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[83]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[92]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6588,7 +7331,7 @@ func (x *GetLineageRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetLineageRequest.ProtoReflect.Descriptor instead.
 func (*GetLineageRequest) Descriptor() ([]byte, []int) {
-	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{83}
+	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{92}
 }
 
 func (x *GetLineageRequest) GetSpec() string {
@@ -6608,7 +7351,7 @@ type GetLineageResponse struct {
 
 func (x *GetLineageResponse) Reset() {
 	*x = GetLineageResponse{}
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[84]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[93]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6620,7 +7363,7 @@ func (x *GetLineageResponse) String() string {
 func (*GetLineageResponse) ProtoMessage() {}
 
 func (x *GetLineageResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[84]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[93]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6633,7 +7376,7 @@ func (x *GetLineageResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetLineageResponse.ProtoReflect.Descriptor instead.
 func (*GetLineageResponse) Descriptor() ([]byte, []int) {
-	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{84}
+	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{93}
 }
 
 func (x *GetLineageResponse) GetVersions() []*LineageEntry {
@@ -6663,7 +7406,7 @@ type LineageEntry struct {
 
 func (x *LineageEntry) Reset() {
 	*x = LineageEntry{}
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[85]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[94]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6675,7 +7418,7 @@ func (x *LineageEntry) String() string {
 func (*LineageEntry) ProtoMessage() {}
 
 func (x *LineageEntry) ProtoReflect() protoreflect.Message {
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[85]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[94]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6688,7 +7431,7 @@ func (x *LineageEntry) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LineageEntry.ProtoReflect.Descriptor instead.
 func (*LineageEntry) Descriptor() ([]byte, []int) {
-	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{85}
+	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{94}
 }
 
 func (x *LineageEntry) GetVersion() string {
@@ -6780,7 +7523,7 @@ type LineageEvent struct {
 
 func (x *LineageEvent) Reset() {
 	*x = LineageEvent{}
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[86]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[95]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6792,7 +7535,7 @@ func (x *LineageEvent) String() string {
 func (*LineageEvent) ProtoMessage() {}
 
 func (x *LineageEvent) ProtoReflect() protoreflect.Message {
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[86]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[95]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6805,7 +7548,7 @@ func (x *LineageEvent) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LineageEvent.ProtoReflect.Descriptor instead.
 func (*LineageEvent) Descriptor() ([]byte, []int) {
-	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{86}
+	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{95}
 }
 
 func (x *LineageEvent) GetGeneration() uint64 {
@@ -6888,7 +7631,7 @@ type Policy struct {
 
 func (x *Policy) Reset() {
 	*x = Policy{}
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[87]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[96]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6900,7 +7643,7 @@ func (x *Policy) String() string {
 func (*Policy) ProtoMessage() {}
 
 func (x *Policy) ProtoReflect() protoreflect.Message {
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[87]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[96]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6913,7 +7656,7 @@ func (x *Policy) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Policy.ProtoReflect.Descriptor instead.
 func (*Policy) Descriptor() ([]byte, []int) {
-	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{87}
+	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{96}
 }
 
 func (x *Policy) GetSpec() string {
@@ -6995,7 +7738,7 @@ type GetPolicyRequest struct {
 
 func (x *GetPolicyRequest) Reset() {
 	*x = GetPolicyRequest{}
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[88]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[97]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -7007,7 +7750,7 @@ func (x *GetPolicyRequest) String() string {
 func (*GetPolicyRequest) ProtoMessage() {}
 
 func (x *GetPolicyRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[88]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[97]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -7020,7 +7763,7 @@ func (x *GetPolicyRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetPolicyRequest.ProtoReflect.Descriptor instead.
 func (*GetPolicyRequest) Descriptor() ([]byte, []int) {
-	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{88}
+	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{97}
 }
 
 func (x *GetPolicyRequest) GetSpec() string {
@@ -7041,7 +7784,7 @@ type GetPolicyResponse struct {
 
 func (x *GetPolicyResponse) Reset() {
 	*x = GetPolicyResponse{}
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[89]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[98]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -7053,7 +7796,7 @@ func (x *GetPolicyResponse) String() string {
 func (*GetPolicyResponse) ProtoMessage() {}
 
 func (x *GetPolicyResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[89]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[98]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -7066,7 +7809,7 @@ func (x *GetPolicyResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetPolicyResponse.ProtoReflect.Descriptor instead.
 func (*GetPolicyResponse) Descriptor() ([]byte, []int) {
-	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{89}
+	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{98}
 }
 
 func (x *GetPolicyResponse) GetPolicy() *Policy {
@@ -7097,7 +7840,7 @@ type SetPolicyRequest struct {
 
 func (x *SetPolicyRequest) Reset() {
 	*x = SetPolicyRequest{}
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[90]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[99]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -7109,7 +7852,7 @@ func (x *SetPolicyRequest) String() string {
 func (*SetPolicyRequest) ProtoMessage() {}
 
 func (x *SetPolicyRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[90]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[99]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -7122,7 +7865,7 @@ func (x *SetPolicyRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SetPolicyRequest.ProtoReflect.Descriptor instead.
 func (*SetPolicyRequest) Descriptor() ([]byte, []int) {
-	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{90}
+	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{99}
 }
 
 func (x *SetPolicyRequest) GetSpec() string {
@@ -7180,7 +7923,7 @@ type SetPolicyResponse struct {
 
 func (x *SetPolicyResponse) Reset() {
 	*x = SetPolicyResponse{}
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[91]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[100]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -7192,7 +7935,7 @@ func (x *SetPolicyResponse) String() string {
 func (*SetPolicyResponse) ProtoMessage() {}
 
 func (x *SetPolicyResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[91]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[100]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -7205,7 +7948,7 @@ func (x *SetPolicyResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SetPolicyResponse.ProtoReflect.Descriptor instead.
 func (*SetPolicyResponse) Descriptor() ([]byte, []int) {
-	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{91}
+	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{100}
 }
 
 func (x *SetPolicyResponse) GetPolicy() *Policy {
@@ -7259,7 +8002,7 @@ const file_specproxy_operator_v1_operator_proto_rawDesc = "" +
 	"\n" +
 	"postmortem\x18\n" +
 	" \x01(\tR\n" +
-	"postmortem\"\xf0\x03\n" +
+	"postmortem\"\xad\x04\n" +
 	"\x04Pool\x12\x14\n" +
 	"\x05ready\x18\x01 \x01(\rR\x05ready\x12\x1c\n" +
 	"\tinstances\x18\x02 \x01(\rR\tinstances\x12\x16\n" +
@@ -7279,7 +8022,8 @@ const file_specproxy_operator_v1_operator_proto_rawDesc = "" +
 	"\x04held\x18\x0e \x01(\x04R\x04held\x12\x1b\n" +
 	"\tpassed_on\x18\x0f \x01(\x04R\bpassedOn\x12)\n" +
 	"\x10recent_succeeded\x18\x10 \x01(\x04R\x0frecentSucceeded\x12#\n" +
-	"\rrecent_failed\x18\x11 \x01(\x04R\frecentFailed\"\x99\x01\n" +
+	"\rrecent_failed\x18\x11 \x01(\x04R\frecentFailed\x12;\n" +
+	"\x06shadow\x18\x12 \x01(\v2#.specproxy.operator.v1.ShadowCountsR\x06shadow\"\x99\x01\n" +
 	"\x13ListVersionsRequest\x12\x12\n" +
 	"\x04spec\x18\x01 \x01(\tR\x04spec\x12\x1b\n" +
 	"\tpage_size\x18\x02 \x01(\rR\bpageSize\x12\x1d\n" +
@@ -7399,6 +8143,73 @@ const file_specproxy_operator_v1_operator_proto_rawDesc = "" +
 	"\x05until\x18\x04 \x01(\v2\x1a.google.protobuf.TimestampR\x05until\x12*\n" +
 	"\x02at\x18\x05 \x01(\v2\x1a.google.protobuf.TimestampR\x02at\x12\x14\n" +
 	"\x05actor\x18\x06 \x01(\tR\x05actor\x12\x16\n" +
+	"\x06reason\x18\a \x01(\tR\x06reason\"\xf7\x01\n" +
+	"\x10SetShadowRequest\x12\x12\n" +
+	"\x04spec\x18\x01 \x01(\tR\x04spec\x12\x18\n" +
+	"\aversion\x18\x02 \x01(\tR\aversion\x12!\n" +
+	"\fbasis_points\x18\x03 \x01(\rR\vbasisPoints\x12/\n" +
+	"\x05lasts\x18\x04 \x01(\v2\x19.google.protobuf.DurationR\x05lasts\x12\x16\n" +
+	"\x06reason\x18\x05 \x01(\tR\x06reason\x12\x17\n" +
+	"\adry_run\x18\x06 \x01(\bR\x06dryRun\x12\x1e\n" +
+	"\n" +
+	"automation\x18\a \x01(\bR\n" +
+	"automation\x12\x10\n" +
+	"\x03now\x18\b \x01(\bR\x03now\"J\n" +
+	"\x11SetShadowResponse\x125\n" +
+	"\x06change\x18\x01 \x01(\v2\x1d.specproxy.operator.v1.ChangeR\x06change\"x\n" +
+	"\x11StopShadowRequest\x12\x12\n" +
+	"\x04spec\x18\x01 \x01(\tR\x04spec\x12\x16\n" +
+	"\x06reason\x18\x02 \x01(\tR\x06reason\x12\x17\n" +
+	"\adry_run\x18\x03 \x01(\bR\x06dryRun\x12\x1e\n" +
+	"\n" +
+	"automation\x18\x04 \x01(\bR\n" +
+	"automation\"K\n" +
+	"\x12StopShadowResponse\x125\n" +
+	"\x06change\x18\x01 \x01(\v2\x1d.specproxy.operator.v1.ChangeR\x06change\"&\n" +
+	"\x10GetShadowRequest\x12\x12\n" +
+	"\x04spec\x18\x01 \x01(\tR\x04spec\"\xb4\x04\n" +
+	"\x11GetShadowResponse\x125\n" +
+	"\x06shadow\x18\x01 \x01(\v2\x1d.specproxy.operator.v1.ShadowR\x06shadow\x12\x16\n" +
+	"\x06stable\x18\x02 \x01(\tR\x06stable\x125\n" +
+	"\bended_at\x18\x03 \x01(\v2\x1a.google.protobuf.TimestampR\aendedAt\x12\x19\n" +
+	"\bended_by\x18\x04 \x01(\tR\aendedBy\x12%\n" +
+	"\x0eboth_succeeded\x18\x05 \x01(\x04R\rbothSucceeded\x12%\n" +
+	"\x0erequest_failed\x18\x06 \x01(\x04R\rrequestFailed\x12\x1f\n" +
+	"\vcopy_failed\x18\a \x01(\x04R\n" +
+	"copyFailed\x12\x1f\n" +
+	"\vboth_failed\x18\b \x01(\x04R\n" +
+	"bothFailed\x12\x18\n" +
+	"\aunknown\x18\t \x01(\x04R\aunknown\x12\x1a\n" +
+	"\brequests\x18\n" +
+	" \x01(\x04R\brequests\x12\x16\n" +
+	"\x06copies\x18\v \x01(\x04R\x06copies\x12\x17\n" +
+	"\x04sign\x18\f \x01(\x01H\x00R\x04sign\x88\x01\x01\x12A\n" +
+	"\n" +
+	"discordant\x18\r \x03(\v2!.specproxy.operator.v1.ShadowPairR\n" +
+	"discordant\x12;\n" +
+	"\x06counts\x18\x0e \x01(\v2#.specproxy.operator.v1.ShadowCountsR\x06countsB\a\n" +
+	"\x05_sign\"\xb2\x01\n" +
+	"\n" +
+	"ShadowPair\x12\x18\n" +
+	"\arequest\x18\x01 \x01(\tR\arequest\x12'\n" +
+	"\x0frequest_outcome\x18\x02 \x01(\tR\x0erequestOutcome\x12\x12\n" +
+	"\x04copy\x18\x03 \x01(\tR\x04copy\x12!\n" +
+	"\fcopy_outcome\x18\x04 \x01(\tR\vcopyOutcome\x12*\n" +
+	"\x02at\x18\x05 \x01(\v2\x1a.google.protobuf.TimestampR\x02at\"\xab\x01\n" +
+	"\fShadowCounts\x12\x18\n" +
+	"\astarted\x18\x01 \x01(\x04R\astarted\x12\x1c\n" +
+	"\tsucceeded\x18\x02 \x01(\x04R\tsucceeded\x12\x16\n" +
+	"\x06failed\x18\x03 \x01(\x04R\x06failed\x12\x18\n" +
+	"\aunknown\x18\x04 \x01(\x04R\aunknown\x12\x1b\n" +
+	"\tin_flight\x18\x05 \x01(\x04R\binFlight\x12\x14\n" +
+	"\x05acted\x18\x06 \x01(\x04R\x05acted\"\xe7\x01\n" +
+	"\x06Shadow\x12\x18\n" +
+	"\aversion\x18\x01 \x01(\tR\aversion\x12!\n" +
+	"\fbasis_points\x18\x02 \x01(\rR\vbasisPoints\x12\x14\n" +
+	"\x05since\x18\x03 \x01(\x04R\x05since\x120\n" +
+	"\x05until\x18\x04 \x01(\v2\x1a.google.protobuf.TimestampR\x05until\x12*\n" +
+	"\x02at\x18\x05 \x01(\v2\x1a.google.protobuf.TimestampR\x02at\x12\x14\n" +
+	"\x05actor\x18\x06 \x01(\tR\x05actor\x12\x16\n" +
 	"\x06reason\x18\a \x01(\tR\x06reason\"h\n" +
 	"\x0eRollbackTarget\x12\x12\n" +
 	"\x04spec\x18\x01 \x01(\tR\x04spec\x12\x0e\n" +
@@ -7423,7 +8234,7 @@ const file_specproxy_operator_v1_operator_proto_rawDesc = "" +
 	"\achanges\x18\x01 \x03(\v2\x1d.specproxy.operator.v1.ChangeR\achanges\"%\n" +
 	"\x0fUnfreezeRequest\x12\x12\n" +
 	"\x04spec\x18\x01 \x01(\tR\x04spec\"\x12\n" +
-	"\x10UnfreezeResponse\"\xd2\x05\n" +
+	"\x10UnfreezeResponse\"\x89\x06\n" +
 	"\x06Change\x12\x12\n" +
 	"\x04spec\x18\x01 \x01(\tR\x04spec\x12\x1e\n" +
 	"\n" +
@@ -7448,7 +8259,8 @@ const file_specproxy_operator_v1_operator_proto_rawDesc = "" +
 	"\adry_run\x18\x10 \x01(\bR\x06dryRun\x12\x18\n" +
 	"\aplanned\x18\x11 \x01(\tR\aplanned\x12J\n" +
 	"\x0eheader_targets\x18\x12 \x03(\v2#.specproxy.operator.v1.HeaderTargetR\rheaderTargets\x12\x16\n" +
-	"\x06reason\x18\x13 \x01(\tR\x06reason\"\x83\x01\n" +
+	"\x06reason\x18\x13 \x01(\tR\x06reason\x125\n" +
+	"\x06shadow\x18\x14 \x01(\v2\x1d.specproxy.operator.v1.ShadowR\x06shadow\"\x83\x01\n" +
 	"\bCapacity\x12\x14\n" +
 	"\x05ready\x18\x01 \x01(\rR\x05ready\x12\x12\n" +
 	"\x04rate\x18\x02 \x01(\x01R\x04rate\x12!\n" +
@@ -7500,7 +8312,7 @@ const file_specproxy_operator_v1_operator_proto_rawDesc = "" +
 	"\x0fnext_page_token\x18\x05 \x01(\tR\rnextPageToken\x12\x1f\n" +
 	"\vspecs_total\x18\x06 \x01(\rR\n" +
 	"specsTotal\x12(\n" +
-	"\x10specs_in_trouble\x18\a \x01(\rR\x0especsInTrouble\"\x84\x05\n" +
+	"\x10specs_in_trouble\x18\a \x01(\rR\x0especsInTrouble\"\xbb\x05\n" +
 	"\x04Spec\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x1e\n" +
 	"\n" +
@@ -7524,7 +8336,8 @@ const file_specproxy_operator_v1_operator_proto_rawDesc = "" +
 	"\x05hosts\x18\r \x03(\tR\x05hosts\x12#\n" +
 	"\rmore_versions\x18\x0e \x01(\bR\fmoreVersions\x12:\n" +
 	"\x06canary\x18\x0f \x01(\v2\".specproxy.operator.v1.CanaryShareR\x06canary\x12J\n" +
-	"\x0eheader_targets\x18\x10 \x03(\v2#.specproxy.operator.v1.HeaderTargetR\rheaderTargets\"z\n" +
+	"\x0eheader_targets\x18\x10 \x03(\v2#.specproxy.operator.v1.HeaderTargetR\rheaderTargets\x125\n" +
+	"\x06shadow\x18\x11 \x01(\v2\x1d.specproxy.operator.v1.ShadowR\x06shadow\"z\n" +
 	"\vCanaryShare\x12\x18\n" +
 	"\aversion\x18\x01 \x01(\tR\aversion\x12\x14\n" +
 	"\x05phase\x18\x02 \x01(\tR\x05phase\x12\x16\n" +
@@ -7882,7 +8695,7 @@ const file_specproxy_operator_v1_operator_proto_rawDesc = "" +
 	"\x11SetPolicyResponse\x125\n" +
 	"\x06policy\x18\x01 \x01(\v2\x1d.specproxy.operator.v1.PolicyR\x06policy\x12!\n" +
 	"\falready_done\x18\x02 \x01(\bR\valreadyDone\x12\x1a\n" +
-	"\bwarnings\x18\x03 \x03(\tR\bwarnings2\xe7\x17\n" +
+	"\bwarnings\x18\x03 \x03(\tR\bwarnings2\x8a\x1a\n" +
 	"\x0fOperatorService\x12X\n" +
 	"\aPublish\x12%.specproxy.operator.v1.PublishRequest\x1a&.specproxy.operator.v1.PublishResponse\x12g\n" +
 	"\fListVersions\x12*.specproxy.operator.v1.ListVersionsRequest\x1a+.specproxy.operator.v1.ListVersionsResponse\x12j\n" +
@@ -7901,7 +8714,11 @@ const file_specproxy_operator_v1_operator_proto_rawDesc = "" +
 	"\n" +
 	"SetWeights\x12(.specproxy.operator.v1.SetWeightsRequest\x1a).specproxy.operator.v1.SetWeightsResponse\x12s\n" +
 	"\x10SetHeaderTargets\x12..specproxy.operator.v1.SetHeaderTargetsRequest\x1a/.specproxy.operator.v1.SetHeaderTargetsResponse\x12|\n" +
-	"\x13RemoveHeaderTargets\x121.specproxy.operator.v1.RemoveHeaderTargetsRequest\x1a2.specproxy.operator.v1.RemoveHeaderTargetsResponse\x12[\n" +
+	"\x13RemoveHeaderTargets\x121.specproxy.operator.v1.RemoveHeaderTargetsRequest\x1a2.specproxy.operator.v1.RemoveHeaderTargetsResponse\x12^\n" +
+	"\tSetShadow\x12'.specproxy.operator.v1.SetShadowRequest\x1a(.specproxy.operator.v1.SetShadowResponse\x12a\n" +
+	"\n" +
+	"StopShadow\x12(.specproxy.operator.v1.StopShadowRequest\x1a).specproxy.operator.v1.StopShadowResponse\x12^\n" +
+	"\tGetShadow\x12'.specproxy.operator.v1.GetShadowRequest\x1a(.specproxy.operator.v1.GetShadowResponse\x12[\n" +
 	"\bRollback\x12&.specproxy.operator.v1.RollbackRequest\x1a'.specproxy.operator.v1.RollbackResponse\x12O\n" +
 	"\x04Undo\x12\".specproxy.operator.v1.UndoRequest\x1a#.specproxy.operator.v1.UndoResponse\x12[\n" +
 	"\bUnfreeze\x12&.specproxy.operator.v1.UnfreezeRequest\x1a'.specproxy.operator.v1.UnfreezeResponse\x12^\n" +
@@ -7932,7 +8749,7 @@ func file_specproxy_operator_v1_operator_proto_rawDescGZIP() []byte {
 	return file_specproxy_operator_v1_operator_proto_rawDescData
 }
 
-var file_specproxy_operator_v1_operator_proto_msgTypes = make([]protoimpl.MessageInfo, 92)
+var file_specproxy_operator_v1_operator_proto_msgTypes = make([]protoimpl.MessageInfo, 101)
 var file_specproxy_operator_v1_operator_proto_goTypes = []any{
 	(*File)(nil),                        // 0: specproxy.operator.v1.File
 	(*PublishRequest)(nil),              // 1: specproxy.operator.v1.PublishRequest
@@ -7960,239 +8777,267 @@ var file_specproxy_operator_v1_operator_proto_goTypes = []any{
 	(*RemoveHeaderTargetsRequest)(nil),  // 23: specproxy.operator.v1.RemoveHeaderTargetsRequest
 	(*RemoveHeaderTargetsResponse)(nil), // 24: specproxy.operator.v1.RemoveHeaderTargetsResponse
 	(*HeaderTarget)(nil),                // 25: specproxy.operator.v1.HeaderTarget
-	(*RollbackTarget)(nil),              // 26: specproxy.operator.v1.RollbackTarget
-	(*RollbackRequest)(nil),             // 27: specproxy.operator.v1.RollbackRequest
-	(*RollbackResponse)(nil),            // 28: specproxy.operator.v1.RollbackResponse
-	(*UndoRequest)(nil),                 // 29: specproxy.operator.v1.UndoRequest
-	(*UndoResponse)(nil),                // 30: specproxy.operator.v1.UndoResponse
-	(*UnfreezeRequest)(nil),             // 31: specproxy.operator.v1.UnfreezeRequest
-	(*UnfreezeResponse)(nil),            // 32: specproxy.operator.v1.UnfreezeResponse
-	(*Change)(nil),                      // 33: specproxy.operator.v1.Change
-	(*Capacity)(nil),                    // 34: specproxy.operator.v1.Capacity
-	(*Plan)(nil),                        // 35: specproxy.operator.v1.Plan
-	(*GetEffectRequest)(nil),            // 36: specproxy.operator.v1.GetEffectRequest
-	(*GetEffectResponse)(nil),           // 37: specproxy.operator.v1.GetEffectResponse
-	(*GetFleetRequest)(nil),             // 38: specproxy.operator.v1.GetFleetRequest
-	(*GetFleetResponse)(nil),            // 39: specproxy.operator.v1.GetFleetResponse
-	(*Spec)(nil),                        // 40: specproxy.operator.v1.Spec
-	(*CanaryShare)(nil),                 // 41: specproxy.operator.v1.CanaryShare
-	(*Freeze)(nil),                      // 42: specproxy.operator.v1.Freeze
-	(*Drain)(nil),                       // 43: specproxy.operator.v1.Drain
-	(*PreviewDrainRequest)(nil),         // 44: specproxy.operator.v1.PreviewDrainRequest
-	(*PreviewDrainResponse)(nil),        // 45: specproxy.operator.v1.PreviewDrainResponse
-	(*PreviewedExecution)(nil),          // 46: specproxy.operator.v1.PreviewedExecution
-	(*ListDrainsRequest)(nil),           // 47: specproxy.operator.v1.ListDrainsRequest
-	(*ListDrainsResponse)(nil),          // 48: specproxy.operator.v1.ListDrainsResponse
-	(*SettleExecutionRequest)(nil),      // 49: specproxy.operator.v1.SettleExecutionRequest
-	(*SettleExecutionResponse)(nil),     // 50: specproxy.operator.v1.SettleExecutionResponse
-	(*Intervention)(nil),                // 51: specproxy.operator.v1.Intervention
-	(*GetSpecRequest)(nil),              // 52: specproxy.operator.v1.GetSpecRequest
-	(*GetSpecResponse)(nil),             // 53: specproxy.operator.v1.GetSpecResponse
-	(*Execution)(nil),                   // 54: specproxy.operator.v1.Execution
-	(*ListExecutionsRequest)(nil),       // 55: specproxy.operator.v1.ListExecutionsRequest
-	(*ListExecutionsResponse)(nil),      // 56: specproxy.operator.v1.ListExecutionsResponse
-	(*ListEffectsRequest)(nil),          // 57: specproxy.operator.v1.ListEffectsRequest
-	(*ListEffectsResponse)(nil),         // 58: specproxy.operator.v1.ListEffectsResponse
-	(*Effect)(nil),                      // 59: specproxy.operator.v1.Effect
-	(*EffectCount)(nil),                 // 60: specproxy.operator.v1.EffectCount
-	(*ListProxiesRequest)(nil),          // 61: specproxy.operator.v1.ListProxiesRequest
-	(*ListProxiesResponse)(nil),         // 62: specproxy.operator.v1.ListProxiesResponse
-	(*Replica)(nil),                     // 63: specproxy.operator.v1.Replica
-	(*Proxy)(nil),                       // 64: specproxy.operator.v1.Proxy
-	(*ProxySpec)(nil),                   // 65: specproxy.operator.v1.ProxySpec
-	(*PostMortem)(nil),                  // 66: specproxy.operator.v1.PostMortem
-	(*ListPostMortemsRequest)(nil),      // 67: specproxy.operator.v1.ListPostMortemsRequest
-	(*ListPostMortemsResponse)(nil),     // 68: specproxy.operator.v1.ListPostMortemsResponse
-	(*GetPostMortemRequest)(nil),        // 69: specproxy.operator.v1.GetPostMortemRequest
-	(*GetPostMortemResponse)(nil),       // 70: specproxy.operator.v1.GetPostMortemResponse
-	(*ClosePostMortemRequest)(nil),      // 71: specproxy.operator.v1.ClosePostMortemRequest
-	(*ClosePostMortemResponse)(nil),     // 72: specproxy.operator.v1.ClosePostMortemResponse
-	(*ResolveRequest)(nil),              // 73: specproxy.operator.v1.ResolveRequest
-	(*ResolveResponse)(nil),             // 74: specproxy.operator.v1.ResolveResponse
-	(*GetVersionRequest)(nil),           // 75: specproxy.operator.v1.GetVersionRequest
-	(*GetVersionResponse)(nil),          // 76: specproxy.operator.v1.GetVersionResponse
-	(*Attachment)(nil),                  // 77: specproxy.operator.v1.Attachment
-	(*ConformanceSummary)(nil),          // 78: specproxy.operator.v1.ConformanceSummary
-	(*ImportVersionRequest)(nil),        // 79: specproxy.operator.v1.ImportVersionRequest
-	(*ImportVersionResponse)(nil),       // 80: specproxy.operator.v1.ImportVersionResponse
-	(*AttachRequest)(nil),               // 81: specproxy.operator.v1.AttachRequest
-	(*AttachResponse)(nil),              // 82: specproxy.operator.v1.AttachResponse
-	(*GetLineageRequest)(nil),           // 83: specproxy.operator.v1.GetLineageRequest
-	(*GetLineageResponse)(nil),          // 84: specproxy.operator.v1.GetLineageResponse
-	(*LineageEntry)(nil),                // 85: specproxy.operator.v1.LineageEntry
-	(*LineageEvent)(nil),                // 86: specproxy.operator.v1.LineageEvent
-	(*Policy)(nil),                      // 87: specproxy.operator.v1.Policy
-	(*GetPolicyRequest)(nil),            // 88: specproxy.operator.v1.GetPolicyRequest
-	(*GetPolicyResponse)(nil),           // 89: specproxy.operator.v1.GetPolicyResponse
-	(*SetPolicyRequest)(nil),            // 90: specproxy.operator.v1.SetPolicyRequest
-	(*SetPolicyResponse)(nil),           // 91: specproxy.operator.v1.SetPolicyResponse
-	(*timestamppb.Timestamp)(nil),       // 92: google.protobuf.Timestamp
-	(*durationpb.Duration)(nil),         // 93: google.protobuf.Duration
+	(*SetShadowRequest)(nil),            // 26: specproxy.operator.v1.SetShadowRequest
+	(*SetShadowResponse)(nil),           // 27: specproxy.operator.v1.SetShadowResponse
+	(*StopShadowRequest)(nil),           // 28: specproxy.operator.v1.StopShadowRequest
+	(*StopShadowResponse)(nil),          // 29: specproxy.operator.v1.StopShadowResponse
+	(*GetShadowRequest)(nil),            // 30: specproxy.operator.v1.GetShadowRequest
+	(*GetShadowResponse)(nil),           // 31: specproxy.operator.v1.GetShadowResponse
+	(*ShadowPair)(nil),                  // 32: specproxy.operator.v1.ShadowPair
+	(*ShadowCounts)(nil),                // 33: specproxy.operator.v1.ShadowCounts
+	(*Shadow)(nil),                      // 34: specproxy.operator.v1.Shadow
+	(*RollbackTarget)(nil),              // 35: specproxy.operator.v1.RollbackTarget
+	(*RollbackRequest)(nil),             // 36: specproxy.operator.v1.RollbackRequest
+	(*RollbackResponse)(nil),            // 37: specproxy.operator.v1.RollbackResponse
+	(*UndoRequest)(nil),                 // 38: specproxy.operator.v1.UndoRequest
+	(*UndoResponse)(nil),                // 39: specproxy.operator.v1.UndoResponse
+	(*UnfreezeRequest)(nil),             // 40: specproxy.operator.v1.UnfreezeRequest
+	(*UnfreezeResponse)(nil),            // 41: specproxy.operator.v1.UnfreezeResponse
+	(*Change)(nil),                      // 42: specproxy.operator.v1.Change
+	(*Capacity)(nil),                    // 43: specproxy.operator.v1.Capacity
+	(*Plan)(nil),                        // 44: specproxy.operator.v1.Plan
+	(*GetEffectRequest)(nil),            // 45: specproxy.operator.v1.GetEffectRequest
+	(*GetEffectResponse)(nil),           // 46: specproxy.operator.v1.GetEffectResponse
+	(*GetFleetRequest)(nil),             // 47: specproxy.operator.v1.GetFleetRequest
+	(*GetFleetResponse)(nil),            // 48: specproxy.operator.v1.GetFleetResponse
+	(*Spec)(nil),                        // 49: specproxy.operator.v1.Spec
+	(*CanaryShare)(nil),                 // 50: specproxy.operator.v1.CanaryShare
+	(*Freeze)(nil),                      // 51: specproxy.operator.v1.Freeze
+	(*Drain)(nil),                       // 52: specproxy.operator.v1.Drain
+	(*PreviewDrainRequest)(nil),         // 53: specproxy.operator.v1.PreviewDrainRequest
+	(*PreviewDrainResponse)(nil),        // 54: specproxy.operator.v1.PreviewDrainResponse
+	(*PreviewedExecution)(nil),          // 55: specproxy.operator.v1.PreviewedExecution
+	(*ListDrainsRequest)(nil),           // 56: specproxy.operator.v1.ListDrainsRequest
+	(*ListDrainsResponse)(nil),          // 57: specproxy.operator.v1.ListDrainsResponse
+	(*SettleExecutionRequest)(nil),      // 58: specproxy.operator.v1.SettleExecutionRequest
+	(*SettleExecutionResponse)(nil),     // 59: specproxy.operator.v1.SettleExecutionResponse
+	(*Intervention)(nil),                // 60: specproxy.operator.v1.Intervention
+	(*GetSpecRequest)(nil),              // 61: specproxy.operator.v1.GetSpecRequest
+	(*GetSpecResponse)(nil),             // 62: specproxy.operator.v1.GetSpecResponse
+	(*Execution)(nil),                   // 63: specproxy.operator.v1.Execution
+	(*ListExecutionsRequest)(nil),       // 64: specproxy.operator.v1.ListExecutionsRequest
+	(*ListExecutionsResponse)(nil),      // 65: specproxy.operator.v1.ListExecutionsResponse
+	(*ListEffectsRequest)(nil),          // 66: specproxy.operator.v1.ListEffectsRequest
+	(*ListEffectsResponse)(nil),         // 67: specproxy.operator.v1.ListEffectsResponse
+	(*Effect)(nil),                      // 68: specproxy.operator.v1.Effect
+	(*EffectCount)(nil),                 // 69: specproxy.operator.v1.EffectCount
+	(*ListProxiesRequest)(nil),          // 70: specproxy.operator.v1.ListProxiesRequest
+	(*ListProxiesResponse)(nil),         // 71: specproxy.operator.v1.ListProxiesResponse
+	(*Replica)(nil),                     // 72: specproxy.operator.v1.Replica
+	(*Proxy)(nil),                       // 73: specproxy.operator.v1.Proxy
+	(*ProxySpec)(nil),                   // 74: specproxy.operator.v1.ProxySpec
+	(*PostMortem)(nil),                  // 75: specproxy.operator.v1.PostMortem
+	(*ListPostMortemsRequest)(nil),      // 76: specproxy.operator.v1.ListPostMortemsRequest
+	(*ListPostMortemsResponse)(nil),     // 77: specproxy.operator.v1.ListPostMortemsResponse
+	(*GetPostMortemRequest)(nil),        // 78: specproxy.operator.v1.GetPostMortemRequest
+	(*GetPostMortemResponse)(nil),       // 79: specproxy.operator.v1.GetPostMortemResponse
+	(*ClosePostMortemRequest)(nil),      // 80: specproxy.operator.v1.ClosePostMortemRequest
+	(*ClosePostMortemResponse)(nil),     // 81: specproxy.operator.v1.ClosePostMortemResponse
+	(*ResolveRequest)(nil),              // 82: specproxy.operator.v1.ResolveRequest
+	(*ResolveResponse)(nil),             // 83: specproxy.operator.v1.ResolveResponse
+	(*GetVersionRequest)(nil),           // 84: specproxy.operator.v1.GetVersionRequest
+	(*GetVersionResponse)(nil),          // 85: specproxy.operator.v1.GetVersionResponse
+	(*Attachment)(nil),                  // 86: specproxy.operator.v1.Attachment
+	(*ConformanceSummary)(nil),          // 87: specproxy.operator.v1.ConformanceSummary
+	(*ImportVersionRequest)(nil),        // 88: specproxy.operator.v1.ImportVersionRequest
+	(*ImportVersionResponse)(nil),       // 89: specproxy.operator.v1.ImportVersionResponse
+	(*AttachRequest)(nil),               // 90: specproxy.operator.v1.AttachRequest
+	(*AttachResponse)(nil),              // 91: specproxy.operator.v1.AttachResponse
+	(*GetLineageRequest)(nil),           // 92: specproxy.operator.v1.GetLineageRequest
+	(*GetLineageResponse)(nil),          // 93: specproxy.operator.v1.GetLineageResponse
+	(*LineageEntry)(nil),                // 94: specproxy.operator.v1.LineageEntry
+	(*LineageEvent)(nil),                // 95: specproxy.operator.v1.LineageEvent
+	(*Policy)(nil),                      // 96: specproxy.operator.v1.Policy
+	(*GetPolicyRequest)(nil),            // 97: specproxy.operator.v1.GetPolicyRequest
+	(*GetPolicyResponse)(nil),           // 98: specproxy.operator.v1.GetPolicyResponse
+	(*SetPolicyRequest)(nil),            // 99: specproxy.operator.v1.SetPolicyRequest
+	(*SetPolicyResponse)(nil),           // 100: specproxy.operator.v1.SetPolicyResponse
+	(*timestamppb.Timestamp)(nil),       // 101: google.protobuf.Timestamp
+	(*durationpb.Duration)(nil),         // 102: google.protobuf.Duration
 }
 var file_specproxy_operator_v1_operator_proto_depIdxs = []int32{
 	0,   // 0: specproxy.operator.v1.PublishRequest.files:type_name -> specproxy.operator.v1.File
-	92,  // 1: specproxy.operator.v1.Version.published_at:type_name -> google.protobuf.Timestamp
+	101, // 1: specproxy.operator.v1.Version.published_at:type_name -> google.protobuf.Timestamp
 	4,   // 2: specproxy.operator.v1.Version.pool:type_name -> specproxy.operator.v1.Pool
-	3,   // 3: specproxy.operator.v1.ListVersionsResponse.versions:type_name -> specproxy.operator.v1.Version
-	9,   // 4: specproxy.operator.v1.VerifyArchiveResponse.checks:type_name -> specproxy.operator.v1.VersionCheck
-	12,  // 5: specproxy.operator.v1.ImportArchiveResponse.versions:type_name -> specproxy.operator.v1.ImportedVersion
-	13,  // 6: specproxy.operator.v1.DeployRequest.refs:type_name -> specproxy.operator.v1.Ref
-	14,  // 7: specproxy.operator.v1.DeployRequest.override:type_name -> specproxy.operator.v1.Override
-	33,  // 8: specproxy.operator.v1.DeployResponse.changes:type_name -> specproxy.operator.v1.Change
-	17,  // 9: specproxy.operator.v1.SetWeightsRequest.weights:type_name -> specproxy.operator.v1.Weight
-	14,  // 10: specproxy.operator.v1.SetWeightsRequest.override:type_name -> specproxy.operator.v1.Override
-	33,  // 11: specproxy.operator.v1.SetWeightsResponse.change:type_name -> specproxy.operator.v1.Change
-	20,  // 12: specproxy.operator.v1.SetHeaderTargetsRequest.headers:type_name -> specproxy.operator.v1.Header
-	93,  // 13: specproxy.operator.v1.SetHeaderTargetsRequest.lasts:type_name -> google.protobuf.Duration
-	33,  // 14: specproxy.operator.v1.SetHeaderTargetsResponse.change:type_name -> specproxy.operator.v1.Change
-	20,  // 15: specproxy.operator.v1.RemoveHeaderTargetsRequest.headers:type_name -> specproxy.operator.v1.Header
-	33,  // 16: specproxy.operator.v1.RemoveHeaderTargetsResponse.change:type_name -> specproxy.operator.v1.Change
-	92,  // 17: specproxy.operator.v1.HeaderTarget.until:type_name -> google.protobuf.Timestamp
-	92,  // 18: specproxy.operator.v1.HeaderTarget.at:type_name -> google.protobuf.Timestamp
-	26,  // 19: specproxy.operator.v1.RollbackRequest.targets:type_name -> specproxy.operator.v1.RollbackTarget
-	33,  // 20: specproxy.operator.v1.RollbackResponse.changes:type_name -> specproxy.operator.v1.Change
-	33,  // 21: specproxy.operator.v1.UndoResponse.changes:type_name -> specproxy.operator.v1.Change
-	17,  // 22: specproxy.operator.v1.Change.before:type_name -> specproxy.operator.v1.Weight
-	17,  // 23: specproxy.operator.v1.Change.after:type_name -> specproxy.operator.v1.Weight
-	92,  // 24: specproxy.operator.v1.Change.committed_at:type_name -> google.protobuf.Timestamp
-	34,  // 25: specproxy.operator.v1.Change.capacity:type_name -> specproxy.operator.v1.Capacity
-	35,  // 26: specproxy.operator.v1.Change.plans:type_name -> specproxy.operator.v1.Plan
-	25,  // 27: specproxy.operator.v1.Change.header_targets:type_name -> specproxy.operator.v1.HeaderTarget
-	93,  // 28: specproxy.operator.v1.Plan.within:type_name -> google.protobuf.Duration
-	93,  // 29: specproxy.operator.v1.GetEffectRequest.wait:type_name -> google.protobuf.Duration
-	92,  // 30: specproxy.operator.v1.GetEffectResponse.committed_at:type_name -> google.protobuf.Timestamp
-	92,  // 31: specproxy.operator.v1.GetEffectResponse.effective_at:type_name -> google.protobuf.Timestamp
-	92,  // 32: specproxy.operator.v1.GetEffectResponse.last_admission_at:type_name -> google.protobuf.Timestamp
-	40,  // 33: specproxy.operator.v1.GetFleetResponse.specs:type_name -> specproxy.operator.v1.Spec
-	92,  // 34: specproxy.operator.v1.Spec.changed_at:type_name -> google.protobuf.Timestamp
-	3,   // 35: specproxy.operator.v1.Spec.versions:type_name -> specproxy.operator.v1.Version
-	42,  // 36: specproxy.operator.v1.Spec.freeze:type_name -> specproxy.operator.v1.Freeze
-	43,  // 37: specproxy.operator.v1.Spec.drains:type_name -> specproxy.operator.v1.Drain
-	41,  // 38: specproxy.operator.v1.Spec.canary:type_name -> specproxy.operator.v1.CanaryShare
-	25,  // 39: specproxy.operator.v1.Spec.header_targets:type_name -> specproxy.operator.v1.HeaderTarget
-	92,  // 40: specproxy.operator.v1.Freeze.since:type_name -> google.protobuf.Timestamp
-	92,  // 41: specproxy.operator.v1.Freeze.until:type_name -> google.protobuf.Timestamp
-	92,  // 42: specproxy.operator.v1.Drain.ordered_at:type_name -> google.protobuf.Timestamp
-	92,  // 43: specproxy.operator.v1.Drain.ended_at:type_name -> google.protobuf.Timestamp
-	54,  // 44: specproxy.operator.v1.Drain.oldest:type_name -> specproxy.operator.v1.Execution
-	93,  // 45: specproxy.operator.v1.Drain.eta:type_name -> google.protobuf.Duration
-	93,  // 46: specproxy.operator.v1.Drain.p50:type_name -> google.protobuf.Duration
-	93,  // 47: specproxy.operator.v1.Drain.p99:type_name -> google.protobuf.Duration
-	93,  // 48: specproxy.operator.v1.Drain.default_within:type_name -> google.protobuf.Duration
-	51,  // 49: specproxy.operator.v1.Drain.interventions:type_name -> specproxy.operator.v1.Intervention
-	33,  // 50: specproxy.operator.v1.PreviewDrainResponse.change:type_name -> specproxy.operator.v1.Change
-	46,  // 51: specproxy.operator.v1.PreviewDrainResponse.executions:type_name -> specproxy.operator.v1.PreviewedExecution
-	54,  // 52: specproxy.operator.v1.PreviewedExecution.execution:type_name -> specproxy.operator.v1.Execution
-	92,  // 53: specproxy.operator.v1.PreviewedExecution.deadline:type_name -> google.protobuf.Timestamp
-	43,  // 54: specproxy.operator.v1.ListDrainsResponse.drains:type_name -> specproxy.operator.v1.Drain
-	93,  // 55: specproxy.operator.v1.SettleExecutionRequest.wait:type_name -> google.protobuf.Duration
-	51,  // 56: specproxy.operator.v1.SettleExecutionResponse.intervention:type_name -> specproxy.operator.v1.Intervention
-	92,  // 57: specproxy.operator.v1.Intervention.at:type_name -> google.protobuf.Timestamp
-	92,  // 58: specproxy.operator.v1.Intervention.settled_at:type_name -> google.protobuf.Timestamp
-	93,  // 59: specproxy.operator.v1.GetSpecRequest.wait:type_name -> google.protobuf.Duration
-	40,  // 60: specproxy.operator.v1.GetSpecResponse.spec:type_name -> specproxy.operator.v1.Spec
-	33,  // 61: specproxy.operator.v1.GetSpecResponse.history:type_name -> specproxy.operator.v1.Change
-	92,  // 62: specproxy.operator.v1.Execution.started_at:type_name -> google.protobuf.Timestamp
-	92,  // 63: specproxy.operator.v1.Execution.ended_at:type_name -> google.protobuf.Timestamp
-	92,  // 64: specproxy.operator.v1.Execution.settle_by:type_name -> google.protobuf.Timestamp
-	54,  // 65: specproxy.operator.v1.ListExecutionsResponse.executions:type_name -> specproxy.operator.v1.Execution
-	59,  // 66: specproxy.operator.v1.ListEffectsResponse.effects:type_name -> specproxy.operator.v1.Effect
-	60,  // 67: specproxy.operator.v1.ListEffectsResponse.counts:type_name -> specproxy.operator.v1.EffectCount
-	92,  // 68: specproxy.operator.v1.Effect.at:type_name -> google.protobuf.Timestamp
-	64,  // 69: specproxy.operator.v1.ListProxiesResponse.proxies:type_name -> specproxy.operator.v1.Proxy
-	63,  // 70: specproxy.operator.v1.ListProxiesResponse.replicas:type_name -> specproxy.operator.v1.Replica
-	92,  // 71: specproxy.operator.v1.Replica.since:type_name -> google.protobuf.Timestamp
-	92,  // 72: specproxy.operator.v1.Proxy.last_seen:type_name -> google.protobuf.Timestamp
-	65,  // 73: specproxy.operator.v1.Proxy.specs:type_name -> specproxy.operator.v1.ProxySpec
-	92,  // 74: specproxy.operator.v1.ProxySpec.acked_at:type_name -> google.protobuf.Timestamp
-	92,  // 75: specproxy.operator.v1.PostMortem.opened_at:type_name -> google.protobuf.Timestamp
-	33,  // 76: specproxy.operator.v1.PostMortem.changes:type_name -> specproxy.operator.v1.Change
-	92,  // 77: specproxy.operator.v1.PostMortem.closed_at:type_name -> google.protobuf.Timestamp
-	66,  // 78: specproxy.operator.v1.ListPostMortemsResponse.postmortems:type_name -> specproxy.operator.v1.PostMortem
-	66,  // 79: specproxy.operator.v1.GetPostMortemResponse.postmortem:type_name -> specproxy.operator.v1.PostMortem
-	66,  // 80: specproxy.operator.v1.ClosePostMortemResponse.postmortem:type_name -> specproxy.operator.v1.PostMortem
-	3,   // 81: specproxy.operator.v1.GetVersionResponse.version:type_name -> specproxy.operator.v1.Version
-	0,   // 82: specproxy.operator.v1.GetVersionResponse.files:type_name -> specproxy.operator.v1.File
-	77,  // 83: specproxy.operator.v1.GetVersionResponse.attachments:type_name -> specproxy.operator.v1.Attachment
-	92,  // 84: specproxy.operator.v1.Attachment.attached_at:type_name -> google.protobuf.Timestamp
-	78,  // 85: specproxy.operator.v1.Attachment.conformance:type_name -> specproxy.operator.v1.ConformanceSummary
-	0,   // 86: specproxy.operator.v1.ImportVersionRequest.files:type_name -> specproxy.operator.v1.File
-	77,  // 87: specproxy.operator.v1.AttachResponse.attachment:type_name -> specproxy.operator.v1.Attachment
-	85,  // 88: specproxy.operator.v1.GetLineageResponse.versions:type_name -> specproxy.operator.v1.LineageEntry
-	92,  // 89: specproxy.operator.v1.LineageEntry.published_at:type_name -> google.protobuf.Timestamp
-	86,  // 90: specproxy.operator.v1.LineageEntry.events:type_name -> specproxy.operator.v1.LineageEvent
-	92,  // 91: specproxy.operator.v1.LineageEvent.at:type_name -> google.protobuf.Timestamp
-	92,  // 92: specproxy.operator.v1.Policy.set_at:type_name -> google.protobuf.Timestamp
-	93,  // 93: specproxy.operator.v1.Policy.open_for:type_name -> google.protobuf.Duration
-	87,  // 94: specproxy.operator.v1.GetPolicyResponse.policy:type_name -> specproxy.operator.v1.Policy
-	87,  // 95: specproxy.operator.v1.GetPolicyResponse.history:type_name -> specproxy.operator.v1.Policy
-	93,  // 96: specproxy.operator.v1.SetPolicyRequest.open_for:type_name -> google.protobuf.Duration
-	87,  // 97: specproxy.operator.v1.SetPolicyResponse.policy:type_name -> specproxy.operator.v1.Policy
-	1,   // 98: specproxy.operator.v1.OperatorService.Publish:input_type -> specproxy.operator.v1.PublishRequest
-	5,   // 99: specproxy.operator.v1.OperatorService.ListVersions:input_type -> specproxy.operator.v1.ListVersionsRequest
-	7,   // 100: specproxy.operator.v1.OperatorService.VerifyArchive:input_type -> specproxy.operator.v1.VerifyArchiveRequest
-	10,  // 101: specproxy.operator.v1.OperatorService.ImportArchive:input_type -> specproxy.operator.v1.ImportArchiveRequest
-	73,  // 102: specproxy.operator.v1.OperatorService.Resolve:input_type -> specproxy.operator.v1.ResolveRequest
-	75,  // 103: specproxy.operator.v1.OperatorService.GetVersion:input_type -> specproxy.operator.v1.GetVersionRequest
-	79,  // 104: specproxy.operator.v1.OperatorService.ImportVersion:input_type -> specproxy.operator.v1.ImportVersionRequest
-	81,  // 105: specproxy.operator.v1.OperatorService.Attach:input_type -> specproxy.operator.v1.AttachRequest
-	83,  // 106: specproxy.operator.v1.OperatorService.GetLineage:input_type -> specproxy.operator.v1.GetLineageRequest
-	88,  // 107: specproxy.operator.v1.OperatorService.GetPolicy:input_type -> specproxy.operator.v1.GetPolicyRequest
-	90,  // 108: specproxy.operator.v1.OperatorService.SetPolicy:input_type -> specproxy.operator.v1.SetPolicyRequest
-	15,  // 109: specproxy.operator.v1.OperatorService.Deploy:input_type -> specproxy.operator.v1.DeployRequest
-	18,  // 110: specproxy.operator.v1.OperatorService.SetWeights:input_type -> specproxy.operator.v1.SetWeightsRequest
-	21,  // 111: specproxy.operator.v1.OperatorService.SetHeaderTargets:input_type -> specproxy.operator.v1.SetHeaderTargetsRequest
-	23,  // 112: specproxy.operator.v1.OperatorService.RemoveHeaderTargets:input_type -> specproxy.operator.v1.RemoveHeaderTargetsRequest
-	27,  // 113: specproxy.operator.v1.OperatorService.Rollback:input_type -> specproxy.operator.v1.RollbackRequest
-	29,  // 114: specproxy.operator.v1.OperatorService.Undo:input_type -> specproxy.operator.v1.UndoRequest
-	31,  // 115: specproxy.operator.v1.OperatorService.Unfreeze:input_type -> specproxy.operator.v1.UnfreezeRequest
-	36,  // 116: specproxy.operator.v1.OperatorService.GetEffect:input_type -> specproxy.operator.v1.GetEffectRequest
-	38,  // 117: specproxy.operator.v1.OperatorService.GetFleet:input_type -> specproxy.operator.v1.GetFleetRequest
-	52,  // 118: specproxy.operator.v1.OperatorService.GetSpec:input_type -> specproxy.operator.v1.GetSpecRequest
-	55,  // 119: specproxy.operator.v1.OperatorService.ListExecutions:input_type -> specproxy.operator.v1.ListExecutionsRequest
-	57,  // 120: specproxy.operator.v1.OperatorService.ListEffects:input_type -> specproxy.operator.v1.ListEffectsRequest
-	44,  // 121: specproxy.operator.v1.OperatorService.PreviewDrain:input_type -> specproxy.operator.v1.PreviewDrainRequest
-	47,  // 122: specproxy.operator.v1.OperatorService.ListDrains:input_type -> specproxy.operator.v1.ListDrainsRequest
-	49,  // 123: specproxy.operator.v1.OperatorService.SettleExecution:input_type -> specproxy.operator.v1.SettleExecutionRequest
-	61,  // 124: specproxy.operator.v1.OperatorService.ListProxies:input_type -> specproxy.operator.v1.ListProxiesRequest
-	67,  // 125: specproxy.operator.v1.OperatorService.ListPostMortems:input_type -> specproxy.operator.v1.ListPostMortemsRequest
-	69,  // 126: specproxy.operator.v1.OperatorService.GetPostMortem:input_type -> specproxy.operator.v1.GetPostMortemRequest
-	71,  // 127: specproxy.operator.v1.OperatorService.ClosePostMortem:input_type -> specproxy.operator.v1.ClosePostMortemRequest
-	2,   // 128: specproxy.operator.v1.OperatorService.Publish:output_type -> specproxy.operator.v1.PublishResponse
-	6,   // 129: specproxy.operator.v1.OperatorService.ListVersions:output_type -> specproxy.operator.v1.ListVersionsResponse
-	8,   // 130: specproxy.operator.v1.OperatorService.VerifyArchive:output_type -> specproxy.operator.v1.VerifyArchiveResponse
-	11,  // 131: specproxy.operator.v1.OperatorService.ImportArchive:output_type -> specproxy.operator.v1.ImportArchiveResponse
-	74,  // 132: specproxy.operator.v1.OperatorService.Resolve:output_type -> specproxy.operator.v1.ResolveResponse
-	76,  // 133: specproxy.operator.v1.OperatorService.GetVersion:output_type -> specproxy.operator.v1.GetVersionResponse
-	80,  // 134: specproxy.operator.v1.OperatorService.ImportVersion:output_type -> specproxy.operator.v1.ImportVersionResponse
-	82,  // 135: specproxy.operator.v1.OperatorService.Attach:output_type -> specproxy.operator.v1.AttachResponse
-	84,  // 136: specproxy.operator.v1.OperatorService.GetLineage:output_type -> specproxy.operator.v1.GetLineageResponse
-	89,  // 137: specproxy.operator.v1.OperatorService.GetPolicy:output_type -> specproxy.operator.v1.GetPolicyResponse
-	91,  // 138: specproxy.operator.v1.OperatorService.SetPolicy:output_type -> specproxy.operator.v1.SetPolicyResponse
-	16,  // 139: specproxy.operator.v1.OperatorService.Deploy:output_type -> specproxy.operator.v1.DeployResponse
-	19,  // 140: specproxy.operator.v1.OperatorService.SetWeights:output_type -> specproxy.operator.v1.SetWeightsResponse
-	22,  // 141: specproxy.operator.v1.OperatorService.SetHeaderTargets:output_type -> specproxy.operator.v1.SetHeaderTargetsResponse
-	24,  // 142: specproxy.operator.v1.OperatorService.RemoveHeaderTargets:output_type -> specproxy.operator.v1.RemoveHeaderTargetsResponse
-	28,  // 143: specproxy.operator.v1.OperatorService.Rollback:output_type -> specproxy.operator.v1.RollbackResponse
-	30,  // 144: specproxy.operator.v1.OperatorService.Undo:output_type -> specproxy.operator.v1.UndoResponse
-	32,  // 145: specproxy.operator.v1.OperatorService.Unfreeze:output_type -> specproxy.operator.v1.UnfreezeResponse
-	37,  // 146: specproxy.operator.v1.OperatorService.GetEffect:output_type -> specproxy.operator.v1.GetEffectResponse
-	39,  // 147: specproxy.operator.v1.OperatorService.GetFleet:output_type -> specproxy.operator.v1.GetFleetResponse
-	53,  // 148: specproxy.operator.v1.OperatorService.GetSpec:output_type -> specproxy.operator.v1.GetSpecResponse
-	56,  // 149: specproxy.operator.v1.OperatorService.ListExecutions:output_type -> specproxy.operator.v1.ListExecutionsResponse
-	58,  // 150: specproxy.operator.v1.OperatorService.ListEffects:output_type -> specproxy.operator.v1.ListEffectsResponse
-	45,  // 151: specproxy.operator.v1.OperatorService.PreviewDrain:output_type -> specproxy.operator.v1.PreviewDrainResponse
-	48,  // 152: specproxy.operator.v1.OperatorService.ListDrains:output_type -> specproxy.operator.v1.ListDrainsResponse
-	50,  // 153: specproxy.operator.v1.OperatorService.SettleExecution:output_type -> specproxy.operator.v1.SettleExecutionResponse
-	62,  // 154: specproxy.operator.v1.OperatorService.ListProxies:output_type -> specproxy.operator.v1.ListProxiesResponse
-	68,  // 155: specproxy.operator.v1.OperatorService.ListPostMortems:output_type -> specproxy.operator.v1.ListPostMortemsResponse
-	70,  // 156: specproxy.operator.v1.OperatorService.GetPostMortem:output_type -> specproxy.operator.v1.GetPostMortemResponse
-	72,  // 157: specproxy.operator.v1.OperatorService.ClosePostMortem:output_type -> specproxy.operator.v1.ClosePostMortemResponse
-	128, // [128:158] is the sub-list for method output_type
-	98,  // [98:128] is the sub-list for method input_type
-	98,  // [98:98] is the sub-list for extension type_name
-	98,  // [98:98] is the sub-list for extension extendee
-	0,   // [0:98] is the sub-list for field type_name
+	33,  // 3: specproxy.operator.v1.Pool.shadow:type_name -> specproxy.operator.v1.ShadowCounts
+	3,   // 4: specproxy.operator.v1.ListVersionsResponse.versions:type_name -> specproxy.operator.v1.Version
+	9,   // 5: specproxy.operator.v1.VerifyArchiveResponse.checks:type_name -> specproxy.operator.v1.VersionCheck
+	12,  // 6: specproxy.operator.v1.ImportArchiveResponse.versions:type_name -> specproxy.operator.v1.ImportedVersion
+	13,  // 7: specproxy.operator.v1.DeployRequest.refs:type_name -> specproxy.operator.v1.Ref
+	14,  // 8: specproxy.operator.v1.DeployRequest.override:type_name -> specproxy.operator.v1.Override
+	42,  // 9: specproxy.operator.v1.DeployResponse.changes:type_name -> specproxy.operator.v1.Change
+	17,  // 10: specproxy.operator.v1.SetWeightsRequest.weights:type_name -> specproxy.operator.v1.Weight
+	14,  // 11: specproxy.operator.v1.SetWeightsRequest.override:type_name -> specproxy.operator.v1.Override
+	42,  // 12: specproxy.operator.v1.SetWeightsResponse.change:type_name -> specproxy.operator.v1.Change
+	20,  // 13: specproxy.operator.v1.SetHeaderTargetsRequest.headers:type_name -> specproxy.operator.v1.Header
+	102, // 14: specproxy.operator.v1.SetHeaderTargetsRequest.lasts:type_name -> google.protobuf.Duration
+	42,  // 15: specproxy.operator.v1.SetHeaderTargetsResponse.change:type_name -> specproxy.operator.v1.Change
+	20,  // 16: specproxy.operator.v1.RemoveHeaderTargetsRequest.headers:type_name -> specproxy.operator.v1.Header
+	42,  // 17: specproxy.operator.v1.RemoveHeaderTargetsResponse.change:type_name -> specproxy.operator.v1.Change
+	101, // 18: specproxy.operator.v1.HeaderTarget.until:type_name -> google.protobuf.Timestamp
+	101, // 19: specproxy.operator.v1.HeaderTarget.at:type_name -> google.protobuf.Timestamp
+	102, // 20: specproxy.operator.v1.SetShadowRequest.lasts:type_name -> google.protobuf.Duration
+	42,  // 21: specproxy.operator.v1.SetShadowResponse.change:type_name -> specproxy.operator.v1.Change
+	42,  // 22: specproxy.operator.v1.StopShadowResponse.change:type_name -> specproxy.operator.v1.Change
+	34,  // 23: specproxy.operator.v1.GetShadowResponse.shadow:type_name -> specproxy.operator.v1.Shadow
+	101, // 24: specproxy.operator.v1.GetShadowResponse.ended_at:type_name -> google.protobuf.Timestamp
+	32,  // 25: specproxy.operator.v1.GetShadowResponse.discordant:type_name -> specproxy.operator.v1.ShadowPair
+	33,  // 26: specproxy.operator.v1.GetShadowResponse.counts:type_name -> specproxy.operator.v1.ShadowCounts
+	101, // 27: specproxy.operator.v1.ShadowPair.at:type_name -> google.protobuf.Timestamp
+	101, // 28: specproxy.operator.v1.Shadow.until:type_name -> google.protobuf.Timestamp
+	101, // 29: specproxy.operator.v1.Shadow.at:type_name -> google.protobuf.Timestamp
+	35,  // 30: specproxy.operator.v1.RollbackRequest.targets:type_name -> specproxy.operator.v1.RollbackTarget
+	42,  // 31: specproxy.operator.v1.RollbackResponse.changes:type_name -> specproxy.operator.v1.Change
+	42,  // 32: specproxy.operator.v1.UndoResponse.changes:type_name -> specproxy.operator.v1.Change
+	17,  // 33: specproxy.operator.v1.Change.before:type_name -> specproxy.operator.v1.Weight
+	17,  // 34: specproxy.operator.v1.Change.after:type_name -> specproxy.operator.v1.Weight
+	101, // 35: specproxy.operator.v1.Change.committed_at:type_name -> google.protobuf.Timestamp
+	43,  // 36: specproxy.operator.v1.Change.capacity:type_name -> specproxy.operator.v1.Capacity
+	44,  // 37: specproxy.operator.v1.Change.plans:type_name -> specproxy.operator.v1.Plan
+	25,  // 38: specproxy.operator.v1.Change.header_targets:type_name -> specproxy.operator.v1.HeaderTarget
+	34,  // 39: specproxy.operator.v1.Change.shadow:type_name -> specproxy.operator.v1.Shadow
+	102, // 40: specproxy.operator.v1.Plan.within:type_name -> google.protobuf.Duration
+	102, // 41: specproxy.operator.v1.GetEffectRequest.wait:type_name -> google.protobuf.Duration
+	101, // 42: specproxy.operator.v1.GetEffectResponse.committed_at:type_name -> google.protobuf.Timestamp
+	101, // 43: specproxy.operator.v1.GetEffectResponse.effective_at:type_name -> google.protobuf.Timestamp
+	101, // 44: specproxy.operator.v1.GetEffectResponse.last_admission_at:type_name -> google.protobuf.Timestamp
+	49,  // 45: specproxy.operator.v1.GetFleetResponse.specs:type_name -> specproxy.operator.v1.Spec
+	101, // 46: specproxy.operator.v1.Spec.changed_at:type_name -> google.protobuf.Timestamp
+	3,   // 47: specproxy.operator.v1.Spec.versions:type_name -> specproxy.operator.v1.Version
+	51,  // 48: specproxy.operator.v1.Spec.freeze:type_name -> specproxy.operator.v1.Freeze
+	52,  // 49: specproxy.operator.v1.Spec.drains:type_name -> specproxy.operator.v1.Drain
+	50,  // 50: specproxy.operator.v1.Spec.canary:type_name -> specproxy.operator.v1.CanaryShare
+	25,  // 51: specproxy.operator.v1.Spec.header_targets:type_name -> specproxy.operator.v1.HeaderTarget
+	34,  // 52: specproxy.operator.v1.Spec.shadow:type_name -> specproxy.operator.v1.Shadow
+	101, // 53: specproxy.operator.v1.Freeze.since:type_name -> google.protobuf.Timestamp
+	101, // 54: specproxy.operator.v1.Freeze.until:type_name -> google.protobuf.Timestamp
+	101, // 55: specproxy.operator.v1.Drain.ordered_at:type_name -> google.protobuf.Timestamp
+	101, // 56: specproxy.operator.v1.Drain.ended_at:type_name -> google.protobuf.Timestamp
+	63,  // 57: specproxy.operator.v1.Drain.oldest:type_name -> specproxy.operator.v1.Execution
+	102, // 58: specproxy.operator.v1.Drain.eta:type_name -> google.protobuf.Duration
+	102, // 59: specproxy.operator.v1.Drain.p50:type_name -> google.protobuf.Duration
+	102, // 60: specproxy.operator.v1.Drain.p99:type_name -> google.protobuf.Duration
+	102, // 61: specproxy.operator.v1.Drain.default_within:type_name -> google.protobuf.Duration
+	60,  // 62: specproxy.operator.v1.Drain.interventions:type_name -> specproxy.operator.v1.Intervention
+	42,  // 63: specproxy.operator.v1.PreviewDrainResponse.change:type_name -> specproxy.operator.v1.Change
+	55,  // 64: specproxy.operator.v1.PreviewDrainResponse.executions:type_name -> specproxy.operator.v1.PreviewedExecution
+	63,  // 65: specproxy.operator.v1.PreviewedExecution.execution:type_name -> specproxy.operator.v1.Execution
+	101, // 66: specproxy.operator.v1.PreviewedExecution.deadline:type_name -> google.protobuf.Timestamp
+	52,  // 67: specproxy.operator.v1.ListDrainsResponse.drains:type_name -> specproxy.operator.v1.Drain
+	102, // 68: specproxy.operator.v1.SettleExecutionRequest.wait:type_name -> google.protobuf.Duration
+	60,  // 69: specproxy.operator.v1.SettleExecutionResponse.intervention:type_name -> specproxy.operator.v1.Intervention
+	101, // 70: specproxy.operator.v1.Intervention.at:type_name -> google.protobuf.Timestamp
+	101, // 71: specproxy.operator.v1.Intervention.settled_at:type_name -> google.protobuf.Timestamp
+	102, // 72: specproxy.operator.v1.GetSpecRequest.wait:type_name -> google.protobuf.Duration
+	49,  // 73: specproxy.operator.v1.GetSpecResponse.spec:type_name -> specproxy.operator.v1.Spec
+	42,  // 74: specproxy.operator.v1.GetSpecResponse.history:type_name -> specproxy.operator.v1.Change
+	101, // 75: specproxy.operator.v1.Execution.started_at:type_name -> google.protobuf.Timestamp
+	101, // 76: specproxy.operator.v1.Execution.ended_at:type_name -> google.protobuf.Timestamp
+	101, // 77: specproxy.operator.v1.Execution.settle_by:type_name -> google.protobuf.Timestamp
+	63,  // 78: specproxy.operator.v1.ListExecutionsResponse.executions:type_name -> specproxy.operator.v1.Execution
+	68,  // 79: specproxy.operator.v1.ListEffectsResponse.effects:type_name -> specproxy.operator.v1.Effect
+	69,  // 80: specproxy.operator.v1.ListEffectsResponse.counts:type_name -> specproxy.operator.v1.EffectCount
+	101, // 81: specproxy.operator.v1.Effect.at:type_name -> google.protobuf.Timestamp
+	73,  // 82: specproxy.operator.v1.ListProxiesResponse.proxies:type_name -> specproxy.operator.v1.Proxy
+	72,  // 83: specproxy.operator.v1.ListProxiesResponse.replicas:type_name -> specproxy.operator.v1.Replica
+	101, // 84: specproxy.operator.v1.Replica.since:type_name -> google.protobuf.Timestamp
+	101, // 85: specproxy.operator.v1.Proxy.last_seen:type_name -> google.protobuf.Timestamp
+	74,  // 86: specproxy.operator.v1.Proxy.specs:type_name -> specproxy.operator.v1.ProxySpec
+	101, // 87: specproxy.operator.v1.ProxySpec.acked_at:type_name -> google.protobuf.Timestamp
+	101, // 88: specproxy.operator.v1.PostMortem.opened_at:type_name -> google.protobuf.Timestamp
+	42,  // 89: specproxy.operator.v1.PostMortem.changes:type_name -> specproxy.operator.v1.Change
+	101, // 90: specproxy.operator.v1.PostMortem.closed_at:type_name -> google.protobuf.Timestamp
+	75,  // 91: specproxy.operator.v1.ListPostMortemsResponse.postmortems:type_name -> specproxy.operator.v1.PostMortem
+	75,  // 92: specproxy.operator.v1.GetPostMortemResponse.postmortem:type_name -> specproxy.operator.v1.PostMortem
+	75,  // 93: specproxy.operator.v1.ClosePostMortemResponse.postmortem:type_name -> specproxy.operator.v1.PostMortem
+	3,   // 94: specproxy.operator.v1.GetVersionResponse.version:type_name -> specproxy.operator.v1.Version
+	0,   // 95: specproxy.operator.v1.GetVersionResponse.files:type_name -> specproxy.operator.v1.File
+	86,  // 96: specproxy.operator.v1.GetVersionResponse.attachments:type_name -> specproxy.operator.v1.Attachment
+	101, // 97: specproxy.operator.v1.Attachment.attached_at:type_name -> google.protobuf.Timestamp
+	87,  // 98: specproxy.operator.v1.Attachment.conformance:type_name -> specproxy.operator.v1.ConformanceSummary
+	0,   // 99: specproxy.operator.v1.ImportVersionRequest.files:type_name -> specproxy.operator.v1.File
+	86,  // 100: specproxy.operator.v1.AttachResponse.attachment:type_name -> specproxy.operator.v1.Attachment
+	94,  // 101: specproxy.operator.v1.GetLineageResponse.versions:type_name -> specproxy.operator.v1.LineageEntry
+	101, // 102: specproxy.operator.v1.LineageEntry.published_at:type_name -> google.protobuf.Timestamp
+	95,  // 103: specproxy.operator.v1.LineageEntry.events:type_name -> specproxy.operator.v1.LineageEvent
+	101, // 104: specproxy.operator.v1.LineageEvent.at:type_name -> google.protobuf.Timestamp
+	101, // 105: specproxy.operator.v1.Policy.set_at:type_name -> google.protobuf.Timestamp
+	102, // 106: specproxy.operator.v1.Policy.open_for:type_name -> google.protobuf.Duration
+	96,  // 107: specproxy.operator.v1.GetPolicyResponse.policy:type_name -> specproxy.operator.v1.Policy
+	96,  // 108: specproxy.operator.v1.GetPolicyResponse.history:type_name -> specproxy.operator.v1.Policy
+	102, // 109: specproxy.operator.v1.SetPolicyRequest.open_for:type_name -> google.protobuf.Duration
+	96,  // 110: specproxy.operator.v1.SetPolicyResponse.policy:type_name -> specproxy.operator.v1.Policy
+	1,   // 111: specproxy.operator.v1.OperatorService.Publish:input_type -> specproxy.operator.v1.PublishRequest
+	5,   // 112: specproxy.operator.v1.OperatorService.ListVersions:input_type -> specproxy.operator.v1.ListVersionsRequest
+	7,   // 113: specproxy.operator.v1.OperatorService.VerifyArchive:input_type -> specproxy.operator.v1.VerifyArchiveRequest
+	10,  // 114: specproxy.operator.v1.OperatorService.ImportArchive:input_type -> specproxy.operator.v1.ImportArchiveRequest
+	82,  // 115: specproxy.operator.v1.OperatorService.Resolve:input_type -> specproxy.operator.v1.ResolveRequest
+	84,  // 116: specproxy.operator.v1.OperatorService.GetVersion:input_type -> specproxy.operator.v1.GetVersionRequest
+	88,  // 117: specproxy.operator.v1.OperatorService.ImportVersion:input_type -> specproxy.operator.v1.ImportVersionRequest
+	90,  // 118: specproxy.operator.v1.OperatorService.Attach:input_type -> specproxy.operator.v1.AttachRequest
+	92,  // 119: specproxy.operator.v1.OperatorService.GetLineage:input_type -> specproxy.operator.v1.GetLineageRequest
+	97,  // 120: specproxy.operator.v1.OperatorService.GetPolicy:input_type -> specproxy.operator.v1.GetPolicyRequest
+	99,  // 121: specproxy.operator.v1.OperatorService.SetPolicy:input_type -> specproxy.operator.v1.SetPolicyRequest
+	15,  // 122: specproxy.operator.v1.OperatorService.Deploy:input_type -> specproxy.operator.v1.DeployRequest
+	18,  // 123: specproxy.operator.v1.OperatorService.SetWeights:input_type -> specproxy.operator.v1.SetWeightsRequest
+	21,  // 124: specproxy.operator.v1.OperatorService.SetHeaderTargets:input_type -> specproxy.operator.v1.SetHeaderTargetsRequest
+	23,  // 125: specproxy.operator.v1.OperatorService.RemoveHeaderTargets:input_type -> specproxy.operator.v1.RemoveHeaderTargetsRequest
+	26,  // 126: specproxy.operator.v1.OperatorService.SetShadow:input_type -> specproxy.operator.v1.SetShadowRequest
+	28,  // 127: specproxy.operator.v1.OperatorService.StopShadow:input_type -> specproxy.operator.v1.StopShadowRequest
+	30,  // 128: specproxy.operator.v1.OperatorService.GetShadow:input_type -> specproxy.operator.v1.GetShadowRequest
+	36,  // 129: specproxy.operator.v1.OperatorService.Rollback:input_type -> specproxy.operator.v1.RollbackRequest
+	38,  // 130: specproxy.operator.v1.OperatorService.Undo:input_type -> specproxy.operator.v1.UndoRequest
+	40,  // 131: specproxy.operator.v1.OperatorService.Unfreeze:input_type -> specproxy.operator.v1.UnfreezeRequest
+	45,  // 132: specproxy.operator.v1.OperatorService.GetEffect:input_type -> specproxy.operator.v1.GetEffectRequest
+	47,  // 133: specproxy.operator.v1.OperatorService.GetFleet:input_type -> specproxy.operator.v1.GetFleetRequest
+	61,  // 134: specproxy.operator.v1.OperatorService.GetSpec:input_type -> specproxy.operator.v1.GetSpecRequest
+	64,  // 135: specproxy.operator.v1.OperatorService.ListExecutions:input_type -> specproxy.operator.v1.ListExecutionsRequest
+	66,  // 136: specproxy.operator.v1.OperatorService.ListEffects:input_type -> specproxy.operator.v1.ListEffectsRequest
+	53,  // 137: specproxy.operator.v1.OperatorService.PreviewDrain:input_type -> specproxy.operator.v1.PreviewDrainRequest
+	56,  // 138: specproxy.operator.v1.OperatorService.ListDrains:input_type -> specproxy.operator.v1.ListDrainsRequest
+	58,  // 139: specproxy.operator.v1.OperatorService.SettleExecution:input_type -> specproxy.operator.v1.SettleExecutionRequest
+	70,  // 140: specproxy.operator.v1.OperatorService.ListProxies:input_type -> specproxy.operator.v1.ListProxiesRequest
+	76,  // 141: specproxy.operator.v1.OperatorService.ListPostMortems:input_type -> specproxy.operator.v1.ListPostMortemsRequest
+	78,  // 142: specproxy.operator.v1.OperatorService.GetPostMortem:input_type -> specproxy.operator.v1.GetPostMortemRequest
+	80,  // 143: specproxy.operator.v1.OperatorService.ClosePostMortem:input_type -> specproxy.operator.v1.ClosePostMortemRequest
+	2,   // 144: specproxy.operator.v1.OperatorService.Publish:output_type -> specproxy.operator.v1.PublishResponse
+	6,   // 145: specproxy.operator.v1.OperatorService.ListVersions:output_type -> specproxy.operator.v1.ListVersionsResponse
+	8,   // 146: specproxy.operator.v1.OperatorService.VerifyArchive:output_type -> specproxy.operator.v1.VerifyArchiveResponse
+	11,  // 147: specproxy.operator.v1.OperatorService.ImportArchive:output_type -> specproxy.operator.v1.ImportArchiveResponse
+	83,  // 148: specproxy.operator.v1.OperatorService.Resolve:output_type -> specproxy.operator.v1.ResolveResponse
+	85,  // 149: specproxy.operator.v1.OperatorService.GetVersion:output_type -> specproxy.operator.v1.GetVersionResponse
+	89,  // 150: specproxy.operator.v1.OperatorService.ImportVersion:output_type -> specproxy.operator.v1.ImportVersionResponse
+	91,  // 151: specproxy.operator.v1.OperatorService.Attach:output_type -> specproxy.operator.v1.AttachResponse
+	93,  // 152: specproxy.operator.v1.OperatorService.GetLineage:output_type -> specproxy.operator.v1.GetLineageResponse
+	98,  // 153: specproxy.operator.v1.OperatorService.GetPolicy:output_type -> specproxy.operator.v1.GetPolicyResponse
+	100, // 154: specproxy.operator.v1.OperatorService.SetPolicy:output_type -> specproxy.operator.v1.SetPolicyResponse
+	16,  // 155: specproxy.operator.v1.OperatorService.Deploy:output_type -> specproxy.operator.v1.DeployResponse
+	19,  // 156: specproxy.operator.v1.OperatorService.SetWeights:output_type -> specproxy.operator.v1.SetWeightsResponse
+	22,  // 157: specproxy.operator.v1.OperatorService.SetHeaderTargets:output_type -> specproxy.operator.v1.SetHeaderTargetsResponse
+	24,  // 158: specproxy.operator.v1.OperatorService.RemoveHeaderTargets:output_type -> specproxy.operator.v1.RemoveHeaderTargetsResponse
+	27,  // 159: specproxy.operator.v1.OperatorService.SetShadow:output_type -> specproxy.operator.v1.SetShadowResponse
+	29,  // 160: specproxy.operator.v1.OperatorService.StopShadow:output_type -> specproxy.operator.v1.StopShadowResponse
+	31,  // 161: specproxy.operator.v1.OperatorService.GetShadow:output_type -> specproxy.operator.v1.GetShadowResponse
+	37,  // 162: specproxy.operator.v1.OperatorService.Rollback:output_type -> specproxy.operator.v1.RollbackResponse
+	39,  // 163: specproxy.operator.v1.OperatorService.Undo:output_type -> specproxy.operator.v1.UndoResponse
+	41,  // 164: specproxy.operator.v1.OperatorService.Unfreeze:output_type -> specproxy.operator.v1.UnfreezeResponse
+	46,  // 165: specproxy.operator.v1.OperatorService.GetEffect:output_type -> specproxy.operator.v1.GetEffectResponse
+	48,  // 166: specproxy.operator.v1.OperatorService.GetFleet:output_type -> specproxy.operator.v1.GetFleetResponse
+	62,  // 167: specproxy.operator.v1.OperatorService.GetSpec:output_type -> specproxy.operator.v1.GetSpecResponse
+	65,  // 168: specproxy.operator.v1.OperatorService.ListExecutions:output_type -> specproxy.operator.v1.ListExecutionsResponse
+	67,  // 169: specproxy.operator.v1.OperatorService.ListEffects:output_type -> specproxy.operator.v1.ListEffectsResponse
+	54,  // 170: specproxy.operator.v1.OperatorService.PreviewDrain:output_type -> specproxy.operator.v1.PreviewDrainResponse
+	57,  // 171: specproxy.operator.v1.OperatorService.ListDrains:output_type -> specproxy.operator.v1.ListDrainsResponse
+	59,  // 172: specproxy.operator.v1.OperatorService.SettleExecution:output_type -> specproxy.operator.v1.SettleExecutionResponse
+	71,  // 173: specproxy.operator.v1.OperatorService.ListProxies:output_type -> specproxy.operator.v1.ListProxiesResponse
+	77,  // 174: specproxy.operator.v1.OperatorService.ListPostMortems:output_type -> specproxy.operator.v1.ListPostMortemsResponse
+	79,  // 175: specproxy.operator.v1.OperatorService.GetPostMortem:output_type -> specproxy.operator.v1.GetPostMortemResponse
+	81,  // 176: specproxy.operator.v1.OperatorService.ClosePostMortem:output_type -> specproxy.operator.v1.ClosePostMortemResponse
+	144, // [144:177] is the sub-list for method output_type
+	111, // [111:144] is the sub-list for method input_type
+	111, // [111:111] is the sub-list for extension type_name
+	111, // [111:111] is the sub-list for extension extendee
+	0,   // [0:111] is the sub-list for field type_name
 }
 
 func init() { file_specproxy_operator_v1_operator_proto_init() }
@@ -8200,14 +9045,15 @@ func file_specproxy_operator_v1_operator_proto_init() {
 	if File_specproxy_operator_v1_operator_proto != nil {
 		return
 	}
-	file_specproxy_operator_v1_operator_proto_msgTypes[41].OneofWrappers = []any{}
+	file_specproxy_operator_v1_operator_proto_msgTypes[31].OneofWrappers = []any{}
+	file_specproxy_operator_v1_operator_proto_msgTypes[50].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_specproxy_operator_v1_operator_proto_rawDesc), len(file_specproxy_operator_v1_operator_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   92,
+			NumMessages:   101,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -36,6 +36,9 @@ const (
 	OperatorService_SetWeights_FullMethodName          = "/specproxy.operator.v1.OperatorService/SetWeights"
 	OperatorService_SetHeaderTargets_FullMethodName    = "/specproxy.operator.v1.OperatorService/SetHeaderTargets"
 	OperatorService_RemoveHeaderTargets_FullMethodName = "/specproxy.operator.v1.OperatorService/RemoveHeaderTargets"
+	OperatorService_SetShadow_FullMethodName           = "/specproxy.operator.v1.OperatorService/SetShadow"
+	OperatorService_StopShadow_FullMethodName          = "/specproxy.operator.v1.OperatorService/StopShadow"
+	OperatorService_GetShadow_FullMethodName           = "/specproxy.operator.v1.OperatorService/GetShadow"
 	OperatorService_Rollback_FullMethodName            = "/specproxy.operator.v1.OperatorService/Rollback"
 	OperatorService_Undo_FullMethodName                = "/specproxy.operator.v1.OperatorService/Undo"
 	OperatorService_Unfreeze_FullMethodName            = "/specproxy.operator.v1.OperatorService/Unfreeze"
@@ -89,6 +92,12 @@ type OperatorServiceClient interface {
 	SetHeaderTargets(ctx context.Context, in *SetHeaderTargetsRequest, opts ...grpc.CallOption) (*SetHeaderTargetsResponse, error)
 	// RemoveHeaderTargets ends that.
 	RemoveHeaderTargets(ctx context.Context, in *RemoveHeaderTargetsRequest, opts ...grpc.CallOption) (*RemoveHeaderTargetsResponse, error)
+	// SetShadow sends copies of requests to a version whose manifest says shadow: safe.
+	SetShadow(ctx context.Context, in *SetShadowRequest, opts ...grpc.CallOption) (*SetShadowResponse, error)
+	// StopShadow ends that.
+	StopShadow(ctx context.Context, in *StopShadowRequest, opts ...grpc.CallOption) (*StopShadowResponse, error)
+	// GetShadow returns a spec's newest shadow, and how its copies ended beside their requests.
+	GetShadow(ctx context.Context, in *GetShadowRequest, opts ...grpc.CallOption) (*GetShadowResponse, error)
 	// Rollback abandons the newest version in favour of an earlier one, in one transaction for all named specs.
 	Rollback(ctx context.Context, in *RollbackRequest, opts ...grpc.CallOption) (*RollbackResponse, error)
 	// Undo puts the split back that a rollback replaced, within an hour of it.
@@ -267,6 +276,36 @@ func (c *operatorServiceClient) RemoveHeaderTargets(ctx context.Context, in *Rem
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	out := new(RemoveHeaderTargetsResponse)
 	err := c.cc.Invoke(ctx, OperatorService_RemoveHeaderTargets_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *operatorServiceClient) SetShadow(ctx context.Context, in *SetShadowRequest, opts ...grpc.CallOption) (*SetShadowResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(SetShadowResponse)
+	err := c.cc.Invoke(ctx, OperatorService_SetShadow_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *operatorServiceClient) StopShadow(ctx context.Context, in *StopShadowRequest, opts ...grpc.CallOption) (*StopShadowResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(StopShadowResponse)
+	err := c.cc.Invoke(ctx, OperatorService_StopShadow_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *operatorServiceClient) GetShadow(ctx context.Context, in *GetShadowRequest, opts ...grpc.CallOption) (*GetShadowResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(GetShadowResponse)
+	err := c.cc.Invoke(ctx, OperatorService_GetShadow_FullMethodName, in, out, cOpts...)
 	if err != nil {
 		return nil, err
 	}
@@ -459,6 +498,12 @@ type OperatorServiceServer interface {
 	SetHeaderTargets(context.Context, *SetHeaderTargetsRequest) (*SetHeaderTargetsResponse, error)
 	// RemoveHeaderTargets ends that.
 	RemoveHeaderTargets(context.Context, *RemoveHeaderTargetsRequest) (*RemoveHeaderTargetsResponse, error)
+	// SetShadow sends copies of requests to a version whose manifest says shadow: safe.
+	SetShadow(context.Context, *SetShadowRequest) (*SetShadowResponse, error)
+	// StopShadow ends that.
+	StopShadow(context.Context, *StopShadowRequest) (*StopShadowResponse, error)
+	// GetShadow returns a spec's newest shadow, and how its copies ended beside their requests.
+	GetShadow(context.Context, *GetShadowRequest) (*GetShadowResponse, error)
 	// Rollback abandons the newest version in favour of an earlier one, in one transaction for all named specs.
 	Rollback(context.Context, *RollbackRequest) (*RollbackResponse, error)
 	// Undo puts the split back that a rollback replaced, within an hour of it.
@@ -537,6 +582,15 @@ func (UnimplementedOperatorServiceServer) SetHeaderTargets(context.Context, *Set
 }
 func (UnimplementedOperatorServiceServer) RemoveHeaderTargets(context.Context, *RemoveHeaderTargetsRequest) (*RemoveHeaderTargetsResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method RemoveHeaderTargets not implemented")
+}
+func (UnimplementedOperatorServiceServer) SetShadow(context.Context, *SetShadowRequest) (*SetShadowResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method SetShadow not implemented")
+}
+func (UnimplementedOperatorServiceServer) StopShadow(context.Context, *StopShadowRequest) (*StopShadowResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method StopShadow not implemented")
+}
+func (UnimplementedOperatorServiceServer) GetShadow(context.Context, *GetShadowRequest) (*GetShadowResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method GetShadow not implemented")
 }
 func (UnimplementedOperatorServiceServer) Rollback(context.Context, *RollbackRequest) (*RollbackResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method Rollback not implemented")
@@ -870,6 +924,60 @@ func _OperatorService_RemoveHeaderTargets_Handler(srv interface{}, ctx context.C
 	}
 	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
 		return srv.(OperatorServiceServer).RemoveHeaderTargets(ctx, req.(*RemoveHeaderTargetsRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _OperatorService_SetShadow_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(SetShadowRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(OperatorServiceServer).SetShadow(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: OperatorService_SetShadow_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(OperatorServiceServer).SetShadow(ctx, req.(*SetShadowRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _OperatorService_StopShadow_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(StopShadowRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(OperatorServiceServer).StopShadow(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: OperatorService_StopShadow_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(OperatorServiceServer).StopShadow(ctx, req.(*StopShadowRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _OperatorService_GetShadow_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(GetShadowRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(OperatorServiceServer).GetShadow(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: OperatorService_GetShadow_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(OperatorServiceServer).GetShadow(ctx, req.(*GetShadowRequest))
 	}
 	return interceptor(ctx, in, info, handler)
 }
@@ -1210,6 +1318,18 @@ var OperatorService_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "RemoveHeaderTargets",
 			Handler:    _OperatorService_RemoveHeaderTargets_Handler,
+		},
+		{
+			MethodName: "SetShadow",
+			Handler:    _OperatorService_SetShadow_Handler,
+		},
+		{
+			MethodName: "StopShadow",
+			Handler:    _OperatorService_StopShadow_Handler,
+		},
+		{
+			MethodName: "GetShadow",
+			Handler:    _OperatorService_GetShadow_Handler,
 		},
 		{
 			MethodName: "Rollback",

@@ -33,6 +33,7 @@ type SessionRequest struct {
 	//	*SessionRequest_Status
 	//	*SessionRequest_Executions
 	//	*SessionRequest_Totals
+	//	*SessionRequest_Mirrored
 	Message       isSessionRequest_Message `protobuf_oneof:"message"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -111,6 +112,15 @@ func (x *SessionRequest) GetTotals() *Totals {
 	return nil
 }
 
+func (x *SessionRequest) GetMirrored() *MirroredBatch {
+	if x != nil {
+		if x, ok := x.Message.(*SessionRequest_Mirrored); ok {
+			return x.Mirrored
+		}
+	}
+	return nil
+}
+
 type isSessionRequest_Message interface {
 	isSessionRequest_Message()
 }
@@ -131,6 +141,10 @@ type SessionRequest_Totals struct {
 	Totals *Totals `protobuf:"bytes,4,opt,name=totals,proto3,oneof"`
 }
 
+type SessionRequest_Mirrored struct {
+	Mirrored *MirroredBatch `protobuf:"bytes,5,opt,name=mirrored,proto3,oneof"`
+}
+
 func (*SessionRequest_Hello) isSessionRequest_Message() {}
 
 func (*SessionRequest_Status) isSessionRequest_Message() {}
@@ -138,6 +152,8 @@ func (*SessionRequest_Status) isSessionRequest_Message() {}
 func (*SessionRequest_Executions) isSessionRequest_Message() {}
 
 func (*SessionRequest_Totals) isSessionRequest_Message() {}
+
+func (*SessionRequest_Mirrored) isSessionRequest_Message() {}
 
 type SessionResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -1005,6 +1021,242 @@ func (x *ExecutionBatch) GetExecutions() []*Execution {
 	return nil
 }
 
+// MirroredBatch tells of ended executions that were copied to a shadowed version, or are such copies, oldest first.
+type MirroredBatch struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Executions    []*Mirrored            `protobuf:"bytes,1,rep,name=executions,proto3" json:"executions,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *MirroredBatch) Reset() {
+	*x = MirroredBatch{}
+	mi := &file_specproxy_sidecar_v1_sidecar_proto_msgTypes[9]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *MirroredBatch) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*MirroredBatch) ProtoMessage() {}
+
+func (x *MirroredBatch) ProtoReflect() protoreflect.Message {
+	mi := &file_specproxy_sidecar_v1_sidecar_proto_msgTypes[9]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use MirroredBatch.ProtoReflect.Descriptor instead.
+func (*MirroredBatch) Descriptor() ([]byte, []int) {
+	return file_specproxy_sidecar_v1_sidecar_proto_rawDescGZIP(), []int{9}
+}
+
+func (x *MirroredBatch) GetExecutions() []*Mirrored {
+	if x != nil {
+		return x.Executions
+	}
+	return nil
+}
+
+type Mirrored struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// What a request and its copy have in common.
+	Pair string `protobuf:"bytes,1,opt,name=pair,proto3" json:"pair,omitempty"`
+	// It is the copy.
+	Copy bool `protobuf:"varint,2,opt,name=copy,proto3" json:"copy,omitempty"`
+	// Grows with each one that this instance tells, also across its restarts.
+	Seq uint64 `protobuf:"varint,3,opt,name=seq,proto3" json:"seq,omitempty"`
+	// Generation that the shadow began with, and the version that gets the copies.
+	Since     uint64 `protobuf:"varint,4,opt,name=since,proto3" json:"since,omitempty"`
+	Version   string `protobuf:"bytes,5,opt,name=version,proto3" json:"version,omitempty"`
+	Execution string `protobuf:"bytes,6,opt,name=execution,proto3" json:"execution,omitempty"`
+	// success, failure, or empty while unknown.
+	Outcome       string                 `protobuf:"bytes,7,opt,name=outcome,proto3" json:"outcome,omitempty"`
+	EndedAt       *timestamppb.Timestamp `protobuf:"bytes,8,opt,name=ended_at,json=endedAt,proto3" json:"ended_at,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Mirrored) Reset() {
+	*x = Mirrored{}
+	mi := &file_specproxy_sidecar_v1_sidecar_proto_msgTypes[10]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Mirrored) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Mirrored) ProtoMessage() {}
+
+func (x *Mirrored) ProtoReflect() protoreflect.Message {
+	mi := &file_specproxy_sidecar_v1_sidecar_proto_msgTypes[10]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Mirrored.ProtoReflect.Descriptor instead.
+func (*Mirrored) Descriptor() ([]byte, []int) {
+	return file_specproxy_sidecar_v1_sidecar_proto_rawDescGZIP(), []int{10}
+}
+
+func (x *Mirrored) GetPair() string {
+	if x != nil {
+		return x.Pair
+	}
+	return ""
+}
+
+func (x *Mirrored) GetCopy() bool {
+	if x != nil {
+		return x.Copy
+	}
+	return false
+}
+
+func (x *Mirrored) GetSeq() uint64 {
+	if x != nil {
+		return x.Seq
+	}
+	return 0
+}
+
+func (x *Mirrored) GetSince() uint64 {
+	if x != nil {
+		return x.Since
+	}
+	return 0
+}
+
+func (x *Mirrored) GetVersion() string {
+	if x != nil {
+		return x.Version
+	}
+	return ""
+}
+
+func (x *Mirrored) GetExecution() string {
+	if x != nil {
+		return x.Execution
+	}
+	return ""
+}
+
+func (x *Mirrored) GetOutcome() string {
+	if x != nil {
+		return x.Outcome
+	}
+	return ""
+}
+
+func (x *Mirrored) GetEndedAt() *timestamppb.Timestamp {
+	if x != nil {
+		return x.EndedAt
+	}
+	return nil
+}
+
+// Shadow counts copies of requests, which are in no other count. Since the sidecar process started.
+type Shadow struct {
+	state     protoimpl.MessageState `protogen:"open.v1"`
+	Started   uint64                 `protobuf:"varint,1,opt,name=started,proto3" json:"started,omitempty"`
+	Succeeded uint64                 `protobuf:"varint,2,opt,name=succeeded,proto3" json:"succeeded,omitempty"`
+	Failed    uint64                 `protobuf:"varint,3,opt,name=failed,proto3" json:"failed,omitempty"`
+	Unknown   uint64                 `protobuf:"varint,4,opt,name=unknown,proto3" json:"unknown,omitempty"`
+	InFlight  uint64                 `protobuf:"varint,5,opt,name=in_flight,json=inFlight,proto3" json:"in_flight,omitempty"`
+	// Ended ones that reported an act worse than reading.
+	Acted         uint64 `protobuf:"varint,6,opt,name=acted,proto3" json:"acted,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Shadow) Reset() {
+	*x = Shadow{}
+	mi := &file_specproxy_sidecar_v1_sidecar_proto_msgTypes[11]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Shadow) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Shadow) ProtoMessage() {}
+
+func (x *Shadow) ProtoReflect() protoreflect.Message {
+	mi := &file_specproxy_sidecar_v1_sidecar_proto_msgTypes[11]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Shadow.ProtoReflect.Descriptor instead.
+func (*Shadow) Descriptor() ([]byte, []int) {
+	return file_specproxy_sidecar_v1_sidecar_proto_rawDescGZIP(), []int{11}
+}
+
+func (x *Shadow) GetStarted() uint64 {
+	if x != nil {
+		return x.Started
+	}
+	return 0
+}
+
+func (x *Shadow) GetSucceeded() uint64 {
+	if x != nil {
+		return x.Succeeded
+	}
+	return 0
+}
+
+func (x *Shadow) GetFailed() uint64 {
+	if x != nil {
+		return x.Failed
+	}
+	return 0
+}
+
+func (x *Shadow) GetUnknown() uint64 {
+	if x != nil {
+		return x.Unknown
+	}
+	return 0
+}
+
+func (x *Shadow) GetInFlight() uint64 {
+	if x != nil {
+		return x.InFlight
+	}
+	return 0
+}
+
+func (x *Shadow) GetActed() uint64 {
+	if x != nil {
+		return x.Acted
+	}
+	return 0
+}
+
 // Totals count since the sidecar process started; they never go down, but in_flight, held and settling. (A late outcome moves an execution from
 // succeeded or unknown to another.)
 type Totals struct {
@@ -1034,13 +1286,14 @@ type Totals struct {
 	ArrivedFrom map[string]uint64 `protobuf:"bytes,15,rep,name=arrived_from,json=arrivedFrom,proto3" json:"arrived_from,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"varint,2,opt,name=value"`
 	// By the attributes that the version's manifest declares. Failed includes what still runs.
 	Segments      []*Segment `protobuf:"bytes,16,rep,name=segments,proto3" json:"segments,omitempty"`
+	Shadow        *Shadow    `protobuf:"bytes,17,opt,name=shadow,proto3" json:"shadow,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Totals) Reset() {
 	*x = Totals{}
-	mi := &file_specproxy_sidecar_v1_sidecar_proto_msgTypes[9]
+	mi := &file_specproxy_sidecar_v1_sidecar_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1052,7 +1305,7 @@ func (x *Totals) String() string {
 func (*Totals) ProtoMessage() {}
 
 func (x *Totals) ProtoReflect() protoreflect.Message {
-	mi := &file_specproxy_sidecar_v1_sidecar_proto_msgTypes[9]
+	mi := &file_specproxy_sidecar_v1_sidecar_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1065,7 +1318,7 @@ func (x *Totals) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Totals.ProtoReflect.Descriptor instead.
 func (*Totals) Descriptor() ([]byte, []int) {
-	return file_specproxy_sidecar_v1_sidecar_proto_rawDescGZIP(), []int{9}
+	return file_specproxy_sidecar_v1_sidecar_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *Totals) GetStarted() uint64 {
@@ -1180,6 +1433,13 @@ func (x *Totals) GetSegments() []*Segment {
 	return nil
 }
 
+func (x *Totals) GetShadow() *Shadow {
+	if x != nil {
+		return x.Shadow
+	}
+	return nil
+}
+
 // Segment counts the executions with one value of one attribute of the manifest's segments.
 type Segment struct {
 	state     protoimpl.MessageState `protogen:"open.v1"`
@@ -1196,7 +1456,7 @@ type Segment struct {
 
 func (x *Segment) Reset() {
 	*x = Segment{}
-	mi := &file_specproxy_sidecar_v1_sidecar_proto_msgTypes[10]
+	mi := &file_specproxy_sidecar_v1_sidecar_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1208,7 +1468,7 @@ func (x *Segment) String() string {
 func (*Segment) ProtoMessage() {}
 
 func (x *Segment) ProtoReflect() protoreflect.Message {
-	mi := &file_specproxy_sidecar_v1_sidecar_proto_msgTypes[10]
+	mi := &file_specproxy_sidecar_v1_sidecar_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1221,7 +1481,7 @@ func (x *Segment) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Segment.ProtoReflect.Descriptor instead.
 func (*Segment) Descriptor() ([]byte, []int) {
-	return file_specproxy_sidecar_v1_sidecar_proto_rawDescGZIP(), []int{10}
+	return file_specproxy_sidecar_v1_sidecar_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *Segment) GetAttribute() string {
@@ -1281,7 +1541,7 @@ type Routed struct {
 
 func (x *Routed) Reset() {
 	*x = Routed{}
-	mi := &file_specproxy_sidecar_v1_sidecar_proto_msgTypes[11]
+	mi := &file_specproxy_sidecar_v1_sidecar_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1293,7 +1553,7 @@ func (x *Routed) String() string {
 func (*Routed) ProtoMessage() {}
 
 func (x *Routed) ProtoReflect() protoreflect.Message {
-	mi := &file_specproxy_sidecar_v1_sidecar_proto_msgTypes[11]
+	mi := &file_specproxy_sidecar_v1_sidecar_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1306,7 +1566,7 @@ func (x *Routed) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Routed.ProtoReflect.Descriptor instead.
 func (*Routed) Descriptor() ([]byte, []int) {
-	return file_specproxy_sidecar_v1_sidecar_proto_rawDescGZIP(), []int{11}
+	return file_specproxy_sidecar_v1_sidecar_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *Routed) GetGeneration() uint64 {
@@ -1399,7 +1659,7 @@ type State struct {
 
 func (x *State) Reset() {
 	*x = State{}
-	mi := &file_specproxy_sidecar_v1_sidecar_proto_msgTypes[12]
+	mi := &file_specproxy_sidecar_v1_sidecar_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1411,7 +1671,7 @@ func (x *State) String() string {
 func (*State) ProtoMessage() {}
 
 func (x *State) ProtoReflect() protoreflect.Message {
-	mi := &file_specproxy_sidecar_v1_sidecar_proto_msgTypes[12]
+	mi := &file_specproxy_sidecar_v1_sidecar_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1424,7 +1684,7 @@ func (x *State) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use State.ProtoReflect.Descriptor instead.
 func (*State) Descriptor() ([]byte, []int) {
-	return file_specproxy_sidecar_v1_sidecar_proto_rawDescGZIP(), []int{12}
+	return file_specproxy_sidecar_v1_sidecar_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *State) GetGeneration() uint64 {
@@ -1506,7 +1766,7 @@ type Override struct {
 
 func (x *Override) Reset() {
 	*x = Override{}
-	mi := &file_specproxy_sidecar_v1_sidecar_proto_msgTypes[13]
+	mi := &file_specproxy_sidecar_v1_sidecar_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1518,7 +1778,7 @@ func (x *Override) String() string {
 func (*Override) ProtoMessage() {}
 
 func (x *Override) ProtoReflect() protoreflect.Message {
-	mi := &file_specproxy_sidecar_v1_sidecar_proto_msgTypes[13]
+	mi := &file_specproxy_sidecar_v1_sidecar_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1531,7 +1791,7 @@ func (x *Override) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Override.ProtoReflect.Descriptor instead.
 func (*Override) Descriptor() ([]byte, []int) {
-	return file_specproxy_sidecar_v1_sidecar_proto_rawDescGZIP(), []int{13}
+	return file_specproxy_sidecar_v1_sidecar_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *Override) GetId() string {
@@ -1594,7 +1854,7 @@ type Fence struct {
 
 func (x *Fence) Reset() {
 	*x = Fence{}
-	mi := &file_specproxy_sidecar_v1_sidecar_proto_msgTypes[14]
+	mi := &file_specproxy_sidecar_v1_sidecar_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1606,7 +1866,7 @@ func (x *Fence) String() string {
 func (*Fence) ProtoMessage() {}
 
 func (x *Fence) ProtoReflect() protoreflect.Message {
-	mi := &file_specproxy_sidecar_v1_sidecar_proto_msgTypes[14]
+	mi := &file_specproxy_sidecar_v1_sidecar_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1619,7 +1879,7 @@ func (x *Fence) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Fence.ProtoReflect.Descriptor instead.
 func (*Fence) Descriptor() ([]byte, []int) {
-	return file_specproxy_sidecar_v1_sidecar_proto_rawDescGZIP(), []int{14}
+	return file_specproxy_sidecar_v1_sidecar_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *Fence) GetGeneration() uint64 {
@@ -1700,7 +1960,7 @@ type Left struct {
 
 func (x *Left) Reset() {
 	*x = Left{}
-	mi := &file_specproxy_sidecar_v1_sidecar_proto_msgTypes[15]
+	mi := &file_specproxy_sidecar_v1_sidecar_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1712,7 +1972,7 @@ func (x *Left) String() string {
 func (*Left) ProtoMessage() {}
 
 func (x *Left) ProtoReflect() protoreflect.Message {
-	mi := &file_specproxy_sidecar_v1_sidecar_proto_msgTypes[15]
+	mi := &file_specproxy_sidecar_v1_sidecar_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1725,7 +1985,7 @@ func (x *Left) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Left.ProtoReflect.Descriptor instead.
 func (*Left) Descriptor() ([]byte, []int) {
-	return file_specproxy_sidecar_v1_sidecar_proto_rawDescGZIP(), []int{15}
+	return file_specproxy_sidecar_v1_sidecar_proto_rawDescGZIP(), []int{18}
 }
 
 type PullRequest struct {
@@ -1742,7 +2002,7 @@ type PullRequest struct {
 
 func (x *PullRequest) Reset() {
 	*x = PullRequest{}
-	mi := &file_specproxy_sidecar_v1_sidecar_proto_msgTypes[16]
+	mi := &file_specproxy_sidecar_v1_sidecar_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1754,7 +2014,7 @@ func (x *PullRequest) String() string {
 func (*PullRequest) ProtoMessage() {}
 
 func (x *PullRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_specproxy_sidecar_v1_sidecar_proto_msgTypes[16]
+	mi := &file_specproxy_sidecar_v1_sidecar_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1767,7 +2027,7 @@ func (x *PullRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PullRequest.ProtoReflect.Descriptor instead.
 func (*PullRequest) Descriptor() ([]byte, []int) {
-	return file_specproxy_sidecar_v1_sidecar_proto_rawDescGZIP(), []int{16}
+	return file_specproxy_sidecar_v1_sidecar_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *PullRequest) GetSpec() string {
@@ -1816,7 +2076,7 @@ type PullResponse struct {
 
 func (x *PullResponse) Reset() {
 	*x = PullResponse{}
-	mi := &file_specproxy_sidecar_v1_sidecar_proto_msgTypes[17]
+	mi := &file_specproxy_sidecar_v1_sidecar_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1828,7 +2088,7 @@ func (x *PullResponse) String() string {
 func (*PullResponse) ProtoMessage() {}
 
 func (x *PullResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_specproxy_sidecar_v1_sidecar_proto_msgTypes[17]
+	mi := &file_specproxy_sidecar_v1_sidecar_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1841,7 +2101,7 @@ func (x *PullResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PullResponse.ProtoReflect.Descriptor instead.
 func (*PullResponse) Descriptor() ([]byte, []int) {
-	return file_specproxy_sidecar_v1_sidecar_proto_rawDescGZIP(), []int{17}
+	return file_specproxy_sidecar_v1_sidecar_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *PullResponse) GetDigest() string {
@@ -1883,14 +2143,15 @@ var File_specproxy_sidecar_v1_sidecar_proto protoreflect.FileDescriptor
 
 const file_specproxy_sidecar_v1_sidecar_proto_rawDesc = "" +
 	"\n" +
-	"\"specproxy/sidecar/v1/sidecar.proto\x12\x14specproxy.sidecar.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\x88\x02\n" +
+	"\"specproxy/sidecar/v1/sidecar.proto\x12\x14specproxy.sidecar.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xcb\x02\n" +
 	"\x0eSessionRequest\x123\n" +
 	"\x05hello\x18\x01 \x01(\v2\x1b.specproxy.sidecar.v1.HelloH\x00R\x05hello\x126\n" +
 	"\x06status\x18\x02 \x01(\v2\x1c.specproxy.sidecar.v1.StatusH\x00R\x06status\x12F\n" +
 	"\n" +
 	"executions\x18\x03 \x01(\v2$.specproxy.sidecar.v1.ExecutionBatchH\x00R\n" +
 	"executions\x126\n" +
-	"\x06totals\x18\x04 \x01(\v2\x1c.specproxy.sidecar.v1.TotalsH\x00R\x06totalsB\t\n" +
+	"\x06totals\x18\x04 \x01(\v2\x1c.specproxy.sidecar.v1.TotalsH\x00R\x06totals\x12A\n" +
+	"\bmirrored\x18\x05 \x01(\v2#.specproxy.sidecar.v1.MirroredBatchH\x00R\bmirroredB\t\n" +
 	"\amessage\"\x83\x01\n" +
 	"\x0fSessionResponse\x123\n" +
 	"\x05state\x18\x01 \x01(\v2\x1b.specproxy.sidecar.v1.StateH\x00R\x05state\x120\n" +
@@ -1979,7 +2240,27 @@ const file_specproxy_sidecar_v1_sidecar_proto_rawDesc = "" +
 	"\bsnapshot\x18\x01 \x01(\bR\bsnapshot\x12?\n" +
 	"\n" +
 	"executions\x18\x02 \x03(\v2\x1f.specproxy.sidecar.v1.ExecutionR\n" +
-	"executions\"\xf4\x04\n" +
+	"executions\"O\n" +
+	"\rMirroredBatch\x12>\n" +
+	"\n" +
+	"executions\x18\x01 \x03(\v2\x1e.specproxy.sidecar.v1.MirroredR\n" +
+	"executions\"\xe3\x01\n" +
+	"\bMirrored\x12\x12\n" +
+	"\x04pair\x18\x01 \x01(\tR\x04pair\x12\x12\n" +
+	"\x04copy\x18\x02 \x01(\bR\x04copy\x12\x10\n" +
+	"\x03seq\x18\x03 \x01(\x04R\x03seq\x12\x14\n" +
+	"\x05since\x18\x04 \x01(\x04R\x05since\x12\x18\n" +
+	"\aversion\x18\x05 \x01(\tR\aversion\x12\x1c\n" +
+	"\texecution\x18\x06 \x01(\tR\texecution\x12\x18\n" +
+	"\aoutcome\x18\a \x01(\tR\aoutcome\x125\n" +
+	"\bended_at\x18\b \x01(\v2\x1a.google.protobuf.TimestampR\aendedAt\"\xa5\x01\n" +
+	"\x06Shadow\x12\x18\n" +
+	"\astarted\x18\x01 \x01(\x04R\astarted\x12\x1c\n" +
+	"\tsucceeded\x18\x02 \x01(\x04R\tsucceeded\x12\x16\n" +
+	"\x06failed\x18\x03 \x01(\x04R\x06failed\x12\x18\n" +
+	"\aunknown\x18\x04 \x01(\x04R\aunknown\x12\x1b\n" +
+	"\tin_flight\x18\x05 \x01(\x04R\binFlight\x12\x14\n" +
+	"\x05acted\x18\x06 \x01(\x04R\x05acted\"\xaa\x05\n" +
 	"\x06Totals\x12\x18\n" +
 	"\astarted\x18\x01 \x01(\x04R\astarted\x12\x1c\n" +
 	"\tsucceeded\x18\x02 \x01(\x04R\tsucceeded\x12\x16\n" +
@@ -1998,7 +2279,8 @@ const file_specproxy_sidecar_v1_sidecar_proto_rawDesc = "" +
 	"\bsettling\x18\r \x01(\x04R\bsettling\x124\n" +
 	"\x06routed\x18\x0e \x03(\v2\x1c.specproxy.sidecar.v1.RoutedR\x06routed\x12P\n" +
 	"\farrived_from\x18\x0f \x03(\v2-.specproxy.sidecar.v1.Totals.ArrivedFromEntryR\varrivedFrom\x129\n" +
-	"\bsegments\x18\x10 \x03(\v2\x1d.specproxy.sidecar.v1.SegmentR\bsegments\x1a>\n" +
+	"\bsegments\x18\x10 \x03(\v2\x1d.specproxy.sidecar.v1.SegmentR\bsegments\x124\n" +
+	"\x06shadow\x18\x11 \x01(\v2\x1c.specproxy.sidecar.v1.ShadowR\x06shadow\x1a>\n" +
 	"\x10ArrivedFromEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\x04R\x05value:\x028\x01\"\x89\x01\n" +
@@ -2087,7 +2369,7 @@ func file_specproxy_sidecar_v1_sidecar_proto_rawDescGZIP() []byte {
 	return file_specproxy_sidecar_v1_sidecar_proto_rawDescData
 }
 
-var file_specproxy_sidecar_v1_sidecar_proto_msgTypes = make([]protoimpl.MessageInfo, 21)
+var file_specproxy_sidecar_v1_sidecar_proto_msgTypes = make([]protoimpl.MessageInfo, 24)
 var file_specproxy_sidecar_v1_sidecar_proto_goTypes = []any{
 	(*SessionRequest)(nil),        // 0: specproxy.sidecar.v1.SessionRequest
 	(*SessionResponse)(nil),       // 1: specproxy.sidecar.v1.SessionResponse
@@ -2098,61 +2380,68 @@ var file_specproxy_sidecar_v1_sidecar_proto_goTypes = []any{
 	(*Execution)(nil),             // 6: specproxy.sidecar.v1.Execution
 	(*Effect)(nil),                // 7: specproxy.sidecar.v1.Effect
 	(*ExecutionBatch)(nil),        // 8: specproxy.sidecar.v1.ExecutionBatch
-	(*Totals)(nil),                // 9: specproxy.sidecar.v1.Totals
-	(*Segment)(nil),               // 10: specproxy.sidecar.v1.Segment
-	(*Routed)(nil),                // 11: specproxy.sidecar.v1.Routed
-	(*State)(nil),                 // 12: specproxy.sidecar.v1.State
-	(*Override)(nil),              // 13: specproxy.sidecar.v1.Override
-	(*Fence)(nil),                 // 14: specproxy.sidecar.v1.Fence
-	(*Left)(nil),                  // 15: specproxy.sidecar.v1.Left
-	(*PullRequest)(nil),           // 16: specproxy.sidecar.v1.PullRequest
-	(*PullResponse)(nil),          // 17: specproxy.sidecar.v1.PullResponse
-	nil,                           // 18: specproxy.sidecar.v1.Runtime.ToolsEntry
-	nil,                           // 19: specproxy.sidecar.v1.Execution.HeadersEntry
-	nil,                           // 20: specproxy.sidecar.v1.Totals.ArrivedFromEntry
-	(*timestamppb.Timestamp)(nil), // 21: google.protobuf.Timestamp
-	(*durationpb.Duration)(nil),   // 22: google.protobuf.Duration
+	(*MirroredBatch)(nil),         // 9: specproxy.sidecar.v1.MirroredBatch
+	(*Mirrored)(nil),              // 10: specproxy.sidecar.v1.Mirrored
+	(*Shadow)(nil),                // 11: specproxy.sidecar.v1.Shadow
+	(*Totals)(nil),                // 12: specproxy.sidecar.v1.Totals
+	(*Segment)(nil),               // 13: specproxy.sidecar.v1.Segment
+	(*Routed)(nil),                // 14: specproxy.sidecar.v1.Routed
+	(*State)(nil),                 // 15: specproxy.sidecar.v1.State
+	(*Override)(nil),              // 16: specproxy.sidecar.v1.Override
+	(*Fence)(nil),                 // 17: specproxy.sidecar.v1.Fence
+	(*Left)(nil),                  // 18: specproxy.sidecar.v1.Left
+	(*PullRequest)(nil),           // 19: specproxy.sidecar.v1.PullRequest
+	(*PullResponse)(nil),          // 20: specproxy.sidecar.v1.PullResponse
+	nil,                           // 21: specproxy.sidecar.v1.Runtime.ToolsEntry
+	nil,                           // 22: specproxy.sidecar.v1.Execution.HeadersEntry
+	nil,                           // 23: specproxy.sidecar.v1.Totals.ArrivedFromEntry
+	(*timestamppb.Timestamp)(nil), // 24: google.protobuf.Timestamp
+	(*durationpb.Duration)(nil),   // 25: google.protobuf.Duration
 }
 var file_specproxy_sidecar_v1_sidecar_proto_depIdxs = []int32{
 	2,  // 0: specproxy.sidecar.v1.SessionRequest.hello:type_name -> specproxy.sidecar.v1.Hello
 	4,  // 1: specproxy.sidecar.v1.SessionRequest.status:type_name -> specproxy.sidecar.v1.Status
 	8,  // 2: specproxy.sidecar.v1.SessionRequest.executions:type_name -> specproxy.sidecar.v1.ExecutionBatch
-	9,  // 3: specproxy.sidecar.v1.SessionRequest.totals:type_name -> specproxy.sidecar.v1.Totals
-	12, // 4: specproxy.sidecar.v1.SessionResponse.state:type_name -> specproxy.sidecar.v1.State
-	15, // 5: specproxy.sidecar.v1.SessionResponse.left:type_name -> specproxy.sidecar.v1.Left
-	3,  // 6: specproxy.sidecar.v1.Hello.runtime:type_name -> specproxy.sidecar.v1.Runtime
-	21, // 7: specproxy.sidecar.v1.Hello.started_at:type_name -> google.protobuf.Timestamp
-	18, // 8: specproxy.sidecar.v1.Runtime.tools:type_name -> specproxy.sidecar.v1.Runtime.ToolsEntry
-	21, // 9: specproxy.sidecar.v1.Status.last_admission_at:type_name -> google.protobuf.Timestamp
-	5,  // 10: specproxy.sidecar.v1.Status.overrides:type_name -> specproxy.sidecar.v1.OverrideResult
-	21, // 11: specproxy.sidecar.v1.Execution.started_at:type_name -> google.protobuf.Timestamp
-	21, // 12: specproxy.sidecar.v1.Execution.ended_at:type_name -> google.protobuf.Timestamp
-	7,  // 13: specproxy.sidecar.v1.Execution.acts:type_name -> specproxy.sidecar.v1.Effect
-	21, // 14: specproxy.sidecar.v1.Execution.deadline:type_name -> google.protobuf.Timestamp
-	19, // 15: specproxy.sidecar.v1.Execution.headers:type_name -> specproxy.sidecar.v1.Execution.HeadersEntry
-	21, // 16: specproxy.sidecar.v1.Execution.settle_by:type_name -> google.protobuf.Timestamp
-	21, // 17: specproxy.sidecar.v1.Effect.at:type_name -> google.protobuf.Timestamp
-	6,  // 18: specproxy.sidecar.v1.ExecutionBatch.executions:type_name -> specproxy.sidecar.v1.Execution
-	11, // 19: specproxy.sidecar.v1.Totals.routed:type_name -> specproxy.sidecar.v1.Routed
-	20, // 20: specproxy.sidecar.v1.Totals.arrived_from:type_name -> specproxy.sidecar.v1.Totals.ArrivedFromEntry
-	10, // 21: specproxy.sidecar.v1.Totals.segments:type_name -> specproxy.sidecar.v1.Segment
-	14, // 22: specproxy.sidecar.v1.State.fence:type_name -> specproxy.sidecar.v1.Fence
-	14, // 23: specproxy.sidecar.v1.State.settle:type_name -> specproxy.sidecar.v1.Fence
-	13, // 24: specproxy.sidecar.v1.State.overrides:type_name -> specproxy.sidecar.v1.Override
-	14, // 25: specproxy.sidecar.v1.State.leave:type_name -> specproxy.sidecar.v1.Fence
-	22, // 26: specproxy.sidecar.v1.State.slow_after:type_name -> google.protobuf.Duration
-	21, // 27: specproxy.sidecar.v1.Fence.ordered_at:type_name -> google.protobuf.Timestamp
-	22, // 28: specproxy.sidecar.v1.Fence.retry_spread:type_name -> google.protobuf.Duration
-	22, // 29: specproxy.sidecar.v1.Fence.default_within:type_name -> google.protobuf.Duration
-	0,  // 30: specproxy.sidecar.v1.SidecarService.Session:input_type -> specproxy.sidecar.v1.SessionRequest
-	16, // 31: specproxy.sidecar.v1.SidecarService.Pull:input_type -> specproxy.sidecar.v1.PullRequest
-	1,  // 32: specproxy.sidecar.v1.SidecarService.Session:output_type -> specproxy.sidecar.v1.SessionResponse
-	17, // 33: specproxy.sidecar.v1.SidecarService.Pull:output_type -> specproxy.sidecar.v1.PullResponse
-	32, // [32:34] is the sub-list for method output_type
-	30, // [30:32] is the sub-list for method input_type
-	30, // [30:30] is the sub-list for extension type_name
-	30, // [30:30] is the sub-list for extension extendee
-	0,  // [0:30] is the sub-list for field type_name
+	12, // 3: specproxy.sidecar.v1.SessionRequest.totals:type_name -> specproxy.sidecar.v1.Totals
+	9,  // 4: specproxy.sidecar.v1.SessionRequest.mirrored:type_name -> specproxy.sidecar.v1.MirroredBatch
+	15, // 5: specproxy.sidecar.v1.SessionResponse.state:type_name -> specproxy.sidecar.v1.State
+	18, // 6: specproxy.sidecar.v1.SessionResponse.left:type_name -> specproxy.sidecar.v1.Left
+	3,  // 7: specproxy.sidecar.v1.Hello.runtime:type_name -> specproxy.sidecar.v1.Runtime
+	24, // 8: specproxy.sidecar.v1.Hello.started_at:type_name -> google.protobuf.Timestamp
+	21, // 9: specproxy.sidecar.v1.Runtime.tools:type_name -> specproxy.sidecar.v1.Runtime.ToolsEntry
+	24, // 10: specproxy.sidecar.v1.Status.last_admission_at:type_name -> google.protobuf.Timestamp
+	5,  // 11: specproxy.sidecar.v1.Status.overrides:type_name -> specproxy.sidecar.v1.OverrideResult
+	24, // 12: specproxy.sidecar.v1.Execution.started_at:type_name -> google.protobuf.Timestamp
+	24, // 13: specproxy.sidecar.v1.Execution.ended_at:type_name -> google.protobuf.Timestamp
+	7,  // 14: specproxy.sidecar.v1.Execution.acts:type_name -> specproxy.sidecar.v1.Effect
+	24, // 15: specproxy.sidecar.v1.Execution.deadline:type_name -> google.protobuf.Timestamp
+	22, // 16: specproxy.sidecar.v1.Execution.headers:type_name -> specproxy.sidecar.v1.Execution.HeadersEntry
+	24, // 17: specproxy.sidecar.v1.Execution.settle_by:type_name -> google.protobuf.Timestamp
+	24, // 18: specproxy.sidecar.v1.Effect.at:type_name -> google.protobuf.Timestamp
+	6,  // 19: specproxy.sidecar.v1.ExecutionBatch.executions:type_name -> specproxy.sidecar.v1.Execution
+	10, // 20: specproxy.sidecar.v1.MirroredBatch.executions:type_name -> specproxy.sidecar.v1.Mirrored
+	24, // 21: specproxy.sidecar.v1.Mirrored.ended_at:type_name -> google.protobuf.Timestamp
+	14, // 22: specproxy.sidecar.v1.Totals.routed:type_name -> specproxy.sidecar.v1.Routed
+	23, // 23: specproxy.sidecar.v1.Totals.arrived_from:type_name -> specproxy.sidecar.v1.Totals.ArrivedFromEntry
+	13, // 24: specproxy.sidecar.v1.Totals.segments:type_name -> specproxy.sidecar.v1.Segment
+	11, // 25: specproxy.sidecar.v1.Totals.shadow:type_name -> specproxy.sidecar.v1.Shadow
+	17, // 26: specproxy.sidecar.v1.State.fence:type_name -> specproxy.sidecar.v1.Fence
+	17, // 27: specproxy.sidecar.v1.State.settle:type_name -> specproxy.sidecar.v1.Fence
+	16, // 28: specproxy.sidecar.v1.State.overrides:type_name -> specproxy.sidecar.v1.Override
+	17, // 29: specproxy.sidecar.v1.State.leave:type_name -> specproxy.sidecar.v1.Fence
+	25, // 30: specproxy.sidecar.v1.State.slow_after:type_name -> google.protobuf.Duration
+	24, // 31: specproxy.sidecar.v1.Fence.ordered_at:type_name -> google.protobuf.Timestamp
+	25, // 32: specproxy.sidecar.v1.Fence.retry_spread:type_name -> google.protobuf.Duration
+	25, // 33: specproxy.sidecar.v1.Fence.default_within:type_name -> google.protobuf.Duration
+	0,  // 34: specproxy.sidecar.v1.SidecarService.Session:input_type -> specproxy.sidecar.v1.SessionRequest
+	19, // 35: specproxy.sidecar.v1.SidecarService.Pull:input_type -> specproxy.sidecar.v1.PullRequest
+	1,  // 36: specproxy.sidecar.v1.SidecarService.Session:output_type -> specproxy.sidecar.v1.SessionResponse
+	20, // 37: specproxy.sidecar.v1.SidecarService.Pull:output_type -> specproxy.sidecar.v1.PullResponse
+	36, // [36:38] is the sub-list for method output_type
+	34, // [34:36] is the sub-list for method input_type
+	34, // [34:34] is the sub-list for extension type_name
+	34, // [34:34] is the sub-list for extension extendee
+	0,  // [0:34] is the sub-list for field type_name
 }
 
 func init() { file_specproxy_sidecar_v1_sidecar_proto_init() }
@@ -2165,6 +2454,7 @@ func file_specproxy_sidecar_v1_sidecar_proto_init() {
 		(*SessionRequest_Status)(nil),
 		(*SessionRequest_Executions)(nil),
 		(*SessionRequest_Totals)(nil),
+		(*SessionRequest_Mirrored)(nil),
 	}
 	file_specproxy_sidecar_v1_sidecar_proto_msgTypes[1].OneofWrappers = []any{
 		(*SessionResponse_State)(nil),
@@ -2176,7 +2466,7 @@ func file_specproxy_sidecar_v1_sidecar_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_specproxy_sidecar_v1_sidecar_proto_rawDesc), len(file_specproxy_sidecar_v1_sidecar_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   21,
+			NumMessages:   24,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

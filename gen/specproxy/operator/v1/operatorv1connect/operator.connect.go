@@ -76,6 +76,15 @@ const (
 	// OperatorServiceRemoveHeaderTargetsProcedure is the fully-qualified name of the OperatorService's
 	// RemoveHeaderTargets RPC.
 	OperatorServiceRemoveHeaderTargetsProcedure = "/specproxy.operator.v1.OperatorService/RemoveHeaderTargets"
+	// OperatorServiceSetShadowProcedure is the fully-qualified name of the OperatorService's SetShadow
+	// RPC.
+	OperatorServiceSetShadowProcedure = "/specproxy.operator.v1.OperatorService/SetShadow"
+	// OperatorServiceStopShadowProcedure is the fully-qualified name of the OperatorService's
+	// StopShadow RPC.
+	OperatorServiceStopShadowProcedure = "/specproxy.operator.v1.OperatorService/StopShadow"
+	// OperatorServiceGetShadowProcedure is the fully-qualified name of the OperatorService's GetShadow
+	// RPC.
+	OperatorServiceGetShadowProcedure = "/specproxy.operator.v1.OperatorService/GetShadow"
 	// OperatorServiceRollbackProcedure is the fully-qualified name of the OperatorService's Rollback
 	// RPC.
 	OperatorServiceRollbackProcedure = "/specproxy.operator.v1.OperatorService/Rollback"
@@ -152,6 +161,12 @@ type OperatorServiceClient interface {
 	SetHeaderTargets(context.Context, *connect.Request[v1.SetHeaderTargetsRequest]) (*connect.Response[v1.SetHeaderTargetsResponse], error)
 	// RemoveHeaderTargets ends that.
 	RemoveHeaderTargets(context.Context, *connect.Request[v1.RemoveHeaderTargetsRequest]) (*connect.Response[v1.RemoveHeaderTargetsResponse], error)
+	// SetShadow sends copies of requests to a version whose manifest says shadow: safe.
+	SetShadow(context.Context, *connect.Request[v1.SetShadowRequest]) (*connect.Response[v1.SetShadowResponse], error)
+	// StopShadow ends that.
+	StopShadow(context.Context, *connect.Request[v1.StopShadowRequest]) (*connect.Response[v1.StopShadowResponse], error)
+	// GetShadow returns a spec's newest shadow, and how its copies ended beside their requests.
+	GetShadow(context.Context, *connect.Request[v1.GetShadowRequest]) (*connect.Response[v1.GetShadowResponse], error)
 	// Rollback abandons the newest version in favour of an earlier one, in one transaction for all named specs.
 	Rollback(context.Context, *connect.Request[v1.RollbackRequest]) (*connect.Response[v1.RollbackResponse], error)
 	// Undo puts the split back that a rollback replaced, within an hour of it.
@@ -279,6 +294,24 @@ func NewOperatorServiceClient(httpClient connect.HTTPClient, baseURL string, opt
 			connect.WithSchema(operatorServiceMethods.ByName("RemoveHeaderTargets")),
 			connect.WithClientOptions(opts...),
 		),
+		setShadow: connect.NewClient[v1.SetShadowRequest, v1.SetShadowResponse](
+			httpClient,
+			baseURL+OperatorServiceSetShadowProcedure,
+			connect.WithSchema(operatorServiceMethods.ByName("SetShadow")),
+			connect.WithClientOptions(opts...),
+		),
+		stopShadow: connect.NewClient[v1.StopShadowRequest, v1.StopShadowResponse](
+			httpClient,
+			baseURL+OperatorServiceStopShadowProcedure,
+			connect.WithSchema(operatorServiceMethods.ByName("StopShadow")),
+			connect.WithClientOptions(opts...),
+		),
+		getShadow: connect.NewClient[v1.GetShadowRequest, v1.GetShadowResponse](
+			httpClient,
+			baseURL+OperatorServiceGetShadowProcedure,
+			connect.WithSchema(operatorServiceMethods.ByName("GetShadow")),
+			connect.WithClientOptions(opts...),
+		),
 		rollback: connect.NewClient[v1.RollbackRequest, v1.RollbackResponse](
 			httpClient,
 			baseURL+OperatorServiceRollbackProcedure,
@@ -389,6 +422,9 @@ type operatorServiceClient struct {
 	setWeights          *connect.Client[v1.SetWeightsRequest, v1.SetWeightsResponse]
 	setHeaderTargets    *connect.Client[v1.SetHeaderTargetsRequest, v1.SetHeaderTargetsResponse]
 	removeHeaderTargets *connect.Client[v1.RemoveHeaderTargetsRequest, v1.RemoveHeaderTargetsResponse]
+	setShadow           *connect.Client[v1.SetShadowRequest, v1.SetShadowResponse]
+	stopShadow          *connect.Client[v1.StopShadowRequest, v1.StopShadowResponse]
+	getShadow           *connect.Client[v1.GetShadowRequest, v1.GetShadowResponse]
 	rollback            *connect.Client[v1.RollbackRequest, v1.RollbackResponse]
 	undo                *connect.Client[v1.UndoRequest, v1.UndoResponse]
 	unfreeze            *connect.Client[v1.UnfreezeRequest, v1.UnfreezeResponse]
@@ -479,6 +515,21 @@ func (c *operatorServiceClient) SetHeaderTargets(ctx context.Context, req *conne
 // RemoveHeaderTargets calls specproxy.operator.v1.OperatorService.RemoveHeaderTargets.
 func (c *operatorServiceClient) RemoveHeaderTargets(ctx context.Context, req *connect.Request[v1.RemoveHeaderTargetsRequest]) (*connect.Response[v1.RemoveHeaderTargetsResponse], error) {
 	return c.removeHeaderTargets.CallUnary(ctx, req)
+}
+
+// SetShadow calls specproxy.operator.v1.OperatorService.SetShadow.
+func (c *operatorServiceClient) SetShadow(ctx context.Context, req *connect.Request[v1.SetShadowRequest]) (*connect.Response[v1.SetShadowResponse], error) {
+	return c.setShadow.CallUnary(ctx, req)
+}
+
+// StopShadow calls specproxy.operator.v1.OperatorService.StopShadow.
+func (c *operatorServiceClient) StopShadow(ctx context.Context, req *connect.Request[v1.StopShadowRequest]) (*connect.Response[v1.StopShadowResponse], error) {
+	return c.stopShadow.CallUnary(ctx, req)
+}
+
+// GetShadow calls specproxy.operator.v1.OperatorService.GetShadow.
+func (c *operatorServiceClient) GetShadow(ctx context.Context, req *connect.Request[v1.GetShadowRequest]) (*connect.Response[v1.GetShadowResponse], error) {
+	return c.getShadow.CallUnary(ctx, req)
 }
 
 // Rollback calls specproxy.operator.v1.OperatorService.Rollback.
@@ -587,6 +638,12 @@ type OperatorServiceHandler interface {
 	SetHeaderTargets(context.Context, *connect.Request[v1.SetHeaderTargetsRequest]) (*connect.Response[v1.SetHeaderTargetsResponse], error)
 	// RemoveHeaderTargets ends that.
 	RemoveHeaderTargets(context.Context, *connect.Request[v1.RemoveHeaderTargetsRequest]) (*connect.Response[v1.RemoveHeaderTargetsResponse], error)
+	// SetShadow sends copies of requests to a version whose manifest says shadow: safe.
+	SetShadow(context.Context, *connect.Request[v1.SetShadowRequest]) (*connect.Response[v1.SetShadowResponse], error)
+	// StopShadow ends that.
+	StopShadow(context.Context, *connect.Request[v1.StopShadowRequest]) (*connect.Response[v1.StopShadowResponse], error)
+	// GetShadow returns a spec's newest shadow, and how its copies ended beside their requests.
+	GetShadow(context.Context, *connect.Request[v1.GetShadowRequest]) (*connect.Response[v1.GetShadowResponse], error)
 	// Rollback abandons the newest version in favour of an earlier one, in one transaction for all named specs.
 	Rollback(context.Context, *connect.Request[v1.RollbackRequest]) (*connect.Response[v1.RollbackResponse], error)
 	// Undo puts the split back that a rollback replaced, within an hour of it.
@@ -708,6 +765,24 @@ func NewOperatorServiceHandler(svc OperatorServiceHandler, opts ...connect.Handl
 		OperatorServiceRemoveHeaderTargetsProcedure,
 		svc.RemoveHeaderTargets,
 		connect.WithSchema(operatorServiceMethods.ByName("RemoveHeaderTargets")),
+		connect.WithHandlerOptions(opts...),
+	)
+	operatorServiceSetShadowHandler := connect.NewUnaryHandler(
+		OperatorServiceSetShadowProcedure,
+		svc.SetShadow,
+		connect.WithSchema(operatorServiceMethods.ByName("SetShadow")),
+		connect.WithHandlerOptions(opts...),
+	)
+	operatorServiceStopShadowHandler := connect.NewUnaryHandler(
+		OperatorServiceStopShadowProcedure,
+		svc.StopShadow,
+		connect.WithSchema(operatorServiceMethods.ByName("StopShadow")),
+		connect.WithHandlerOptions(opts...),
+	)
+	operatorServiceGetShadowHandler := connect.NewUnaryHandler(
+		OperatorServiceGetShadowProcedure,
+		svc.GetShadow,
+		connect.WithSchema(operatorServiceMethods.ByName("GetShadow")),
 		connect.WithHandlerOptions(opts...),
 	)
 	operatorServiceRollbackHandler := connect.NewUnaryHandler(
@@ -832,6 +907,12 @@ func NewOperatorServiceHandler(svc OperatorServiceHandler, opts ...connect.Handl
 			operatorServiceSetHeaderTargetsHandler.ServeHTTP(w, r)
 		case OperatorServiceRemoveHeaderTargetsProcedure:
 			operatorServiceRemoveHeaderTargetsHandler.ServeHTTP(w, r)
+		case OperatorServiceSetShadowProcedure:
+			operatorServiceSetShadowHandler.ServeHTTP(w, r)
+		case OperatorServiceStopShadowProcedure:
+			operatorServiceStopShadowHandler.ServeHTTP(w, r)
+		case OperatorServiceGetShadowProcedure:
+			operatorServiceGetShadowHandler.ServeHTTP(w, r)
 		case OperatorServiceRollbackProcedure:
 			operatorServiceRollbackHandler.ServeHTTP(w, r)
 		case OperatorServiceUndoProcedure:
@@ -929,6 +1010,18 @@ func (UnimplementedOperatorServiceHandler) SetHeaderTargets(context.Context, *co
 
 func (UnimplementedOperatorServiceHandler) RemoveHeaderTargets(context.Context, *connect.Request[v1.RemoveHeaderTargetsRequest]) (*connect.Response[v1.RemoveHeaderTargetsResponse], error) {
 	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("specproxy.operator.v1.OperatorService.RemoveHeaderTargets is not implemented"))
+}
+
+func (UnimplementedOperatorServiceHandler) SetShadow(context.Context, *connect.Request[v1.SetShadowRequest]) (*connect.Response[v1.SetShadowResponse], error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("specproxy.operator.v1.OperatorService.SetShadow is not implemented"))
+}
+
+func (UnimplementedOperatorServiceHandler) StopShadow(context.Context, *connect.Request[v1.StopShadowRequest]) (*connect.Response[v1.StopShadowResponse], error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("specproxy.operator.v1.OperatorService.StopShadow is not implemented"))
+}
+
+func (UnimplementedOperatorServiceHandler) GetShadow(context.Context, *connect.Request[v1.GetShadowRequest]) (*connect.Response[v1.GetShadowResponse], error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("specproxy.operator.v1.OperatorService.GetShadow is not implemented"))
 }
 
 func (UnimplementedOperatorServiceHandler) Rollback(context.Context, *connect.Request[v1.RollbackRequest]) (*connect.Response[v1.RollbackResponse], error) {

@@ -5,6 +5,8 @@ import (
 	"io"
 	"net/http"
 	"net/http/httptest"
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -141,4 +143,39 @@ func TestASlowCanaryIsStopped(t *testing.T) {
 	if m := r.GetVerdict().GetMetrics(); m[0].GetCanaryFailed() != 0 || m[1].GetCanaryFailed() == 0 || m[1].GetCanaryEnded() < m[1].GetCanaryFailed() || m[1].GetStableEnded() == 0 {
 		t.Errorf("%v", m)
 	}
+}
+
+// Blue-green is a plan of one step: all the traffic at once with the stable version warm beside it, promoted on evidence, one command from the way
+// back, and taken back by itself when it turns out bad.
+func TestBlueGreenIsAPlanOfOneStep(t *testing.T) {
+	w := startPlane(t, nil)
+	canaries(t, w, map[string]int64{"1.0.0": 50, "1.1.0": 50, "1.2.0": 2})
+	plan := func(within string) string {
+		path := filepath.Join(t.TempDir(), "plan.yaml")
+		text := "preset: blue-green\nsteps:\n  - {weight: 100%, until: duration, within: " + within + "}\npMax: 0.2\n"
+		if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		return path
+	}
+	w.ctl(0, []string{"1.0.0=100 -> 1.1.0=100", "effective: after"}, "deploy", "refunds:1.1.0", "--plan", plan("2s"), "--impossible")
+	r := w.phase("refunds", "promoted")
+	if len(r.GetPlan().GetSteps()) != 1 || r.GetPlan().GetPreset() != "blue-green" || r.GetVerdict().GetResult() != "pass" || r.GetVerdict().GetMetrics()[0].GetBound() >= 0.2 {
+		t.Errorf("promoted by %v with %v", r.GetPlan(), r.GetVerdict())
+	}
+	if got := w.weights("refunds"); got != "1.1.0=10000" {
+		t.Errorf("traffic %s", got)
+	}
+	w.ctl(0, []string{"1.1.0=100 -> 1.0.0=100", "PM-1", "effective: after"}, "rollback", "refunds", "--to", "1.0.0")
+
+	// Nobody needs to look: held against what the plan allows at most, a bad one goes back long before its step is over.
+	w.ctl(0, []string{"1.0.0=100 -> 1.2.0=100"}, "deploy", "refunds:1.2.0", "--plan", plan("6h"), "--impossible")
+	r = w.phase("refunds", "aborted")
+	if got := w.weights("refunds"); got != "1.0.0=10000" || r.GetVerdict().GetResult() != "fail" {
+		t.Errorf("traffic %s after %v", got, r.GetVerdict())
+	}
+	if got := w.version("refunds:1.2.0").GetStanding(); got != "quarantined" {
+		t.Errorf("1.2.0 is %s", got)
+	}
+	w.ctl(0, []string{"It rolled back by itself. Verdict: **fail**"}, "postmortem", "show", "PM-2")
 }

@@ -228,18 +228,8 @@ func TestRecordTellsTheWholeStory(t *testing.T) {
 	w.ctl(0, []string{"complete within 5m", "rule 4: path=/jobs/cancelled*"}, "rollback", "shop", "--reason", "refuses refunds above 100")
 	cut.answer(http.StatusServiceUnavailable)
 	runs.open()
-	eventually(t, "what is left to the next shift", func() error {
-		out, _ := w.specctl("handover", "shop", "--dry-run")
-		for _, part := range []string{
-			fmt.Sprintf("left: %d executions of 2.1.0 failed or were cancelled, to be done again: specctl executions shop --on 2.1.0 --failed -o csv > redo.csv", len(failed)),
-			"wake someone: if the drain of 2.1.0 is not over in time (1 still run): specctl drain status shop", "wake someone: if shop fails again: specctl rollback shop",
-		} {
-			if !strings.Contains(out, part) {
-				return fmt.Errorf("%q is not in %s", part, out)
-			}
-		}
-		return nil
-	})
+	w.left("shop", fmt.Sprintf("left: %d executions of 2.1.0 failed or were cancelled, to be done again: specctl executions shop --on 2.1.0 --failed -o csv > redo.csv", len(failed)),
+		"wake someone: if the drain of 2.1.0 is not over in time (1 still run): specctl drain status shop", "wake someone: if shop fails again: specctl rollback shop")
 	w.xds.kill()
 	running.finish()
 	runs.answer(http.StatusOK, "2.1.0 answers running")
@@ -372,6 +362,20 @@ func TestSettledRecordCountsEveryCancelledExecution(t *testing.T) {
 	w.toRedo("PM-1", crowd)
 	w.closePostMortem("PM-1", "environment")
 	w.toRedo("PM-1", crowd)
+}
+
+// left waits until a hand-over of the spec tells all of this.
+func (w *world) left(spec string, lines ...string) {
+	w.t.Helper()
+	eventually(w.t, "what is left of "+spec+" to the next shift", func() error {
+		out, _ := w.specctl("handover", spec, "--dry-run")
+		for _, line := range lines {
+			if !strings.Contains(out, line) {
+				return fmt.Errorf("%q is not in %s", line, out)
+			}
+		}
+		return nil
+	})
 }
 
 // toRedo waits until a record knows of this many executions to do again: they are told of after their end was counted.

@@ -9,12 +9,15 @@ import (
 	"github.com/specproxy/specproxy/internal/versions"
 )
 
-// shownOthers is how many versions are shown with a spec that neither hold weight nor run: the newest. ListVersions has all.
+// shownOthers is how many versions are shown with a spec that neither get requests nor run: the newest. ListVersions has all.
 const shownOthers = 20
 
 // shownVersions are the versions that a spec is shown with, in semantic version order; more says that there are others.
 func (s *Server) shownVersions(view *store.View, name string, route routing.Route, exit string) (shown []versions.Record, more bool) {
-	live := append(store.Weighted(route.Splits), s.Fleet.Seen(view, name)...)
+	live := append(route.Carried(), s.Fleet.Seen(view, name)...)
+	if route.Shadow != nil {
+		live = append(live, route.Shadow.Version)
+	}
 	for _, d := range view.UnfinishedDrains(name) {
 		live = append(live, d.Version)
 	}

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"time"
 
+	"github.com/specproxy/specproxy/internal/fleet"
 	"github.com/specproxy/specproxy/internal/routing"
 	"github.com/specproxy/specproxy/internal/store"
 	"github.com/specproxy/specproxy/internal/versions"
@@ -85,9 +86,6 @@ func followShadow(tx *store.Tx, d *draft, actor Actor, now time.Time) {
 	}
 }
 
-// shadowAfter is how long after a shadow has ended its last copies may still find their requests.
-const shadowAfter = time.Minute
-
 // followShadows counts pairs.
 func (c *Controller) followShadows(ctx context.Context) error {
 	tick := time.NewTicker(shadowsEvery)
@@ -99,7 +97,7 @@ func (c *Controller) followShadows(ctx context.Context) error {
 		case <-tick.C:
 		}
 		for _, seen := range c.store.View().Shadows() {
-			if !seen.Ended.IsZero() && time.Since(seen.Ended) > shadowAfter {
+			if !seen.Ended.IsZero() && time.Since(seen.Ended) > fleet.ShadowAfter {
 				continue
 			}
 			halves := c.fleet.Mirrored(seen.Spec, seen.Since)

@@ -1,11 +1,13 @@
 package e2e
 
 import (
+	"bytes"
 	"encoding/json"
 	"fmt"
 	"io"
 	"net/http"
 	"net/http/httptest"
+	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -34,7 +36,8 @@ func newWitness(t *testing.T, version string, fails func(path string) bool) *wit
 		body, _ := io.ReadAll(r.Body)
 		h := r.Header.Clone()
 		h.Set("X-Got-Host", r.Host)
-		h.Set("X-Got-Body", string(body))
+		h.Set("X-Got-Body", string(body[:min(len(body), 10)]))
+		h.Set("X-Got-Length", strconv.Itoa(len(body)))
 		w.mu.Lock()
 		w.seen[r.URL.Path] = append(w.seen[r.URL.Path], h)
 		w.mu.Unlock()
@@ -156,8 +159,33 @@ func TestShadowThroughEnvoy(t *testing.T) {
 			t.Errorf("a copy came with %v", h)
 		}
 	}
-	var status struct{ CopyFailed, Copies string }
-	if err := json.Unmarshal([]byte(w.ctl(0, nil, "shadow", "status", "web", "-o", "json")), &status); err != nil || status.CopyFailed != "5" || status.Copies != "25" {
+
+	// A long body goes to both whole.
+	const long = 3 << 20
+	req, err := http.NewRequestWithContext(t.Context(), http.MethodPost, "http://"+edge+"/long", bytes.NewReader(make([]byte, long)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	req.Host = "web.agents"
+	res, err := http.DefaultClient.Do(req)
+	if err != nil {
+		t.Fatal(err)
+	}
+	body, err := io.ReadAll(res.Body)
+	res.Body.Close()
+	if err != nil || string(body) != "1.0.0" {
+		t.Fatalf("answered by %q, %v", body, err)
+	}
+	for name, agent := range map[string]*witness{"request": stable, "copy": candidate} {
+		eventually(t, name+" with a long body", func() error {
+			if got := agent.got("/long"); len(got) != 1 || got[0].Get("X-Got-Length") != strconv.Itoa(long) {
+				return fmt.Errorf("%v", got)
+			}
+			return nil
+		})
+	}
+	var status struct{ CopyFailed string }
+	if err := json.Unmarshal([]byte(w.ctl(0, nil, "shadow", "status", "web", "-o", "json")), &status); err != nil || status.CopyFailed != "5" {
 		t.Errorf("%v, %v", status, err)
 	}
 	w.ctl(0, []string{"shadow web:1.1.0 beside 1.0.0", "BOTH SUCCEEDED", "by chance: p = 1"}, "shadow", "status", "web")
@@ -207,7 +235,7 @@ func TestShadowThroughEnvoy(t *testing.T) {
 		}
 		return nil
 	})
-	got, err := w.shadow("web")
+	got, err = w.shadow("web")
 	if err != nil || !got.GetEndedAt().IsValid() || !strings.Contains(got.GetEndedBy(), "(rollback) by admin") || w.spec("web").GetShadow() != nil {
 		t.Errorf("after the rollback: %v, %v", got, err)
 	}
@@ -267,4 +295,46 @@ func TestOnlyWhatIsDeclaredSafeIsShadowed(t *testing.T) {
 	w.ctl(0, []string{"had been done before", "PM-1"}, "rollback", "only")
 	w.ctl(0, []string{"no request is copied"}, "shadow", "stop", "only")
 	w.ctl(0, []string{"had been done before"}, "shadow", "stop", "only")
+}
+
+// A control plane that begins anew is told again what sidecars have kept, and counts no pair twice.
+func TestPairsOutliveTheControlPlane(t *testing.T) {
+	w := startXDS(t)
+	none := func(string) bool { return false }
+	for _, version := range []string{"1.0.0", "1.1.0"} {
+		w.publish("web", version, canaryContract, "shadow: safe")
+		w.sidecar("web:"+version, newWitness(t, version, none).URL)
+		w.ready("web", version, 1)
+	}
+	w.deploy("web", "1.0.0")
+	edge := w.envoy("edge").Address
+	eventually(t, "first answer", func() error { _, err := knockWith(t, edge, "web.agents", "", ""); return err })
+	w.ctl(0, []string{"effective: after"}, "shadow", "web:1.1.0", "--percent", "100")
+	pairs := func(n uint64) {
+		t.Helper()
+		eventually(t, fmt.Sprintf("%d pairs", n), func() error {
+			got, err := w.shadow("web")
+			if err == nil && (got.GetBothSucceeded() != n || got.GetRequests() != n || got.GetCopies() != n) {
+				err = fmt.Errorf("%v", got)
+			}
+			return err
+		})
+	}
+	send := func(n int) {
+		t.Helper()
+		for range n {
+			if got, err := knockWith(t, edge, "web.agents", "", ""); err != nil || got != "1.0.0" {
+				t.Fatalf("%q, %v", got, err)
+			}
+		}
+	}
+	send(20)
+	pairs(20)
+	w.xds.terminate()
+	<-w.xds.done
+	send(10) // Envoy copies on, and sidecars keep what they cannot tell
+	w.restartXDS()
+	w.ready("web", "1.0.0", 1)
+	send(10)
+	pairs(40)
 }

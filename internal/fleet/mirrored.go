@@ -2,9 +2,11 @@ package fleet
 
 import (
 	"slices"
+	"time"
 
 	sidecarv1 "github.com/specproxy/specproxy/gen/specproxy/sidecar/v1"
 	"github.com/specproxy/specproxy/internal/shadow"
+	"github.com/specproxy/specproxy/internal/store"
 )
 
 // keepMirrored bounds the halves of pairs that are kept of one spec's shadow: the newest. A half whose other one comes later finds no pair.
@@ -40,6 +42,21 @@ func (f *Fleet) Mirrored(spec string, since uint64) []shadow.Half {
 	return nil
 }
 
+// forgetMirrored forgets shadows that have ended, as others begin. f.mu is held.
+func (f *Fleet) forgetMirrored() {
+	view := f.store.View()
+	for spec, m := range f.mirrored {
+		if record, ok := view.Shadow(spec); ok && record.Since >= m.since && over(record) {
+			delete(f.mirrored, spec)
+		}
+	}
+}
+
+// ShadowAfter is how long after a shadow has ended its last copies may still find their requests.
+const ShadowAfter = time.Minute
+
+func over(s store.Shadow) bool { return !s.Ended.IsZero() && time.Since(s.Ended) > ShadowAfter }
+
 // takeMirrored keeps halves of the newest shadow that was heard of.
 func (s *session) takeMirrored(batch *sidecarv1.MirroredBatch) {
 	f := s.fleet
@@ -51,6 +68,7 @@ func (s *session) takeMirrored(batch *sidecarv1.MirroredBatch) {
 	for _, x := range batch.GetExecutions() {
 		m := f.mirrored[s.key.spec]
 		if m == nil || m.since < x.GetSince() {
+			f.forgetMirrored()
 			m = &mirrored{since: x.GetSince(), told: map[string]uint64{}}
 			f.mirrored[s.key.spec] = m
 		}

@@ -45,6 +45,9 @@ type Pair struct {
 // MaxDiscordant bounds the pairs that are kept by name: the newest.
 const MaxDiscordant = 50
 
+// maxRead bounds the instances of which it is remembered how far they were read: beyond it, those that tell nothing any more are forgotten.
+const maxRead = 1000
+
 // Tally counts pairs by how they ended.
 type Tally struct {
 	BothSucceeded uint64 `json:"bothSucceeded"`
@@ -108,6 +111,9 @@ func (t Tally) Plus(halves []Half) (next Tally, moved bool) {
 			next.Read[h.Instance], moved = h.Seq, true
 		}
 	}
+	if len(next.Read) > maxRead {
+		next.forget(halves)
+	}
 	var found []Pair
 	for id, p := range pairs {
 		if p.request == nil || p.copied == nil || !p.fresh {
@@ -145,6 +151,19 @@ func (t Tally) Plus(halves []Half) (next Tally, moved bool) {
 		next.Discordant = slices.Delete(next.Discordant, 0, n)
 	}
 	return next, moved
+}
+
+// forget keeps in Read the instances that halves are of.
+func (t *Tally) forget(halves []Half) {
+	telling := make(map[string]struct{}, maxRead)
+	for i := range halves {
+		telling[halves[i].Instance] = struct{}{}
+	}
+	for instance := range t.Read {
+		if _, ok := telling[instance]; !ok {
+			delete(t.Read, instance)
+		}
+	}
 }
 
 // Sign is the exact two-sided sign test on the pairs of which one half failed (McNemar's): how often chance alone would divide them at least as

@@ -94,3 +94,16 @@ func TestPairsCountOnce(t *testing.T) {
 		}
 	})
 }
+
+// Instances come and go while a shadow goes on: what is remembered of them stays bounded.
+func TestInstancesThatAreGoneAreForgotten(t *testing.T) {
+	var tally shadow.Tally
+	for i := range 3000 {
+		tally, _ = tally.Plus([]shadow.Half{
+			{Pair: fmt.Sprint(i), Instance: fmt.Sprint("request-", i), Seq: 1, Outcome: shadow.Success}, {Pair: fmt.Sprint(i), Copy: true, Instance: "copy", Seq: uint64(i + 1), Outcome: shadow.Success},
+		})
+	}
+	if tally.BothSucceeded != 3000 || len(tally.Read) > 1001 || tally.Read["copy"] != 3000 {
+		t.Errorf("%d pairs, %d instances remembered", tally.BothSucceeded, len(tally.Read))
+	}
+}

@@ -231,9 +231,11 @@ func (e *entry) say(success bool, reason string) {
 	if success {
 		e.outcome = Success
 	}
-	e.shard.mu.Lock()
-	e.retell()
-	e.shard.mu.Unlock()
+	if len(e.ledger.attributes) > 0 {
+		e.shard.mu.Lock()
+		e.retell()
+		e.shard.mu.Unlock()
+	}
 	e.touch()
 }
 

@@ -584,7 +584,7 @@ def check_text(name, known, times):
         if not any(abs(durations(took) - t) <= 0.0501 * max(1, t / 10) for t in known["seconds"]):
             raise Wrong(f"{name} says {took}, which is no time that was computed")
     text = re.sub(TOOK, "", text)
-    for number in re.findall(r"(?<![\w.])\d+(?:\.\d+)?(?![\w])", text):
+    for number in re.findall(r"(?<![\w.])\d+(?:\.\d+)?(?:e[+-]\d+)?(?![\w])", text):
         if number not in known["numbers"]:
             raise Wrong(f"{name} says {number}, which is no figure that was computed or recorded")
 

@@ -380,6 +380,14 @@ func TestEveryChangeRecordsItsActor(t *testing.T) {
 		}))
 		return err
 	})
+	do("tom", func() error {
+		_, err := client.SetHeaderTargets(ctx, connect.NewRequest(&operatorv1.SetHeaderTargetsRequest{Spec: "shop", Version: "2.0.0", Headers: []*operatorv1.Header{{Name: "x-tester", Value: "1"}}}))
+		return err
+	})
+	do("tia", func() error {
+		_, err := client.RemoveHeaderTargets(ctx, connect.NewRequest(&operatorv1.RemoveHeaderTargetsRequest{Spec: "shop", All: true}))
+		return err
+	})
 	w.answered("PM-1")
 	do("cleo", func() error {
 		_, err := client.ClosePostMortem(ctx, connect.NewRequest(&operatorv1.ClosePostMortemRequest{Id: "PM-1", Cause: "false-alarm", Note: "x"}))
@@ -394,10 +402,10 @@ func TestEveryChangeRecordsItsActor(t *testing.T) {
 	for _, c := range res.Msg.GetHistory() {
 		actors = append(actors, c.GetKind()+" "+c.GetActor())
 	}
-	if got := strings.Join(actors[:5], ", "); got != "weights admin (wes), deploy admin (ove), rollback admin (ron), undo admin (uma), rollback admin (rob)" {
+	if got := strings.Join(actors[:7], ", "); got != "target admin (tia), target admin (tom), weights admin (wes), deploy admin (ove), rollback admin (ron), undo admin (uma), rollback admin (rob)" {
 		t.Errorf("history: %s", got)
 	}
-	if got := res.Msg.GetSpec().GetChangedBy(); got != "admin (wes)" {
+	if got := res.Msg.GetSpec().GetChangedBy(); got != "admin (tia)" {
 		t.Errorf("changed by %q", got)
 	}
 	one, two := w.record("PM-1"), w.record("PM-2")

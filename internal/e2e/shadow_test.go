@@ -121,6 +121,27 @@ func TestShadowThroughEnvoy(t *testing.T) {
 		}
 		return err
 	})
+	w.ctl(0, []string{"web: shadow", "shadow: 25% of the requests are copied to 1.1.0", "effective: after"}, "shadow", "web:1.1.0", "--percent", "25")
+	const sent = 200
+	for range sent {
+		if got := send("/share"); got != "1.0.0" {
+			t.Fatalf("answered by %q", got)
+		}
+	}
+	eventually(t, "pairs of a quarter of the requests", func() error {
+		got, err := w.shadow("web")
+		copies := len(candidate.got("/share"))
+		if err == nil && (got.GetBothSucceeded() != uint64(copies) || got.GetRequests() != uint64(copies)) {
+			err = fmt.Errorf("%d copies, %v", copies, got)
+		}
+		return err
+	})
+	if n := len(candidate.got("/share")); n < 20 || n > 80 { // five standard deviations
+		t.Errorf("%d of %d requests were copied, want about 50", n, sent)
+	}
+	if n := len(stable.got("/share")); n != sent {
+		t.Errorf("%d requests came, want %d", n, sent)
+	}
 	w.ctl(0, []string{"web: shadow", "shadow: 100% of the requests are copied to 1.1.0", "effective: after"}, "shadow", "web:1.1.0", "--percent", "100", "--reason", "trial")
 
 	// What a client says of it is dropped, for the request and for its copy.
@@ -142,7 +163,7 @@ func TestShadowThroughEnvoy(t *testing.T) {
 		}
 		return nil
 	})
-	if got.GetRequests() != 25 || got.GetCopies() != 25 || got.Sign == nil || got.GetSign() < 0.99 || len(got.GetDiscordant()) != 10 || got.GetCounts().GetSucceeded() != 10 || got.GetCounts().GetActed() != 0 {
+	if got.GetRequests() != 25 || got.GetCopies() != 25 || got.Sign == nil || got.GetSign() < 0.99 || len(got.GetDiscordant()) != 10 || got.GetCounts().GetFailed() != 10 || got.GetCounts().GetActed() != 0 {
 		t.Errorf("%v", got)
 	}
 	for _, h := range stable.got("/ok") {

@@ -305,6 +305,9 @@ func TestOnlyWhatIsDeclaredSafeIsShadowed(t *testing.T) {
 	w.publish("only", "1.3.0", completeContract, "shadow: safe")
 	w.member("only:1.3.0", "only-1-3-0")
 	w.ready("only", "1.3.0", 1)
+	w.ctl(0, nil, "policy", "set", "only", "--require-conformance")
+	w.ctl(1, []string{"only:1.3.0 must have passed its tests"}, "shadow", "only:1.3.0", "--percent", "10")
+	w.ctl(0, nil, "policy", "set", "only", "--none")
 	w.ctl(0, nil, "shadow", "only:1.3.0", "--percent", "10", "--for", "1s")
 	eventually(t, "end of the shadow", func() error {
 		if s := w.spec("only"); s.GetShadow() != nil || s.GetChangedBy() != "end of a shadow" {

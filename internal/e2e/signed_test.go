@@ -48,6 +48,7 @@ func onlySignedVersionsRun(t *testing.T, w *world, away func()) {
 	})
 	w.ready("shop", "1.1.0", 0)
 	w.run(1, []string{"shop:1.1.0 must be signed by key"}, "deploy", "shop:1.1.0", "--now")
+	w.run(1, []string{"shop:1.1.0 must be signed by key"}, "target", "shop:1.1.0", "--header", "x-tester=true", "--now")
 	w.run(0, nil, "sign", "shop:1.1.0", "--key", key("stranger.key"))
 	w.run(1, []string{"its signatures do not count"}, "deploy", "shop:1.1.0", "--now")
 	stubborn := w.sidecar("shop:1.1.0", agent.url, "--require-key", key("release.pub"))

@@ -629,6 +629,15 @@ def seconds_took(s):
     return took(s * 1e9, 10**8 if s >= 1 else 10**6)
 
 
+def span_of(ns):
+    """A time as manifests write it: 30s, 2m, 1h."""
+    if ns % 10**9 == 0 and ns < 120 * 10**9 and ns % (60 * 10**9):
+        return f"{ns // 10**9}s"
+    text = took(ns, 1)
+    text = text.removesuffix("0s") if text.endswith("m0s") else text
+    return text.removesuffix("0m") if text.endswith("h0m") else text
+
+
 def traffic(plan):
     return f", or {seconds_took(plan['seconds'])} of that traffic" if plan["seconds"] else ""
 
@@ -709,7 +718,17 @@ def observed(rollback):
                    f"{s['failed']} executions failed or were cancelled under it in all.")
         for x in a.get("touched") or []:
             yield f"| {a['version']} | {x['class']} | {x['acts']} | {x['executions']} |"
+    for p in rollback["plans"] or []:
+        words = p["disposition"] + (f" within {span_of(p['within'])}" if p.get("within") else "") + (f", then {p['then']}" if p.get("then") else "")
+        yield f"| {p['version']} | {p['rule']} | {words} | {p['executions']} |"
+    for s in rollback["timeline"] or []:
+        splits = " ".join(f"{x['version']}={x['basisPoints'] / 100:.2f}".rstrip("0").rstrip(".") for x in s["splits"] or []) or "nothing"
+        yield f"| {s['generation']} | {clock(s['at'])} | {s['by']} | {s['kind']} | {splits}"
     evidence = rollback.get("evidence") or {}
+    for x in (evidence.get("first") or []) + (evidence.get("last") or []):
+        ended = clock(x["ended"]) if nanos(x.get("ended")) else "still ran"
+        yield (f"| `{x['id']}` | {x['version']} | {clock(x['started'])} | {ended} | {cell(x.get('reason') or 'none was given')} | {x.get('status', 0)} | "
+               f"{x.get('effects') or 'unknown'} |")
     for x in evidence.get("reasons") or []:
         yield f"| {x['version']} | {cell(x['reason'] or 'no reason')} | {x['count']} |"
     for x in evidence.get("reports") or []:

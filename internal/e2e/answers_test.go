@@ -7,6 +7,8 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+
+	operatorv1 "github.com/specproxy/specproxy/gen/specproxy/operator/v1"
 )
 
 // as runs specctl as somebody else.
@@ -180,6 +182,12 @@ func TestHandoverSaysWhatIsLeft(t *testing.T) {
 	}
 	contains(t, w.ctl(0, nil, "postmortem", "show", "PM-1"), "day-team", "QueueGrows: 400 wait", "QueueShrinks")
 	w.ctl(1, []string{"spec nobody does not exist"}, "handover", "nobody", "--to", "x")
+	// A rollback that an instance has not confirmed wakes somebody.
+	w.staged("till", "1.0.0", "1.1.0")["1.1.0"].close()
+	if _, err := w.rollbackOf(&operatorv1.RollbackTarget{Spec: "till"}); err != nil {
+		t.Fatal(err)
+	}
+	w.left("till", "wake someone: now: the rollback of PM-2 is not proven to have taken effect: specctl get till")
 
 	w.ctl(0, []string{"deploys: 2, 1 of them rolled back later (50 %)", "1 with all the traffic", "open: 1", "time to restore"}, "stats", "shop")
 	w.closePostMortem("PM-1", "false-alarm")

@@ -219,17 +219,18 @@ func (p *Proxy) awaitBegun(r *http.Request) {
 
 // admit asks the ledger. It returns nil if the version is fenced; that of copies has no fence.
 func (p *Proxy) admit(w *response, r *http.Request, a arrival, state *posture.Posture) *exchange {
-	ledger, place := p.Ledger, p.place
+	ledger, place := p.Ledger, drain.Place{}
 	if a.shadow {
 		ledger, a.route = p.Shadows, 0
-		place = func(*http.Request) drain.Place { return drain.Place{} }
+	} else {
+		place = p.place(r)
 	}
 	id, key := p.identify(r, state.Key, ledger)
 	ctx, cancel := context.WithCancelCause(r.Context())
 	x := &exchange{proxy: p, w: w, in: r, arrival: a, ctx: ctx, cancel: cancel, id: id, ids: []string{id}, pin: state.Pin}
 	admitted, _ := ledger.Admit(drain.Begin{
 		ID: id, Key: key, Method: r.Method, Path: r.URL.Path, RouteGeneration: a.route, Started: a.at, Deadline: a.deadline,
-		HandedOverFrom: a.origin, Origin: p.origin(a.origin), GRPC: a.kind == grpcCall, Redirectable: a.redirectable(), Headers: p.ruled(r.Header), Place: place(r), Cut: x.cut,
+		HandedOverFrom: a.origin, Origin: p.origin(a.origin), GRPC: a.kind == grpcCall, Redirectable: a.redirectable(), Headers: p.ruled(r.Header), Place: place, Cut: x.cut,
 	})
 	if admitted == nil {
 		cancel(nil)

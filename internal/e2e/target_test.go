@@ -76,7 +76,14 @@ func TestHeadersLeadToAVersionThroughEnvoy(t *testing.T) {
 	expect("", "", "1.0.0")
 
 	// A canary of the version begins, and goes on when a header is taken away. Nobody but those led by a header comes meanwhile.
-	w.startRollout("web", "1.1.0", &operatorv1.RolloutPlan{Steps: []*operatorv1.RolloutStep{{Weight: 1, Until: "manual"}}})
+	begun, err := w.rollouts.StartRollout(t.Context(), connect.NewRequest(&operatorv1.StartRolloutRequest{
+		Spec: "web", Version: "1.1.0", Impossible: true, // at this traffic it would not come to its end by itself
+		Plan: &operatorv1.RolloutPlan{Steps: []*operatorv1.RolloutStep{{Weight: 1, Until: "manual"}}},
+	}))
+	if err != nil {
+		t.Fatal(err)
+	}
+	w.effective("web", begun.Msg.GetChange().GetGeneration())
 	w.ctl(0, []string{"headers: x-tester: true -> 1.1.0", "effective: after"}, "target", "remove", "web", "--header", "x-tenant=acme")
 	counted := w.version("web:1.1.0").GetPool().GetSucceeded()
 	const led = 40

@@ -41,7 +41,7 @@ var arrows = []struct {
 	{"internal/control", []string{
 		"internal/discovery", "internal/fleet", "internal/archive", "internal/store",
 		"internal/routing", "internal/postmortem", "internal/versions", "internal/drain",
-		"internal/conformance", "internal/signing", "internal/specdiff", "internal/rollout", "internal/rollout/evidence", "internal/webhook",
+		"internal/conformance", "internal/signing", "internal/specdiff", "internal/rollout", "internal/rollout/evidence", "internal/webhook", "internal/synthetic", "internal/routing/envoy",
 	}},
 	{"internal/discovery", []string{"internal/store", "internal/routing", "internal/routing/envoy", "internal/versions", "internal/drain"}},
 	{"internal/fleet", []string{"internal/store", "internal/shadow", "internal/routing", "internal/postmortem", "internal/versions", "internal/drain", "gen/sidecar"}},
@@ -83,6 +83,8 @@ var arrows = []struct {
 
 	// Questions to other people's servers: judges and gates of canaries.
 	{"internal/webhook", nil},
+	// Executions that are none, which show what way a proxy sends them.
+	{"internal/synthetic", nil},
 
 	// Versions in a file, for moving between clusters: what export writes and import reads.
 	{"internal/archive/bundle", []string{"internal/versions"}},

@@ -119,7 +119,7 @@ func (s *Server) Deploy(ctx context.Context, req *connect.Request[operatorv1.Dep
 		refs = append(refs, versions.Ref{Spec: r.GetSpec(), Version: r.GetVersion()})
 	}
 	how := how(m.GetReason(), m.GetDryRun(), m.GetNow(), m.GetOverride())
-	how.AtOnce, how.Impossible = m.GetAtOnce(), m.GetImpossible()
+	how.AtOnce, how.Impossible, how.NoRehearsal = m.GetAtOnce(), m.GetImpossible(), m.GetNoRehearsal()
 	changes, err := s.Control.Deploy(ctx, actor(req.Header(), m.GetAutomation()), refs, how)
 	if err != nil {
 		return nil, err

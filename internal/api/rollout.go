@@ -66,7 +66,7 @@ func (s *Server) StartRollout(ctx context.Context, req *connect.Request[operator
 	}
 	ref := versions.Ref{Spec: m.GetSpec(), Version: m.GetVersion()}
 	how := how(m.GetReason(), false, m.GetNow(), m.GetOverride())
-	how.Impossible = m.GetImpossible()
+	how.Impossible, how.NoRehearsal = m.GetImpossible(), m.GetNoRehearsal()
 	change, ro, err := s.Control.StartRollout(ctx, actor(req.Header(), m.GetAutomation()), ref, plan, how)
 	if err != nil {
 		return nil, err
@@ -206,6 +206,7 @@ func (s *Server) rolloutOf(ro store.Rollout) *operatorv1.Rollout {
 		Spec: ro.Spec, Canary: ro.Canary, Stable: ro.Stable, Plan: planOf(ro.Plan), Attempt: uint32(max(0, ro.Attempt)), //nolint:gosec // a small count
 		Phase: string(ro.Phase), Why: ro.Why, Step: uint32(max(0, ro.Step+1)), StartedAt: stamp(ro.StartedAt), EnteredAt: stamp(ro.EnteredAt), //nolint:gosec // a small count
 		Origin: ro.Origin, AckBy: stamp(ro.AckBy), Weight: uint32(ro.Weight()), Share: -1, Verdict: verdictOf(v, ro.Plan.Rules()),
+		Rehearsal: rehearsalOf(ro.Rehearsal),
 	}
 	if share, ok := control.Share(ro); ok {
 		out.Share = share
@@ -226,6 +227,20 @@ func (s *Server) rolloutOf(ro store.Rollout) *operatorv1.Rollout {
 	}
 	for _, e := range slices.Backward(ro.Evidence.Recent) {
 		out.Events = append(out.Events, &operatorv1.EvidenceEvent{Execution: e.Execution, Arm: e.Arm.String(), Weight: uint32(e.Weight), At: stamp(e.At), Stake: math.Exp(min(e.Log, 700))})
+	}
+	return out
+}
+
+func rehearsalOf(r *rollout.Rehearsal) *operatorv1.Rehearsal {
+	if r == nil {
+		return nil
+	}
+	out := &operatorv1.Rehearsal{
+		StartedAt: stamp(r.StartedAt), EndedAt: stamp(r.EndedAt), Undo: spanOf(r.Undo), Summary: r.String(), More: uint32(max(0, r.More)), Failures: r.Failures, //nolint:gosec // a count
+		Skipped: r.Skipped, SkippedBy: r.By,
+	}
+	for _, p := range r.Proxies {
+		out.Proxies = append(out.Proxies, &operatorv1.RehearsedProxy{Node: p.Node, There: spanOf(p.There), Acked: spanOf(p.Acked), Seen: spanOf(p.Seen), Note: p.Note})
 	}
 	return out
 }

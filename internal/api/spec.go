@@ -75,7 +75,7 @@ func (s *Server) specOf(view *store.View, name string) *operatorv1.Spec {
 		}
 	}
 	if ro, ok := view.Rollout(name); ok && !ro.Phase.Ended() {
-		out.Canary = &operatorv1.CanaryShare{Version: ro.Canary, Phase: string(ro.Phase), Weight: uint32(ro.Weight())}
+		out.Canary = &operatorv1.CanaryShare{Version: ro.Canary, Phase: string(ro.Phase), Weight: uint32(ro.Weight()), Rehearsal: rehearsalOf(ro.Rehearsal)}
 		if share, counted := control.Share(ro); counted {
 			out.Canary.Share = &share
 		}

@@ -43,7 +43,11 @@ const declared = "declared"
 type canaryFlags struct {
 	preset, file string
 	impossible   bool
+	noRehearsal  bool
 }
+
+// rehearsalWait is how long the control plane may take for a rehearsal before it answers.
+const rehearsalWait = 45 * time.Second
 
 func addCanaryFlags(cmd *cobra.Command) *canaryFlags {
 	f := &canaryFlags{}
@@ -51,6 +55,7 @@ func addCanaryFlags(cmd *cobra.Command) *canaryFlags {
 	cmd.Flags().Lookup("canary").NoOptDefVal = declared
 	cmd.Flags().StringVar(&f.file, "plan", "", "shift the traffic by the plan in this YAML file (see specctl plan --help)")
 	cmd.Flags().BoolVar(&f.impossible, "impossible", false, "go ahead although the plan would not come to its end by itself")
+	cmd.Flags().BoolVar(&f.noRehearsal, "no-rehearsal", false, "in an emergency: give it traffic although nobody has seen that it can be taken back; needs --reason")
 	return f
 }
 
@@ -121,8 +126,10 @@ the standard one.
 	}
 	output := outputFlag(cmd, asTable, asJSON)
 	flags := addCanaryFlags(cmd)
-	if err := cmd.Flags().MarkHidden("impossible"); err != nil {
-		panic(err) // it was added just now
+	for _, name := range []string{"impossible", "no-rehearsal"} {
+		if err := cmd.Flags().MarkHidden(name); err != nil {
+			panic(err) // it was added just now
+		}
 	}
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		format, err := output()
@@ -230,8 +237,8 @@ func (a *app) deployCanary(cmd *cobra.Command, args []string, flags *changeFlags
 		return err
 	}
 	got, err := ask(cmd.Context(), c, client.StartRollout, &operatorv1.StartRolloutRequest{
-		Spec: spec, Version: version, Plan: plan, Reason: flags.reason, Automation: flags.automation, Override: flags.overridden(), Now: flags.now, Impossible: canary.impossible,
-	}, 0)
+		Spec: spec, Version: version, Plan: plan, Reason: flags.reason, Automation: flags.automation, Override: flags.overridden(), Now: flags.now, Impossible: canary.impossible, NoRehearsal: canary.noRehearsal,
+	}, rehearsalWait)
 	if err != nil {
 		return err
 	}
@@ -298,6 +305,7 @@ the canary really gets, the verdict and what it rests on, and what happened so f
 		}
 		return poll(cmd.Context(), a, c, *watch, format, read, func(got *operatorv1.GetRolloutResponse) {
 			a.printRollout(got.GetRollout())
+			a.printRehearsed(got.GetRollout().GetRehearsal())
 			a.printRolloutHistory(got.GetRollout())
 		})
 	}
@@ -365,7 +373,7 @@ webhooks of a control plane, and for all its replicas.`,
 
 func ended(r *operatorv1.Rollout) bool {
 	switch r.GetPhase() {
-	case "promoted", "aborted", "superseded":
+	case "promoted", "aborted", "superseded", "refused":
 		return true
 	}
 	return false
@@ -391,6 +399,7 @@ func (a *app) printRollout(r *operatorv1.Rollout) {
 	a.out.line("canary %s:%s against %s: %s, %s", r.GetSpec(), r.GetCanary(), r.GetStable(), r.GetPhase(), step)
 	a.out.field("why", "%s", r.GetWhy())
 	a.out.field("plan", "%s, chosen by %s", r.GetPlan().GetPreset(), r.GetOrigin())
+	a.printRehearsal(r.GetRehearsal())
 	for _, g := range r.GetGates() {
 		a.printGate(r.GetSpec(), g)
 	}
@@ -422,6 +431,40 @@ func (a *app) printRollout(r *operatorv1.Rollout) {
 	if r.GetAckBy() != nil {
 		a.out.field("ack by", "%s, or it is rolled back: specctl canary ack %s", a.moment(r.GetAckBy()), r.GetSpec())
 	}
+}
+
+func (a *app) printRehearsal(r *operatorv1.Rehearsal) {
+	if r == nil {
+		return
+	}
+	style := plain
+	if r.GetUndo() == nil && r.GetEndedAt() != nil {
+		style = red
+	}
+	a.out.styled(style, "rehearsal", "%s", r.GetSummary())
+}
+
+// printRehearsed lists what each proxy took.
+func (a *app) printRehearsed(r *operatorv1.Rehearsal) {
+	if len(r.GetProxies()) == 0 {
+		return
+	}
+	t := newTable("REHEARSED AT", ">THERE", ">BACK, IT SAYS", ">BACK, SEEN", "NOTE")
+	for _, p := range r.GetProxies() {
+		t.row(p.GetNode(), brief(p.GetThere()), brief(p.GetAcked()), brief(p.GetSeen()), p.GetNote())
+	}
+	a.out.line("")
+	a.out.print(t, "  ")
+	if r.GetMore() > 0 {
+		a.out.line("  and %d more proxies, which were faster or are at other replicas", r.GetMore())
+	}
+}
+
+func brief(d *durationpb.Duration) string {
+	if d == nil {
+		return "-"
+	}
+	return rollout.Brief(d.AsDuration())
 }
 
 func (a *app) printGate(spec string, g *operatorv1.GateStatus) {

@@ -56,6 +56,10 @@ evidence, unless --at-once is given; so does any version with --canary or --plan
 which go before the manifest's plan. See specctl plan for what a plan comes to, and
 specctl canary for how it goes on.
 
+Before a canary gets traffic its way back is rehearsed at every proxy, which takes a
+moment; if it cannot be proven the deploy is refused. --no-rehearsal with --reason is
+for emergencies, and on record.
+
 ` + refHelp,
 		Example: `  specctl deploy customer-service:2.1.0
   specctl deploy customer-service:2.1.0 billing:1.4.0 --dry-run
@@ -82,7 +86,7 @@ specctl canary for how it goes on.
 		}
 		request := &operatorv1.DeployRequest{
 			Reason: flags.reason, DryRun: flags.dryRun, Now: flags.now, Automation: flags.automation, Override: flags.overridden(),
-			AtOnce: flags.atOnce, Impossible: canary.impossible,
+			AtOnce: flags.atOnce, Impossible: canary.impossible, NoRehearsal: canary.noRehearsal,
 		}
 		references := make([]reference, len(args))
 		for i, arg := range args {
@@ -101,7 +105,7 @@ specctl canary for how it goes on.
 			}
 			request.Refs = append(request.Refs, &operatorv1.Ref{Spec: ref.Spec, Version: ref.Version})
 		}
-		deployed, err := ask(cmd.Context(), c, client.Deploy, request, 0)
+		deployed, err := ask(cmd.Context(), c, client.Deploy, request, rehearsalWait)
 		if err != nil {
 			return err
 		}

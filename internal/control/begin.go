@@ -6,6 +6,8 @@ import (
 	"strings"
 	"time"
 
+	"go.uber.org/zap"
+
 	"github.com/specproxy/specproxy/internal/rollout"
 	"github.com/specproxy/specproxy/internal/routing"
 	"github.com/specproxy/specproxy/internal/store"
@@ -79,13 +81,30 @@ func (c *Controller) begin(ctx context.Context, actor Actor, starts []*start, wa
 		s.how = how
 		s.how.asked = true
 	}
+	if how.NoRehearsal && strings.TrimSpace(how.Reason) == "" {
+		return nil, refuse("repeat the command with --reason \"why it cannot wait\"", "a deploy whose way back is not rehearsed needs a reason: it is written into the record")
+	}
 	changes, err := c.change(ctx, actor, wants, how)
 	if err != nil {
 		return nil, err
 	}
+	if !how.DryRun {
+		for _, s := range starts {
+			if how.NoRehearsal && s.begun.Spec != "" && s.begun.StartedAt.Equal(s.now) {
+				c.metrics.rehearsals.WithLabelValues("skipped").Inc()
+				c.log.Warn("canary without a rehearsal of its way back", zap.Stringer("canary", s.ref), zap.String("by", actor.Name), zap.String("reason", how.Reason))
+			}
+		}
+		if err := c.awaitRehearsals(ctx, bySpec, changes); err != nil {
+			return nil, err
+		}
+	}
 	for i := range changes {
 		if s := bySpec[changes[i].Route.Spec]; s != nil && s.begun.Spec != "" {
 			changes[i].Planned = fmt.Sprintf("%s (the plan of %s)", s.begun.Plan.Summary(), s.begun.Origin)
+			if r := s.begun.Rehearsal; r != nil {
+				changes[i].Planned += "\n" + r.String()
+			}
 		} else if s != nil && s.deploy && changes[i].Route.Kind == routing.KindDeploy && !changes[i].AlreadyDone {
 			changes[i].Warnings = append(changes[i].Warnings, "its manifest's plan is not followed: there is no version to compare it with")
 		}
@@ -150,9 +169,17 @@ func (c *Controller) resolveStart(tx *store.Tx, before routing.Route, s *start) 
 		return goal{}, err
 	}
 	run.Origin = s.origin
+	run.Asked = rollout.Asked{Reason: s.how.Reason, Override: s.how.Override, OverrideReason: s.how.OverrideReason, Now: s.how.Now}
+	switch {
+	case s.how.DryRun: // it shows the first weight
+	case s.how.NoRehearsal:
+		run = run.Unrehearsed(s.actor.Name, s.how.Reason, s.now)
+	default:
+		run, action = run.Rehearse(s.now)
+	}
 	s.begun = store.Rollout{Run: run}
 	if !action.Changed {
-		// It stands at gates first. What would keep it from its traffic is said now, not when they open.
+		// It rehearses or stands at gates first. What would keep it from its traffic is said now, not when they open.
 		w := want{spec: s.ref.Spec, kind: routing.KindDeploy, resolve: func(*store.Tx, routing.Route) (goal, error) {
 			return goal{splits: splitsOf(run, uint16(run.Plan.Steps[0].Weight)), why: "you named it"}, nil
 		}}

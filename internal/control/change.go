@@ -63,6 +63,8 @@ type How struct {
 	AtOnce bool
 	// Impossible goes ahead with a plan that would not come to its end by itself.
 	Impossible bool
+	// NoRehearsal gives a canary its first weight although nobody has seen that it can be taken back; it needs a Reason.
+	NoRehearsal bool
 
 	asked    bool     // nobody but the command itself asks: what running executions meet need not be worked out
 	undo     string   // the post-mortem whose rollback is taken back

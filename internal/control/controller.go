@@ -84,6 +84,7 @@ func (c *Controller) Run(ctx context.Context) error {
 	g.Go(func() error { return c.followTargets(ctx) })
 	g.Go(func() error { return c.followShadows(ctx) })
 	g.Go(func() error { return c.followRollouts(ctx) })
+	g.Go(func() error { return c.followRehearsals(ctx) })
 	g.Go(func() error { return c.followEvidence(ctx) })
 	return g.Wait()
 }

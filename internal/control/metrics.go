@@ -12,8 +12,9 @@ import (
 
 // metrics of what this replica was told to do. What is stored is counted when somebody looks, the same at every replica.
 type metrics struct {
-	changes *prometheus.CounterVec
-	effects *prometheus.HistogramVec
+	changes    *prometheus.CounterVec
+	effects    *prometheus.HistogramVec
+	rehearsals *prometheus.CounterVec
 }
 
 func newMetrics(reg prometheus.Registerer, c *Controller) *metrics {
@@ -26,6 +27,9 @@ func newMetrics(reg prometheus.Registerer, c *Controller) *metrics {
 			Buckets: []float64{.002, .005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5, 10, 30, 60, 300},
 		}, []string{"kind"}),
 	}
+	m.rehearsals = promauto.With(reg).NewCounterVec(prometheus.CounterOpts{
+		Name: "specproxy_rehearsals_total", Help: "Rehearsals of a canary's way back that this replica concluded, by result: proven, unproven, and skipped, which a person wanted.",
+	}, []string{"result"})
 	if reg != nil {
 		reg.MustRegister(storeMetrics{c})
 	}

@@ -150,7 +150,7 @@ func (c *Controller) followRoute(tx *store.Tx, d *draft, how How, actor Actor, n
 		return nil, nil // who is sent somewhere by a header is not among those that it judges
 	}
 	event := rollout.EventRerouted
-	if d.Route.Kind == routing.KindRollback && d.Route.Weight(running.Canary) == 0 {
+	if d.Route.Kind == routing.KindRollback && d.Route.Weight(running.Canary) == 0 && running.Phase != rollout.Rehearsing {
 		event = rollout.EventRolledBack
 	}
 	run, _, _, err := running.Apply(event, actor.Name, "", now)
@@ -178,7 +178,7 @@ func (c *Controller) followRollouts(ctx context.Context) error {
 		case <-tick.C:
 		}
 		for _, ro := range c.store.View().Rollouts() {
-			if ro.Phase.Ended() {
+			if ro.Phase.Ended() || ro.Phase == rollout.Rehearsing {
 				delete(said, ro.Spec)
 				continue
 			}
@@ -281,6 +281,8 @@ func (c *Controller) apply(ctx context.Context, actor Actor, seen, ro store.Roll
 		if err == nil {
 			change = changes[0]
 		}
+	case action.Changed && seen.Step < 0:
+		change, err = c.firstWeight(ctx, actor, run, action.Weight, how)
 	case action.Changed:
 		change, err = c.SetWeights(ctx, actor, run.Spec, splitsOf(run, action.Weight), how)
 	default:
@@ -303,6 +305,23 @@ func (c *Controller) apply(ctx context.Context, actor Actor, seen, ro store.Roll
 	}
 	stored, _ := c.store.View().Rollout(run.Spec)
 	return stored, &change, nil
+}
+
+// firstWeight is the deploy, as it was asked for before the rehearsal and the gates.
+func (c *Controller) firstWeight(ctx context.Context, actor Actor, run rollout.Run, weight uint16, how How) (Change, error) {
+	asked := run.Asked
+	how.Override, how.OverrideReason, how.Now = asked.Override, asked.OverrideReason, asked.Now
+	if asked.Reason != "" {
+		how.Reason = asked.Reason
+	}
+	changes, err := c.change(ctx, actor, []want{{spec: run.Spec, kind: routing.KindDeploy, resolve: func(tx *store.Tx, _ routing.Route) (goal, error) {
+		_, err := known(tx, run.Spec, run.Canary)
+		return goal{splits: splitsOf(run, weight), why: "you named it"}, err
+	}}}, how)
+	if err != nil {
+		return Change{}, err
+	}
+	return changes[0], nil
 }
 
 // ChangeRollout carries out a person's command over a rollout.

@@ -5,6 +5,8 @@ import (
 	"slices"
 	"time"
 
+	"google.golang.org/protobuf/types/known/durationpb"
+
 	operatorv1 "github.com/specproxy/specproxy/gen/specproxy/operator/v1"
 )
 
@@ -19,11 +21,17 @@ type rolloutView struct {
 	Bad                        bool
 	Metrics                    []metricView
 	// Gates that it stands at, in words. The links that open them are not for a page that only reads.
-	Gates    []string
-	Eta      string
-	AckBy    moment
-	Commands []string
+	Gates []string
+	// Rehearsal of the way back, in words and by proxy; Unrehearsed: it proves nothing.
+	Rehearsal   string
+	Unrehearsed bool
+	Rehearsed   []rehearsedView
+	Eta         string
+	AckBy       moment
+	Commands    []string
 }
+
+type rehearsedView struct{ Node, There, Acked, Seen, Note string }
 
 type stepView struct {
 	Weight  string
@@ -43,7 +51,7 @@ type metricView struct {
 // over says that a rollout has come to its end.
 func over(r *operatorv1.Rollout) bool {
 	switch r.GetPhase() {
-	case "promoted", "aborted", "superseded":
+	case "promoted", "aborted", "superseded", "refused":
 		return true
 	}
 	return false
@@ -58,7 +66,7 @@ func rolloutOf(r *operatorv1.Rollout, now time.Time) *rolloutView {
 	}
 	switch n := int(r.GetStep()); {
 	case n == 0:
-		v.Where = "at the gates before its first step"
+		v.Where = "before its first step"
 	case n > len(plan.GetSteps()):
 		v.Where = "after its steps"
 	}
@@ -83,6 +91,10 @@ func rolloutOf(r *operatorv1.Rollout, now time.Time) *rolloutView {
 		}
 		v.Metrics = append(v.Metrics, row)
 	}
+	v.Rehearsal, v.Unrehearsed = r.GetRehearsal().GetSummary(), r.GetRehearsal().GetEndedAt() != nil && r.GetRehearsal().GetUndo() == nil
+	for _, p := range r.GetRehearsal().GetProxies() {
+		v.Rehearsed = append(v.Rehearsed, rehearsedView{p.GetNode(), brief(p.GetThere()), brief(p.GetAcked()), brief(p.GetSeen()), p.GetNote()})
+	}
 	for _, g := range r.GetGates() {
 		v.Gates = append(v.Gates, gateOf(g))
 	}
@@ -94,6 +106,14 @@ func rolloutOf(r *operatorv1.Rollout, now time.Time) *rolloutView {
 		v.Commands = append(v.Commands, "specctl canary ack "+r.GetSpec())
 	}
 	return v
+}
+
+// brief writes a time of milliseconds.
+func brief(d *durationpb.Duration) string {
+	if d == nil {
+		return "–"
+	}
+	return d.AsDuration().Round(100 * time.Microsecond).String()
 }
 
 func gateOf(g *operatorv1.GateStatus) string {

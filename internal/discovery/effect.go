@@ -61,7 +61,9 @@ type ProxyState struct {
 	// Connected to this replica or to another one; Replica is its name, empty if the control plane is alone.
 	Connected bool
 	Replica   string
-	LastSeen  time.Time
+	// Listen is where it takes requests, host:port, as far as that can be told from here; empty: unknown.
+	Listen   string
+	LastSeen time.Time
 	// Specs that it has, sorted by name.
 	Specs []SpecState
 	// Refusal is what it refused last and keeps refusing, in its own words, or what is wrong with it as a whole; empty if nothing is.
@@ -81,8 +83,31 @@ type SpecState struct {
 // neighbours are the other replicas that live: names by id.
 type neighbours map[string]string
 
+// wanted is what proxies are to have acknowledged: a generation, and if mark is set that round of its rehearsal.
+type wanted struct {
+	generation uint64
+	mark       string
+}
+
+func (w wanted) has(a routing.ProxyAck) bool {
+	return a.Proven() >= w.generation && (w.mark == "" || a.Mark == w.mark)
+}
+
+// unnamed counts those of a replica that it does not name: who has it, and who has not.
+func (w wanted) unnamed(a routing.Acks) (have, lack int) {
+	for g, n := range a.More {
+		if lack += n; g >= w.generation {
+			have += n
+		}
+	}
+	if w.mark != "" {
+		have = a.Marked[w.mark]
+	}
+	return have, lack - have
+}
+
 // effect reads the ledger, and what the other replicas told of the spec.
-func (l *ledger) effect(spec string, generation uint64, now time.Time, others neighbours, told []routing.Acks) Effect {
+func (l *ledger) effect(spec string, want wanted, now time.Time, others neighbours, told []routing.Acks) Effect {
 	var e Effect
 	whole, named := map[string]bool{}, map[string]bool{} // replicas that named all their proxies, and whom they named
 	for _, a := range told {
@@ -92,16 +117,11 @@ func (l *ledger) effect(spec string, generation uint64, now time.Time, others ne
 		}
 		for _, p := range a.Proxies {
 			named[p.Node] = true
-			e.add(p, generation, " (at replica "+name+")")
+			e.add(p, want, " (at replica "+name+")")
 		}
 		whole[a.Replica] = len(a.More) == 0
-		for g, n := range a.More {
-			if g >= generation {
-				e.MoreAcked += n
-			} else {
-				e.MorePending += n
-			}
-		}
+		have, lack := want.unnamed(a)
+		e.MoreAcked, e.MorePending = e.MoreAcked+have, e.MorePending+lack
 	}
 	l.mu.Lock()
 	for n := range l.holders[spec] {
@@ -109,7 +129,7 @@ func (l *ledger) effect(spec string, generation uint64, now time.Time, others ne
 		switch all, told := whole[n.replica]; {
 		case len(n.sessions) > 0:
 			if ack, ok := n.ack(spec); ok {
-				e.add(ack, generation, "")
+				e.add(ack, want, "")
 			}
 		case lives && (named[n.name] || told && !all):
 		case lives:
@@ -143,12 +163,12 @@ func (l *ledger) waits(spec string, generation uint64) bool {
 }
 
 // add puts a connected proxy's word into the list where it belongs.
-func (e *Effect) add(a routing.ProxyAck, generation uint64, where string) {
+func (e *Effect) add(a routing.ProxyAck, want wanted, where string) {
 	p := ProxyEffect{Node: a.Node, Generation: a.Generation, AckedAt: a.At}
 	switch {
-	case a.Proven() >= generation:
+	case want.has(a):
 		e.Acked = append(e.Acked, p)
-	case a.Refusal != "" && (a.RefusedGeneration == 0 || a.RefusedGeneration >= generation):
+	case a.Refusal != "" && (a.RefusedGeneration == 0 || a.RefusedGeneration >= want.generation):
 		p.Refusal, p.Reason = a.Refusal, "refused it: "+a.Refusal+where
 		e.Refused = append(e.Refused, p)
 	case a.At.IsZero():
@@ -172,10 +192,12 @@ func (n *node) ack(spec string) (slowest routing.ProxyAck, ok bool) {
 			continue
 		}
 		refusal := s.refusal(spec)
-		this := routing.ProxyAck{Node: n.name, Generation: r.generation, At: r.at, Refusal: refusal.message, RefusedGeneration: refusal.generation}
+		this := routing.ProxyAck{Node: n.name, Generation: r.generation, At: r.at, Refusal: refusal.message, RefusedGeneration: refusal.generation, Mark: r.mark}
 		switch {
 		case !ok, this.Proven() < slowest.Proven():
 			slowest = this
+		case this.Proven() == slowest.Proven() && this.Mark != slowest.Mark:
+			slowest.Mark = "" // two Envoys of one name are not in the same round
 		case this.Proven() == slowest.Proven() && (this.Refusal != "" || slowest.Refusal == "" && this.At.After(slowest.At)):
 			slowest = this
 		}
@@ -201,6 +223,12 @@ func (l *ledger) acks(spec string) routing.Acks {
 		out.More = map[uint64]int{}
 		for _, a := range out.Proxies[routing.MaxAcks:] {
 			out.More[a.Proven()]++
+			if a.Mark != "" {
+				if out.Marked == nil {
+					out.Marked = map[string]int{}
+				}
+				out.Marked[a.Mark]++
+			}
 		}
 		out.Proxies = slices.Clip(out.Proxies[:routing.MaxAcks])
 	}
@@ -223,7 +251,7 @@ func (l *ledger) proxies(now time.Time, self string, others neighbours, told []r
 	for _, name := range slices.Sorted(maps.Keys(l.nodes)) {
 		n := l.nodes[name]
 		at, lives := others[n.replica]
-		p := ProxyState{Node: name, Version: n.version, LastSeen: n.lastSeen}
+		p := ProxyState{Node: name, Version: n.version, Listen: n.listen, LastSeen: n.lastSeen}
 		switch {
 		case len(n.sessions) > 0:
 			p.Connected, p.Replica, p.LastSeen = true, self, now
@@ -300,8 +328,18 @@ func (l *ledger) users(spec, version, address string) []string {
 func (s *Server) Effect(spec string, generation uint64) Effect {
 	s.learnProxies()
 	others, _ := s.neighbours()
-	return s.ledger.effect(spec, generation, s.now(), others, s.memory.Acks(spec))
+	return s.ledger.effect(spec, wanted{generation: generation}, s.now(), others, s.memory.Acks(spec))
 }
+
+// Rehearsed says how far a round of a spec's rehearsal has come at the proxies of all replicas, by its mark.
+func (s *Server) Rehearsed(spec string, generation uint64, mark string) Effect {
+	s.learnProxies()
+	others, _ := s.neighbours()
+	return s.ledger.effect(spec, wanted{generation: generation, mark: mark}, s.now(), others, s.memory.Acks(spec))
+}
+
+// ScopeHeader is the request header that names a spec's host at the listeners; empty: :authority.
+func (s *Server) ScopeHeader() string { return s.listener.ScopeHeader }
 
 // Waits says, at a small part of the price of Effect, that it will only tell of answers that are still to come: a connected proxy has not
 // acknowledged the generation, and none refuses anything, at another replica neither.

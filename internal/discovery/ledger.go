@@ -41,7 +41,9 @@ type ledger struct {
 // node is one proxy by name. Two Envoys that share a name are two sessions of one node, and both must acknowledge.
 type node struct {
 	name, version string
-	lastSeen      time.Time
+	// listen is where it takes requests, host:port; empty: not known.
+	listen   string
+	lastSeen time.Time
 	// replica that it was connected to by its record, if it is not connected here.
 	replica string
 	// specs whose route it had when it was last asked. Changed by hold alone.
@@ -77,6 +79,7 @@ type refusal struct {
 type routeState struct {
 	generation uint64
 	at         time.Time
+	mark       string
 }
 
 // endpointState is one cluster's assignment: nil resources are unknown ones until known says otherwise.
@@ -140,7 +143,7 @@ func (l *ledger) merge(past []routing.Proxy, self string) {
 		if len(n.sessions) > 0 || unsaved || saving || !elsewhere && p.LastSeen.Before(n.lastSeen) {
 			continue
 		}
-		n.version, n.lastSeen, n.replica = p.Version, p.LastSeen, p.Replica
+		n.version, n.listen, n.lastSeen, n.replica = p.Version, p.Listen, p.LastSeen, p.Replica
 		for spec := range n.specs {
 			if _, still := slices.BinarySearch(p.Specs, spec); !still {
 				l.hold(n, spec, false)
@@ -292,6 +295,14 @@ func (s *session) change(fn func()) {
 	s.ledger.touch()
 }
 
+// listens notes where the proxy takes requests.
+func (s *session) listens(address string) {
+	s.change(func() {
+		s.node.listen = address
+		s.ledger.keep(s.node)
+	})
+}
+
 func (s *session) problem(text string) { s.change(func() { s.trouble = text }) }
 
 // resumes notes the specs that the client brought clusters of.
@@ -356,7 +367,7 @@ func (s *session) acknowledged(typeURL string, p *push, now time.Time) {
 func (s *session) routeHeld(r *envoy.Resource, now time.Time) {
 	spec, ok := envoy.SpecOfRoute(r.Name)
 	if state := s.routes[spec]; ok && state != nil { // else it was unsubscribed while it was on its way
-		state.generation, state.at = r.Generation, now
+		state.generation, state.at, state.mark = r.Generation, now, r.Mark
 		s.node.lastSeen = now
 		s.ledger.tell(spec)
 	}
@@ -489,7 +500,7 @@ func (l *ledger) takeNews(self string) news {
 	var out news
 	for _, name := range slices.Sorted(maps.Keys(l.unsaved)) {
 		n := l.nodes[name]
-		p := routing.Proxy{Node: n.name, Version: n.version, LastSeen: n.lastSeen, Specs: slices.Sorted(maps.Keys(n.specs))}
+		p := routing.Proxy{Node: n.name, Version: n.version, Listen: n.listen, LastSeen: n.lastSeen, Specs: slices.Sorted(maps.Keys(n.specs))}
 		if len(n.sessions) == 0 {
 			out.left = append(out.left, p)
 			continue

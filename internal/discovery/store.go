@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"slices"
+	"strconv"
 
 	"github.com/specproxy/specproxy/internal/routing"
 	"github.com/specproxy/specproxy/internal/routing/envoy"
@@ -118,6 +119,14 @@ func specOfView(v *store.View, secret []byte, name string) envoy.Spec {
 		spec.Hosts = append(spec.Hosts, hosts...)
 		buffer := cmp.Or(r.Manifest.Request.BodyBuffer, versions.DefaultBodyBuffer)
 		spec.BodyBuffer = max(spec.BodyBuffer, uint32(buffer))
+	}
+	if ro, ok := v.Rollout(name); ok {
+		if round := ro.RoundInForce(); round != nil {
+			spec.Rehearsal = &envoy.Rehearsal{Pin: round.Pin, Round: strconv.Itoa(round.Number), Mark: round.Mark(), To: ro.Stable, Versions: []string{ro.Stable, ro.Canary}}
+			if round.Weight() > 0 {
+				spec.Rehearsal.To = ro.Canary
+			}
+		}
 	}
 	return spec
 }

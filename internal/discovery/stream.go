@@ -1,8 +1,11 @@
 package discovery
 
 import (
+	"context"
 	"math"
 	"math/rand/v2"
+	"net"
+	"net/netip"
 	"strconv"
 	"strings"
 	"time"
@@ -11,6 +14,7 @@ import (
 	discoveryv3 "github.com/envoyproxy/go-control-plane/envoy/service/discovery/v3"
 	"go.uber.org/zap"
 	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/peer"
 	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/proto"
 
@@ -84,7 +88,30 @@ func (s *stream) hello(node *corev3.Node) error {
 		return nil
 	}
 	s.listener = listener
+	s.session.listens(reachable(s.grpc.Context(), said[envoy.MetadataListen].GetStringValue()))
 	return nil
+}
+
+// reachable is a listen address as it is seen from here, empty if it cannot be: one that names no host is where the proxy's stream comes from, and
+// another machine's loopback is not ours.
+func reachable(stream context.Context, listen string) string {
+	host, port, err := net.SplitHostPort(listen)
+	if err != nil || port == "0" {
+		return ""
+	}
+	ip, err := netip.ParseAddr(host)
+	from, known := peer.FromContext(stream)
+	if err != nil || !known {
+		return ""
+	}
+	at, ok := from.Addr.(*net.TCPAddr)
+	switch {
+	case !ok || ip.IsLoopback() && !at.IP.IsLoopback():
+		return ""
+	case ip.IsUnspecified():
+		return net.JoinHostPort(at.IP.String(), port)
+	}
+	return listen
 }
 
 func nodeVersion(node *corev3.Node) string {

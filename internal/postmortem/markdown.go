@@ -110,7 +110,7 @@ func section(p printf, rb Rollback, pictures string, found []Found) {
 	p("* **Target:** %s `%s`", rb.Target, rb.Digest)
 	effect(p, rb)
 	p("")
-	canary(p, rb.Canary)
+	canary(p, rb)
 	p("### Outcomes at the commit")
 	p("")
 	p("Counted by the sidecars since they started; a success is one that the agent stated.")

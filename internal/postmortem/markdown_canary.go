@@ -3,6 +3,7 @@ package postmortem
 import (
 	"fmt"
 
+	"github.com/specproxy/specproxy/internal/rollout"
 	"github.com/specproxy/specproxy/internal/rollout/evidence"
 )
 
@@ -14,8 +15,23 @@ func chosen(origin string) string {
 	return " (chosen by " + origin + ")"
 }
 
+// rehearsed sets what the rollback took beside what it was rehearsed to take.
+func rehearsed(p printf, rb Rollback) {
+	r := rb.Canary.Run.Rehearsal
+	if r == nil {
+		return
+	}
+	took := "When it was needed, it has not been proven yet."
+	if rb.Effect != nil {
+		took = fmt.Sprintf("When it was needed, it was proven after %s (by %s).", rollout.Brief(rb.Effect.At.Sub(rb.CommittedAt)), rb.Effect.By)
+	}
+	p("The way back before it had traffic: %s. %s", r, took)
+	p("")
+}
+
 // canary tells of the rollout that the rollback ended, and of the evidence against it.
-func canary(p func(string, ...any), c *Canary) {
+func canary(p func(string, ...any), rb Rollback) {
+	c := rb.Canary
 	if c == nil {
 		return
 	}
@@ -28,6 +44,7 @@ func canary(p func(string, ...any), c *Canary) {
 	p("Plan %s%s, attempt %d, step %d of %d. %s Verdict: **%s**, %s.", c.Run.Plan.Preset, chosen(c.Run.Origin), c.Run.Attempt, min(c.Run.Step+1, len(c.Run.Plan.Steps)), len(c.Run.Plan.Steps), how,
 		c.Verdict.Result, c.Verdict.Reason)
 	p("")
+	rehearsed(p, rb)
 	p("| metric | canary failed | stable failed | a bet of 1 against the canary is worth | proven failure rate |")
 	p("|---|---:|---:|---:|---:|")
 	for _, m := range c.Verdict.Metrics {

@@ -19,13 +19,20 @@ func (r Run) Apply(e Event, by, why string, now time.Time) (Run, Action, bool, e
 		return r, Action{}, false, nil
 	}
 	before := r.Weight()
-	atGates := len(r.Gates) > 0
 	r.History = slices.Clone(r.History)
 	if err := r.carryOut(m, by, why, now); err != nil {
 		return r, Action{}, false, err
 	}
+	if r.Phase != Rehearsing && r.Rehearsal != nil && r.Rehearsal.Round != nil { // proxies are to have no trace of it, whatever ended it
+		rehearsal := *r.Rehearsal
+		rehearsal.Round = nil
+		if rehearsal.EndedAt.IsZero() {
+			rehearsal.EndedAt, rehearsal.Failures = now, []string{"it was broken off: " + r.Why}
+		}
+		r.Rehearsal = &rehearsal
+	}
 	r.note(e, by, now)
-	a := Action{Weight: r.Weight(), Rollback: r.Phase == Aborted && m != end && (before > 0 || !atGates)}
+	a := Action{Weight: r.Weight(), Rollback: r.Phase == Aborted && m != end && before > 0}
 	a.Changed = a.Weight != before && m != end && m != yield
 	return r, a, true, nil
 }
@@ -62,6 +69,8 @@ func (r *Run) carryOut(m move, by, why string, now time.Time) error {
 		r.Phase, r.Why, r.AckBy = Aborted, or(why, "rolled back by "+by), time.Time{}
 	case yield:
 		r.Phase, r.Why, r.AckBy = Superseded, or(why, by+" changed the route"), time.Time{}
+	case deny:
+		r.Phase, r.Why = Refused, why
 	case restart:
 		state, err := evidence.NewState(len(r.Plan.Metrics) + 1)
 		if err != nil {

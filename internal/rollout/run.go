@@ -17,6 +17,8 @@ import (
 type Phase string
 
 const (
+	// Rehearsing: the way back is being proven; the canary has no traffic yet.
+	Rehearsing Phase = "rehearsing"
 	// Stepping: a step is in force.
 	Stepping Phase = "stepping"
 	// Gated: the step in force has what it asked for, and a gate before the next one is not open. Judging goes on.
@@ -35,10 +37,12 @@ const (
 	Aborted Phase = "aborted"
 	// Superseded: another command took the route.
 	Superseded Phase = "superseded"
+	// Refused: its way back could not be proven, so that it never had traffic.
+	Refused Phase = "refused"
 )
 
 // Ended says that nothing moves any more, but by retry.
-func (p Phase) Ended() bool { return p == Promoted || p == Aborted || p == Superseded }
+func (p Phase) Ended() bool { return p == Promoted || p == Aborted || p == Superseded || p == Refused }
 
 // Event is what can happen to a rollout.
 type Event string
@@ -62,16 +66,19 @@ const (
 	EventAck        Event = "ack"
 	EventRolledBack Event = "rolled-back"
 	EventRerouted   Event = "rerouted"
+	// EventRehearsed and EventUnproven end a rehearsal: the way back is proven, or it is not.
+	EventRehearsed Event = "rehearsed"
+	EventUnproven  Event = "unproven"
 )
 
 // Events lists every event.
 func Events() []Event {
-	return []Event{EventPass, EventFail, EventDue, EventBroken, EventOpen, EventPause, EventResume, EventPromote, EventAbort, EventRetry, EventAck, EventRolledBack, EventRerouted}
+	return []Event{EventPass, EventFail, EventDue, EventBroken, EventOpen, EventPause, EventResume, EventPromote, EventAbort, EventRetry, EventAck, EventRolledBack, EventRerouted, EventRehearsed, EventUnproven}
 }
 
 // Phases lists every phase.
 func Phases() []Phase {
-	return []Phase{Stepping, Gated, Baking, Paused, Held, Failed, Promoted, Aborted, Superseded}
+	return []Phase{Rehearsing, Stepping, Gated, Baking, Paused, Held, Failed, Promoted, Aborted, Superseded, Refused}
 }
 
 // move is what an event does.
@@ -88,10 +95,15 @@ const (
 	restart  move = "restart" // from the first step, with new evidence
 	end      move = "end"     // a rollback came from elsewhere
 	yield    move = "yield"   // another command has the route
+	deny     move = "deny"    // it gets no traffic
 )
 
 // table is the whole of the machine: phase, event, move. What is not in it is refused; `ignore` is what judging says too late or twice.
 var table = map[Phase]map[Event]move{
+	Rehearsing: {
+		EventPass: ignore, EventFail: ignore, EventDue: ignore, EventBroken: ignore,
+		EventRehearsed: advance, EventUnproven: deny, EventAbort: rollback, EventRolledBack: end, EventRerouted: yield,
+	},
 	Stepping: {
 		EventPass: advance, EventFail: react, EventDue: hold, EventBroken: hold,
 		EventPause: pause, EventPromote: advance, EventAbort: rollback, EventRetry: restart, EventRolledBack: end, EventRerouted: yield,
@@ -119,6 +131,7 @@ var table = map[Phase]map[Event]move{
 	Promoted:   {EventPass: ignore, EventFail: ignore, EventDue: ignore, EventBroken: ignore, EventRolledBack: ignore, EventRerouted: ignore},
 	Aborted:    {EventPass: ignore, EventFail: ignore, EventDue: ignore, EventBroken: ignore, EventAbort: ignore, EventRolledBack: ignore, EventRerouted: ignore},
 	Superseded: {EventPass: ignore, EventFail: ignore, EventDue: ignore, EventBroken: ignore, EventRolledBack: ignore, EventRerouted: ignore},
+	Refused:    {EventPass: ignore, EventFail: ignore, EventDue: ignore, EventBroken: ignore, EventRolledBack: ignore, EventRerouted: ignore},
 }
 
 // Entry is one line of a rollout's history.
@@ -154,7 +167,11 @@ type Run struct {
 	By        string    `json:"by"`
 
 	Phase Phase `json:"phase"`
-	// Step in force, or len(Plan.Steps) in the bake and after it; -1 at the gates before the first.
+	// Rehearsal of the way back; nil in rollouts of before there were any.
+	Rehearsal *Rehearsal `json:"rehearsal,omitempty"`
+	// Asked is how the first weight was asked for, which others give once the rehearsal and the gates have been passed.
+	Asked Asked `json:"asked,omitzero"`
+	// Step in force, or len(Plan.Steps) in the bake and after it; -1 in the rehearsal and at the gates before the first.
 	Step int `json:"step"`
 	// EnteredAt is when the step began, StoodFor how long it has stood still since: its clock stops while the rollout is paused or held.
 	EnteredAt time.Time     `json:"enteredAt"`
@@ -176,6 +193,16 @@ type Run struct {
 
 	Evidence *evidence.State `json:"evidence"`
 	History  []Entry         `json:"history"`
+}
+
+// Asked is how a deploy was asked for.
+type Asked struct {
+	Reason string `json:"reason,omitempty"`
+	// Override names the open post-mortem of a quarantined version that is deployed all the same, and OverrideReason says why.
+	Override       string `json:"override,omitempty"`
+	OverrideReason string `json:"overrideReason,omitempty"`
+	// Now: although the version has no ready instance.
+	Now bool `json:"now,omitempty"`
 }
 
 // Action is what the machine wants done, in the transaction that stores its new state.
@@ -208,7 +235,7 @@ func (r *Run) Weight() uint16 {
 	switch {
 	case r.Phase == Promoted:
 		return evidence.Whole
-	case r.Phase == Aborted || r.Phase == Superseded:
+	case r.Phase == Aborted || r.Phase == Superseded || r.Phase == Refused:
 		return 0
 	case r.Step < 0:
 		return 0
@@ -255,7 +282,7 @@ func (r *Run) Elapsed(now time.Time) time.Duration {
 
 // Bound is how long the step may last; 0: as long as it takes.
 func (r *Run) Bound() time.Duration {
-	if len(r.Gates) > 0 {
+	if len(r.Gates) > 0 || r.Step < 0 {
 		return 0
 	}
 	if r.Step < len(r.Plan.Steps) {
@@ -266,7 +293,7 @@ func (r *Run) Bound() time.Duration {
 
 // Tick turns a verdict and the time into the event that they amount to; "" for none.
 func (r *Run) Tick(v evidence.Verdict, now time.Time) (Event, string) {
-	if r.Phase.Ended() {
+	if r.Phase.Ended() || r.Phase == Rehearsing {
 		return "", ""
 	}
 	if r.Phase == Failed {

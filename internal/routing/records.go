@@ -124,6 +124,8 @@ type Proxy struct {
 	Specs []string `json:"specs"`
 	// Replica that it is connected to, by id; empty: to none, or the control plane is alone.
 	Replica string `json:"replica,omitempty"`
+	// Listen is where it takes requests, host:port, as far as that can be told from here; empty: unknown.
+	Listen string `json:"listen,omitempty"`
 }
 
 // Replica is one process of a control plane of several, for as long as it lives.
@@ -146,6 +148,8 @@ type Acks struct {
 	Proxies []ProxyAck `json:"proxies"`
 	// More counts the others by the generation that their word proves.
 	More map[uint64]int `json:"more,omitempty"`
+	// Marked counts those of them whose acknowledged route has a rehearsal, by its mark.
+	Marked map[string]int `json:"marked,omitempty"`
 }
 
 // MaxAcks is how many proxies an Acks names.
@@ -160,6 +164,8 @@ type ProxyAck struct {
 	// Refusal is its own message if it refused what came later, of RefusedGeneration; 0: of the spec's clusters or endpoints.
 	Refusal           string `json:"refusal,omitempty"`
 	RefusedGeneration uint64 `json:"refusedGeneration,omitempty"`
+	// Mark of the rehearsal's round that is in the acknowledged route; empty: there is none in it.
+	Mark string `json:"mark,omitempty"`
 }
 
 // Proven is the newest generation that its word proves. A route can change within a generation, as when a version's pin comes on top: who

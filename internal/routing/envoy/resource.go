@@ -29,6 +29,8 @@ type Resource struct {
 	// Generation and Clusters are set on RouteConfigurations: the route generation, and what the route refers to.
 	Generation uint64
 	Clusters   []Target
+	// Mark is set on a RouteConfiguration with a rehearsal: its round's.
+	Mark string
 	// Open is set on ClusterLoadAssignments: the addresses that get new work, sorted.
 	Open []string
 }

@@ -2,6 +2,7 @@ package envoy
 
 import (
 	"fmt"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -31,6 +32,8 @@ const (
 	HeaderHop         = "x-spec-hop"
 	HeaderOrigin      = "x-spec-origin"
 	HeaderLocation    = "x-spec-location"
+	HeaderRehearsal   = "x-spec-rehearsal"
+	HeaderVersion     = "x-spec-version"
 	HeaderExecutionID = "x-execution-id"
 )
 
@@ -38,8 +41,11 @@ const (
 // flip, so what is in it is short.
 const extensionName = "x"
 
-// route makes the RouteConfiguration: an exact match of each live version's pin, then of each header that leads to a version, then the weighted
-// route, which alone has a name. A pin goes first: it is what a hand-over comes back with.
+// RehearsalPath is where synthetic executions are sent. A sidecar answers there itself, whatever the route was, so none ever reaches an agent.
+const RehearsalPath = "/.well-known/specproxy/rehearsal"
+
+// route makes the RouteConfiguration: that of a rehearsal, if there is one, an exact match of each live version's pin, then of each header that leads
+// to a version, then the weighted route, which alone has a name. A pin goes first: it is what a hand-over comes back with.
 func route(s Spec, pools []Pool) (*Resource, error) {
 	buffer := s.BodyBuffer
 	if buffer == 0 {
@@ -63,6 +69,10 @@ func route(s Spec, pools []Pool) (*Resource, error) {
 	}
 	var targets []Target
 	clusters := make(map[string]string, len(pools))
+	mark := ""
+	if r := rehearsal(s, pools); r != nil {
+		vh.Routes, mark = append(vh.Routes, r), s.Rehearsal.Mark
+	}
 	for _, p := range pools {
 		cluster, weight := p.cluster(s.Name), s.Route.Weight(p.Version)
 		clusters[p.Version] = cluster
@@ -98,7 +108,7 @@ func route(s Spec, pools []Pool) (*Resource, error) {
 	}
 	// With the generation in front, a replica that lags can tell that an Envoy already has a newer route than its own.
 	r.Version = generation + "." + r.Version
-	r.Generation, r.Clusters = s.Route.Generation, targets
+	r.Generation, r.Clusters, r.Mark = s.Route.Generation, targets, mark
 	return r, nil
 }
 
@@ -156,6 +166,34 @@ func whereHeaderIs(name, value, cluster string) *routev3.Route {
 	action := routeAction()
 	action.ClusterSpecifier = &routev3.RouteAction_Cluster{Cluster: cluster}
 	return &routev3.Route{Match: match, Action: &routev3.Route_Route{Route: action}}
+}
+
+// rehearsal sends the synthetic executions to one version or the other, by weights as the real route does. It is left out if one of the versions has
+// no pool: a route must not name a cluster that is not there.
+func rehearsal(s Spec, pools []Pool) *routev3.Route {
+	if s.Rehearsal == nil {
+		return nil
+	}
+	weighted := &routev3.WeightedCluster{}
+	for _, p := range pools {
+		if !slices.Contains(s.Rehearsal.Versions, p.Version) {
+			continue
+		}
+		weight := uint32(0)
+		if p.Version == s.Rehearsal.To {
+			weight = routing.Full
+		}
+		weighted.Clusters = append(weighted.Clusters, &routev3.WeightedCluster_ClusterWeight{Name: p.cluster(s.Name), Weight: wrapperspb.UInt32(weight)})
+	}
+	if len(weighted.Clusters) != len(s.Rehearsal.Versions) {
+		return nil
+	}
+	r := pinRoute("", s.Rehearsal.Pin)
+	action := routeAction()
+	action.ClusterSpecifier = &routev3.RouteAction_WeightedClusters{WeightedClusters: weighted}
+	r.Action = &routev3.Route_Route{Route: action}
+	r.RequestHeadersToAdd = []*corev3.HeaderValueOption{overwrite(HeaderRehearsal, s.Rehearsal.Round)}
+	return r
 }
 
 func everyPath() *routev3.RouteMatch {

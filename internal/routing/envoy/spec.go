@@ -29,6 +29,20 @@ type Spec struct {
 	Pools []Pool
 	// BodyBuffer is the size in bytes up to which Envoy keeps a request's body for a hand-over; 0 is versions.DefaultBodyBuffer.
 	BodyBuffer uint32
+	// Rehearsal under way; nil: none.
+	Rehearsal *Rehearsal
+}
+
+// Rehearsal is a route of its own beside the real one, which only synthetic executions take: they go to one version or the other as a whole.
+type Rehearsal struct {
+	// Pin is what synthetic executions carry in HeaderPin, and nobody else knows.
+	Pin string
+	// Round is told to the sidecar, whose answer names it. Mark is the same for those who wait for acknowledgements.
+	Round string
+	Mark  string
+	// To gets everything, Versions are all that may.
+	To       string
+	Versions []string
 }
 
 // Pool is one version with its instances.

@@ -29,6 +29,7 @@ const (
 	headerOutcome   = "X-Spec-Outcome"
 	headerEffects   = "X-Spec-Effects"
 	headerRollback  = "X-Spec-Rollback"
+	headerRehearsal = "X-Spec-Rehearsal"
 
 	specPrefix = "X-Spec-"
 )

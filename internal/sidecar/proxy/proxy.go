@@ -144,6 +144,10 @@ const flushInterval = 10 * time.Millisecond
 func (p *Proxy) ServeHTTP(rw http.ResponseWriter, r *http.Request) {
 	p.enter()
 	defer p.exit()
+	if r.URL.Path == rehearsalPath {
+		p.rehearse(rw, r)
+		return
+	}
 	w := &response{ResponseWriter: rw, old: !r.ProtoAtLeast(1, 1)}
 	if r.ContentLength != 0 {
 		strip(r.Trailer) // the names; values come with the end

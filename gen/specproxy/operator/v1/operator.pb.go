@@ -1226,7 +1226,9 @@ type DeployRequest struct {
 	// All the traffic at once, although a version's manifest has a plan for it.
 	AtOnce bool `protobuf:"varint,7,opt,name=at_once,json=atOnce,proto3" json:"at_once,omitempty"`
 	// Go ahead although a manifest's plan would not come to its end by itself.
-	Impossible    bool `protobuf:"varint,8,opt,name=impossible,proto3" json:"impossible,omitempty"`
+	Impossible bool `protobuf:"varint,8,opt,name=impossible,proto3" json:"impossible,omitempty"`
+	// Give canaries their first weight although nobody has seen that it can be taken back. Needs a reason.
+	NoRehearsal   bool `protobuf:"varint,9,opt,name=no_rehearsal,json=noRehearsal,proto3" json:"no_rehearsal,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1313,6 +1315,13 @@ func (x *DeployRequest) GetAtOnce() bool {
 func (x *DeployRequest) GetImpossible() bool {
 	if x != nil {
 		return x.Impossible
+	}
+	return false
+}
+
+func (x *DeployRequest) GetNoRehearsal() bool {
+	if x != nil {
+		return x.NoRehearsal
 	}
 	return false
 }
@@ -3966,12 +3975,14 @@ func (x *Spec) GetShadow() *Shadow {
 type CanaryShare struct {
 	state   protoimpl.MessageState `protogen:"open.v1"`
 	Version string                 `protobuf:"bytes,1,opt,name=version,proto3" json:"version,omitempty"`
-	// stepping, gated, baking, paused, held, failed.
+	// rehearsing, stepping, gated, baking, paused, held, failed.
 	Phase string `protobuf:"bytes,2,opt,name=phase,proto3" json:"phase,omitempty"`
 	// Basis points.
 	Weight uint32 `protobuf:"varint,3,opt,name=weight,proto3" json:"weight,omitempty"`
 	// Part of new executions that it got under this weight; unset: none was counted.
-	Share         *float64 `protobuf:"fixed64,4,opt,name=share,proto3,oneof" json:"share,omitempty"`
+	Share *float64 `protobuf:"fixed64,4,opt,name=share,proto3,oneof" json:"share,omitempty"`
+	// Unset in rollouts that began before there were any.
+	Rehearsal     *Rehearsal `protobuf:"bytes,5,opt,name=rehearsal,proto3" json:"rehearsal,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -4034,6 +4045,208 @@ func (x *CanaryShare) GetShare() float64 {
 	return 0
 }
 
+func (x *CanaryShare) GetRehearsal() *Rehearsal {
+	if x != nil {
+		return x.Rehearsal
+	}
+	return nil
+}
+
+// Rehearsal is the proof, before a canary takes traffic, that it can be taken back: synthetic executions were sent to it and back, at every proxy.
+type Rehearsal struct {
+	state     protoimpl.MessageState `protogen:"open.v1"`
+	StartedAt *timestamppb.Timestamp `protobuf:"bytes,1,opt,name=started_at,json=startedAt,proto3" json:"started_at,omitempty"`
+	// Unset while it is under way.
+	EndedAt *timestamppb.Timestamp `protobuf:"bytes,2,opt,name=ended_at,json=endedAt,proto3" json:"ended_at,omitempty"`
+	// What the slowest proxy took to send everything back; unset: not proven.
+	Undo *durationpb.Duration `protobuf:"bytes,3,opt,name=undo,proto3" json:"undo,omitempty"`
+	// In words.
+	Summary string `protobuf:"bytes,4,opt,name=summary,proto3" json:"summary,omitempty"`
+	// Slowest first; more counts those that are not named.
+	Proxies []*RehearsedProxy `protobuf:"bytes,5,rep,name=proxies,proto3" json:"proxies,omitempty"`
+	More    uint32            `protobuf:"varint,6,opt,name=more,proto3" json:"more,omitempty"`
+	// Proxies and pools that it failed by, in words.
+	Failures []string `protobuf:"bytes,7,rep,name=failures,proto3" json:"failures,omitempty"`
+	// Why there was none, and who wanted that.
+	Skipped       string `protobuf:"bytes,8,opt,name=skipped,proto3" json:"skipped,omitempty"`
+	SkippedBy     string `protobuf:"bytes,9,opt,name=skipped_by,json=skippedBy,proto3" json:"skipped_by,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Rehearsal) Reset() {
+	*x = Rehearsal{}
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[51]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Rehearsal) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Rehearsal) ProtoMessage() {}
+
+func (x *Rehearsal) ProtoReflect() protoreflect.Message {
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[51]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Rehearsal.ProtoReflect.Descriptor instead.
+func (*Rehearsal) Descriptor() ([]byte, []int) {
+	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{51}
+}
+
+func (x *Rehearsal) GetStartedAt() *timestamppb.Timestamp {
+	if x != nil {
+		return x.StartedAt
+	}
+	return nil
+}
+
+func (x *Rehearsal) GetEndedAt() *timestamppb.Timestamp {
+	if x != nil {
+		return x.EndedAt
+	}
+	return nil
+}
+
+func (x *Rehearsal) GetUndo() *durationpb.Duration {
+	if x != nil {
+		return x.Undo
+	}
+	return nil
+}
+
+func (x *Rehearsal) GetSummary() string {
+	if x != nil {
+		return x.Summary
+	}
+	return ""
+}
+
+func (x *Rehearsal) GetProxies() []*RehearsedProxy {
+	if x != nil {
+		return x.Proxies
+	}
+	return nil
+}
+
+func (x *Rehearsal) GetMore() uint32 {
+	if x != nil {
+		return x.More
+	}
+	return 0
+}
+
+func (x *Rehearsal) GetFailures() []string {
+	if x != nil {
+		return x.Failures
+	}
+	return nil
+}
+
+func (x *Rehearsal) GetSkipped() string {
+	if x != nil {
+		return x.Skipped
+	}
+	return ""
+}
+
+func (x *Rehearsal) GetSkippedBy() string {
+	if x != nil {
+		return x.SkippedBy
+	}
+	return ""
+}
+
+// RehearsedProxy is one proxy's part, in time from the command.
+type RehearsedProxy struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Node  string                 `protobuf:"bytes,1,opt,name=node,proto3" json:"node,omitempty"`
+	// Until everything went to the canary.
+	There *durationpb.Duration `protobuf:"bytes,2,opt,name=there,proto3" json:"there,omitempty"`
+	// Until everything went back: by its acknowledgement, and by what synthetic executions met; unset: none could be sent.
+	Acked *durationpb.Duration `protobuf:"bytes,3,opt,name=acked,proto3" json:"acked,omitempty"`
+	Seen  *durationpb.Duration `protobuf:"bytes,4,opt,name=seen,proto3" json:"seen,omitempty"`
+	// Why none could be sent.
+	Note          string `protobuf:"bytes,5,opt,name=note,proto3" json:"note,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RehearsedProxy) Reset() {
+	*x = RehearsedProxy{}
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[52]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RehearsedProxy) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RehearsedProxy) ProtoMessage() {}
+
+func (x *RehearsedProxy) ProtoReflect() protoreflect.Message {
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[52]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RehearsedProxy.ProtoReflect.Descriptor instead.
+func (*RehearsedProxy) Descriptor() ([]byte, []int) {
+	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{52}
+}
+
+func (x *RehearsedProxy) GetNode() string {
+	if x != nil {
+		return x.Node
+	}
+	return ""
+}
+
+func (x *RehearsedProxy) GetThere() *durationpb.Duration {
+	if x != nil {
+		return x.There
+	}
+	return nil
+}
+
+func (x *RehearsedProxy) GetAcked() *durationpb.Duration {
+	if x != nil {
+		return x.Acked
+	}
+	return nil
+}
+
+func (x *RehearsedProxy) GetSeen() *durationpb.Duration {
+	if x != nil {
+		return x.Seen
+	}
+	return nil
+}
+
+func (x *RehearsedProxy) GetNote() string {
+	if x != nil {
+		return x.Note
+	}
+	return ""
+}
+
 type Freeze struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Since         *timestamppb.Timestamp `protobuf:"bytes,1,opt,name=since,proto3" json:"since,omitempty"`
@@ -4045,7 +4258,7 @@ type Freeze struct {
 
 func (x *Freeze) Reset() {
 	*x = Freeze{}
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[51]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[53]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4057,7 +4270,7 @@ func (x *Freeze) String() string {
 func (*Freeze) ProtoMessage() {}
 
 func (x *Freeze) ProtoReflect() protoreflect.Message {
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[51]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[53]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4070,7 +4283,7 @@ func (x *Freeze) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Freeze.ProtoReflect.Descriptor instead.
 func (*Freeze) Descriptor() ([]byte, []int) {
-	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{51}
+	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{53}
 }
 
 func (x *Freeze) GetSince() *timestamppb.Timestamp {
@@ -4146,7 +4359,7 @@ type Drain struct {
 
 func (x *Drain) Reset() {
 	*x = Drain{}
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[52]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[54]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4158,7 +4371,7 @@ func (x *Drain) String() string {
 func (*Drain) ProtoMessage() {}
 
 func (x *Drain) ProtoReflect() protoreflect.Message {
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[52]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[54]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4171,7 +4384,7 @@ func (x *Drain) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Drain.ProtoReflect.Descriptor instead.
 func (*Drain) Descriptor() ([]byte, []int) {
-	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{52}
+	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{54}
 }
 
 func (x *Drain) GetVersion() string {
@@ -4396,7 +4609,7 @@ type PreviewDrainRequest struct {
 
 func (x *PreviewDrainRequest) Reset() {
 	*x = PreviewDrainRequest{}
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[53]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[55]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4408,7 +4621,7 @@ func (x *PreviewDrainRequest) String() string {
 func (*PreviewDrainRequest) ProtoMessage() {}
 
 func (x *PreviewDrainRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[53]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[55]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4421,7 +4634,7 @@ func (x *PreviewDrainRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PreviewDrainRequest.ProtoReflect.Descriptor instead.
 func (*PreviewDrainRequest) Descriptor() ([]byte, []int) {
-	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{53}
+	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{55}
 }
 
 func (x *PreviewDrainRequest) GetSpec() string {
@@ -4459,7 +4672,7 @@ type PreviewDrainResponse struct {
 
 func (x *PreviewDrainResponse) Reset() {
 	*x = PreviewDrainResponse{}
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[54]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[56]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4471,7 +4684,7 @@ func (x *PreviewDrainResponse) String() string {
 func (*PreviewDrainResponse) ProtoMessage() {}
 
 func (x *PreviewDrainResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[54]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[56]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4484,7 +4697,7 @@ func (x *PreviewDrainResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PreviewDrainResponse.ProtoReflect.Descriptor instead.
 func (*PreviewDrainResponse) Descriptor() ([]byte, []int) {
-	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{54}
+	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{56}
 }
 
 func (x *PreviewDrainResponse) GetChange() *Change {
@@ -4522,7 +4735,7 @@ type PreviewedExecution struct {
 
 func (x *PreviewedExecution) Reset() {
 	*x = PreviewedExecution{}
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[55]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[57]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4534,7 +4747,7 @@ func (x *PreviewedExecution) String() string {
 func (*PreviewedExecution) ProtoMessage() {}
 
 func (x *PreviewedExecution) ProtoReflect() protoreflect.Message {
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[55]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[57]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4547,7 +4760,7 @@ func (x *PreviewedExecution) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PreviewedExecution.ProtoReflect.Descriptor instead.
 func (*PreviewedExecution) Descriptor() ([]byte, []int) {
-	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{55}
+	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{57}
 }
 
 func (x *PreviewedExecution) GetExecution() *Execution {
@@ -4602,7 +4815,7 @@ type ListDrainsRequest struct {
 
 func (x *ListDrainsRequest) Reset() {
 	*x = ListDrainsRequest{}
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[56]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[58]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4614,7 +4827,7 @@ func (x *ListDrainsRequest) String() string {
 func (*ListDrainsRequest) ProtoMessage() {}
 
 func (x *ListDrainsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[56]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[58]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4627,7 +4840,7 @@ func (x *ListDrainsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListDrainsRequest.ProtoReflect.Descriptor instead.
 func (*ListDrainsRequest) Descriptor() ([]byte, []int) {
-	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{56}
+	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{58}
 }
 
 func (x *ListDrainsRequest) GetSpec() string {
@@ -4646,7 +4859,7 @@ type ListDrainsResponse struct {
 
 func (x *ListDrainsResponse) Reset() {
 	*x = ListDrainsResponse{}
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[57]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[59]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4658,7 +4871,7 @@ func (x *ListDrainsResponse) String() string {
 func (*ListDrainsResponse) ProtoMessage() {}
 
 func (x *ListDrainsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[57]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[59]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4671,7 +4884,7 @@ func (x *ListDrainsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListDrainsResponse.ProtoReflect.Descriptor instead.
 func (*ListDrainsResponse) Descriptor() ([]byte, []int) {
-	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{57}
+	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{59}
 }
 
 func (x *ListDrainsResponse) GetDrains() []*Drain {
@@ -4696,7 +4909,7 @@ type SettleExecutionRequest struct {
 
 func (x *SettleExecutionRequest) Reset() {
 	*x = SettleExecutionRequest{}
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[58]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[60]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4708,7 +4921,7 @@ func (x *SettleExecutionRequest) String() string {
 func (*SettleExecutionRequest) ProtoMessage() {}
 
 func (x *SettleExecutionRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[58]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[60]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4721,7 +4934,7 @@ func (x *SettleExecutionRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SettleExecutionRequest.ProtoReflect.Descriptor instead.
 func (*SettleExecutionRequest) Descriptor() ([]byte, []int) {
-	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{58}
+	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{60}
 }
 
 func (x *SettleExecutionRequest) GetId() string {
@@ -4768,7 +4981,7 @@ type SettleExecutionResponse struct {
 
 func (x *SettleExecutionResponse) Reset() {
 	*x = SettleExecutionResponse{}
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[59]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[61]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4780,7 +4993,7 @@ func (x *SettleExecutionResponse) String() string {
 func (*SettleExecutionResponse) ProtoMessage() {}
 
 func (x *SettleExecutionResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[59]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[61]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4793,7 +5006,7 @@ func (x *SettleExecutionResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SettleExecutionResponse.ProtoReflect.Descriptor instead.
 func (*SettleExecutionResponse) Descriptor() ([]byte, []int) {
-	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{59}
+	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{61}
 }
 
 func (x *SettleExecutionResponse) GetIntervention() *Intervention {
@@ -4830,7 +5043,7 @@ type Intervention struct {
 
 func (x *Intervention) Reset() {
 	*x = Intervention{}
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[60]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[62]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4842,7 +5055,7 @@ func (x *Intervention) String() string {
 func (*Intervention) ProtoMessage() {}
 
 func (x *Intervention) ProtoReflect() protoreflect.Message {
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[60]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[62]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4855,7 +5068,7 @@ func (x *Intervention) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Intervention.ProtoReflect.Descriptor instead.
 func (*Intervention) Descriptor() ([]byte, []int) {
-	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{60}
+	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{62}
 }
 
 func (x *Intervention) GetId() string {
@@ -4981,7 +5194,7 @@ type GetSpecRequest struct {
 
 func (x *GetSpecRequest) Reset() {
 	*x = GetSpecRequest{}
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[61]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[63]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4993,7 +5206,7 @@ func (x *GetSpecRequest) String() string {
 func (*GetSpecRequest) ProtoMessage() {}
 
 func (x *GetSpecRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[61]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[63]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5006,7 +5219,7 @@ func (x *GetSpecRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetSpecRequest.ProtoReflect.Descriptor instead.
 func (*GetSpecRequest) Descriptor() ([]byte, []int) {
-	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{61}
+	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{63}
 }
 
 func (x *GetSpecRequest) GetSpec() string {
@@ -5041,7 +5254,7 @@ type GetSpecResponse struct {
 
 func (x *GetSpecResponse) Reset() {
 	*x = GetSpecResponse{}
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[62]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[64]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5053,7 +5266,7 @@ func (x *GetSpecResponse) String() string {
 func (*GetSpecResponse) ProtoMessage() {}
 
 func (x *GetSpecResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[62]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[64]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5066,7 +5279,7 @@ func (x *GetSpecResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetSpecResponse.ProtoReflect.Descriptor instead.
 func (*GetSpecResponse) Descriptor() ([]byte, []int) {
-	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{62}
+	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{64}
 }
 
 func (x *GetSpecResponse) GetSpec() *Spec {
@@ -5120,7 +5333,7 @@ type Execution struct {
 
 func (x *Execution) Reset() {
 	*x = Execution{}
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[63]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[65]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5132,7 +5345,7 @@ func (x *Execution) String() string {
 func (*Execution) ProtoMessage() {}
 
 func (x *Execution) ProtoReflect() protoreflect.Message {
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[63]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[65]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5145,7 +5358,7 @@ func (x *Execution) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Execution.ProtoReflect.Descriptor instead.
 func (*Execution) Descriptor() ([]byte, []int) {
-	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{63}
+	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{65}
 }
 
 func (x *Execution) GetId() string {
@@ -5296,7 +5509,7 @@ type ListExecutionsRequest struct {
 
 func (x *ListExecutionsRequest) Reset() {
 	*x = ListExecutionsRequest{}
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[64]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[66]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5308,7 +5521,7 @@ func (x *ListExecutionsRequest) String() string {
 func (*ListExecutionsRequest) ProtoMessage() {}
 
 func (x *ListExecutionsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[64]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[66]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5321,7 +5534,7 @@ func (x *ListExecutionsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListExecutionsRequest.ProtoReflect.Descriptor instead.
 func (*ListExecutionsRequest) Descriptor() ([]byte, []int) {
-	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{64}
+	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{66}
 }
 
 func (x *ListExecutionsRequest) GetSpec() string {
@@ -5363,7 +5576,7 @@ type ListExecutionsResponse struct {
 
 func (x *ListExecutionsResponse) Reset() {
 	*x = ListExecutionsResponse{}
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[65]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[67]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5375,7 +5588,7 @@ func (x *ListExecutionsResponse) String() string {
 func (*ListExecutionsResponse) ProtoMessage() {}
 
 func (x *ListExecutionsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[65]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[67]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5388,7 +5601,7 @@ func (x *ListExecutionsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListExecutionsResponse.ProtoReflect.Descriptor instead.
 func (*ListExecutionsResponse) Descriptor() ([]byte, []int) {
-	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{65}
+	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{67}
 }
 
 func (x *ListExecutionsResponse) GetExecutions() []*Execution {
@@ -5416,7 +5629,7 @@ type ListEffectsRequest struct {
 
 func (x *ListEffectsRequest) Reset() {
 	*x = ListEffectsRequest{}
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[66]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[68]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5428,7 +5641,7 @@ func (x *ListEffectsRequest) String() string {
 func (*ListEffectsRequest) ProtoMessage() {}
 
 func (x *ListEffectsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[66]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[68]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5441,7 +5654,7 @@ func (x *ListEffectsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListEffectsRequest.ProtoReflect.Descriptor instead.
 func (*ListEffectsRequest) Descriptor() ([]byte, []int) {
-	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{66}
+	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{68}
 }
 
 func (x *ListEffectsRequest) GetSpec() string {
@@ -5472,7 +5685,7 @@ type ListEffectsResponse struct {
 
 func (x *ListEffectsResponse) Reset() {
 	*x = ListEffectsResponse{}
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[67]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[69]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5484,7 +5697,7 @@ func (x *ListEffectsResponse) String() string {
 func (*ListEffectsResponse) ProtoMessage() {}
 
 func (x *ListEffectsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[67]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[69]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5497,7 +5710,7 @@ func (x *ListEffectsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListEffectsResponse.ProtoReflect.Descriptor instead.
 func (*ListEffectsResponse) Descriptor() ([]byte, []int) {
-	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{67}
+	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{69}
 }
 
 func (x *ListEffectsResponse) GetEffects() []*Effect {
@@ -5549,7 +5762,7 @@ type Effect struct {
 
 func (x *Effect) Reset() {
 	*x = Effect{}
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[68]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[70]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5561,7 +5774,7 @@ func (x *Effect) String() string {
 func (*Effect) ProtoMessage() {}
 
 func (x *Effect) ProtoReflect() protoreflect.Message {
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[68]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[70]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5574,7 +5787,7 @@ func (x *Effect) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Effect.ProtoReflect.Descriptor instead.
 func (*Effect) Descriptor() ([]byte, []int) {
-	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{68}
+	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{70}
 }
 
 func (x *Effect) GetVersion() string {
@@ -5687,7 +5900,7 @@ type EffectCount struct {
 
 func (x *EffectCount) Reset() {
 	*x = EffectCount{}
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[69]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[71]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5699,7 +5912,7 @@ func (x *EffectCount) String() string {
 func (*EffectCount) ProtoMessage() {}
 
 func (x *EffectCount) ProtoReflect() protoreflect.Message {
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[69]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[71]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5712,7 +5925,7 @@ func (x *EffectCount) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use EffectCount.ProtoReflect.Descriptor instead.
 func (*EffectCount) Descriptor() ([]byte, []int) {
-	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{69}
+	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{71}
 }
 
 func (x *EffectCount) GetVersion() string {
@@ -5751,7 +5964,7 @@ type ListProxiesRequest struct {
 
 func (x *ListProxiesRequest) Reset() {
 	*x = ListProxiesRequest{}
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[70]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[72]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5763,7 +5976,7 @@ func (x *ListProxiesRequest) String() string {
 func (*ListProxiesRequest) ProtoMessage() {}
 
 func (x *ListProxiesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[70]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[72]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5776,7 +5989,7 @@ func (x *ListProxiesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListProxiesRequest.ProtoReflect.Descriptor instead.
 func (*ListProxiesRequest) Descriptor() ([]byte, []int) {
-	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{70}
+	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{72}
 }
 
 type ListProxiesResponse struct {
@@ -5790,7 +6003,7 @@ type ListProxiesResponse struct {
 
 func (x *ListProxiesResponse) Reset() {
 	*x = ListProxiesResponse{}
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[71]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[73]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5802,7 +6015,7 @@ func (x *ListProxiesResponse) String() string {
 func (*ListProxiesResponse) ProtoMessage() {}
 
 func (x *ListProxiesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[71]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[73]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5815,7 +6028,7 @@ func (x *ListProxiesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListProxiesResponse.ProtoReflect.Descriptor instead.
 func (*ListProxiesResponse) Descriptor() ([]byte, []int) {
-	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{71}
+	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{73}
 }
 
 func (x *ListProxiesResponse) GetProxies() []*Proxy {
@@ -5844,7 +6057,7 @@ type Replica struct {
 
 func (x *Replica) Reset() {
 	*x = Replica{}
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[72]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[74]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5856,7 +6069,7 @@ func (x *Replica) String() string {
 func (*Replica) ProtoMessage() {}
 
 func (x *Replica) ProtoReflect() protoreflect.Message {
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[72]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[74]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5869,7 +6082,7 @@ func (x *Replica) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Replica.ProtoReflect.Descriptor instead.
 func (*Replica) Descriptor() ([]byte, []int) {
-	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{72}
+	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{74}
 }
 
 func (x *Replica) GetName() string {
@@ -5910,7 +6123,7 @@ type Proxy struct {
 
 func (x *Proxy) Reset() {
 	*x = Proxy{}
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[73]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[75]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5922,7 +6135,7 @@ func (x *Proxy) String() string {
 func (*Proxy) ProtoMessage() {}
 
 func (x *Proxy) ProtoReflect() protoreflect.Message {
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[73]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[75]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5935,7 +6148,7 @@ func (x *Proxy) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Proxy.ProtoReflect.Descriptor instead.
 func (*Proxy) Descriptor() ([]byte, []int) {
-	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{73}
+	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{75}
 }
 
 func (x *Proxy) GetNode() string {
@@ -6000,7 +6213,7 @@ type ProxySpec struct {
 
 func (x *ProxySpec) Reset() {
 	*x = ProxySpec{}
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[74]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[76]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6012,7 +6225,7 @@ func (x *ProxySpec) String() string {
 func (*ProxySpec) ProtoMessage() {}
 
 func (x *ProxySpec) ProtoReflect() protoreflect.Message {
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[74]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[76]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6025,7 +6238,7 @@ func (x *ProxySpec) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ProxySpec.ProtoReflect.Descriptor instead.
 func (*ProxySpec) Descriptor() ([]byte, []int) {
-	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{74}
+	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{76}
 }
 
 func (x *ProxySpec) GetSpec() string {
@@ -6080,7 +6293,7 @@ type PostMortem struct {
 
 func (x *PostMortem) Reset() {
 	*x = PostMortem{}
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[75]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[77]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6092,7 +6305,7 @@ func (x *PostMortem) String() string {
 func (*PostMortem) ProtoMessage() {}
 
 func (x *PostMortem) ProtoReflect() protoreflect.Message {
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[75]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[77]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6105,7 +6318,7 @@ func (x *PostMortem) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PostMortem.ProtoReflect.Descriptor instead.
 func (*PostMortem) Descriptor() ([]byte, []int) {
-	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{75}
+	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{77}
 }
 
 func (x *PostMortem) GetId() string {
@@ -6208,7 +6421,7 @@ type ListPostMortemsRequest struct {
 
 func (x *ListPostMortemsRequest) Reset() {
 	*x = ListPostMortemsRequest{}
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[76]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[78]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6220,7 +6433,7 @@ func (x *ListPostMortemsRequest) String() string {
 func (*ListPostMortemsRequest) ProtoMessage() {}
 
 func (x *ListPostMortemsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[76]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[78]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6233,7 +6446,7 @@ func (x *ListPostMortemsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListPostMortemsRequest.ProtoReflect.Descriptor instead.
 func (*ListPostMortemsRequest) Descriptor() ([]byte, []int) {
-	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{76}
+	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{78}
 }
 
 func (x *ListPostMortemsRequest) GetSpec() string {
@@ -6252,7 +6465,7 @@ type ListPostMortemsResponse struct {
 
 func (x *ListPostMortemsResponse) Reset() {
 	*x = ListPostMortemsResponse{}
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[77]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[79]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6264,7 +6477,7 @@ func (x *ListPostMortemsResponse) String() string {
 func (*ListPostMortemsResponse) ProtoMessage() {}
 
 func (x *ListPostMortemsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[77]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[79]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6277,7 +6490,7 @@ func (x *ListPostMortemsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListPostMortemsResponse.ProtoReflect.Descriptor instead.
 func (*ListPostMortemsResponse) Descriptor() ([]byte, []int) {
-	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{77}
+	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{79}
 }
 
 func (x *ListPostMortemsResponse) GetPostmortems() []*PostMortem {
@@ -6296,7 +6509,7 @@ type GetPostMortemRequest struct {
 
 func (x *GetPostMortemRequest) Reset() {
 	*x = GetPostMortemRequest{}
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[78]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[80]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6308,7 +6521,7 @@ func (x *GetPostMortemRequest) String() string {
 func (*GetPostMortemRequest) ProtoMessage() {}
 
 func (x *GetPostMortemRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[78]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[80]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6321,7 +6534,7 @@ func (x *GetPostMortemRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetPostMortemRequest.ProtoReflect.Descriptor instead.
 func (*GetPostMortemRequest) Descriptor() ([]byte, []int) {
-	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{78}
+	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{80}
 }
 
 func (x *GetPostMortemRequest) GetId() string {
@@ -6340,7 +6553,7 @@ type GetPostMortemResponse struct {
 
 func (x *GetPostMortemResponse) Reset() {
 	*x = GetPostMortemResponse{}
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[79]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[81]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6352,7 +6565,7 @@ func (x *GetPostMortemResponse) String() string {
 func (*GetPostMortemResponse) ProtoMessage() {}
 
 func (x *GetPostMortemResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[79]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[81]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6365,7 +6578,7 @@ func (x *GetPostMortemResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetPostMortemResponse.ProtoReflect.Descriptor instead.
 func (*GetPostMortemResponse) Descriptor() ([]byte, []int) {
-	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{79}
+	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{81}
 }
 
 func (x *GetPostMortemResponse) GetPostmortem() *PostMortem {
@@ -6387,7 +6600,7 @@ type ClosePostMortemRequest struct {
 
 func (x *ClosePostMortemRequest) Reset() {
 	*x = ClosePostMortemRequest{}
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[80]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[82]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6399,7 +6612,7 @@ func (x *ClosePostMortemRequest) String() string {
 func (*ClosePostMortemRequest) ProtoMessage() {}
 
 func (x *ClosePostMortemRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[80]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[82]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6412,7 +6625,7 @@ func (x *ClosePostMortemRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ClosePostMortemRequest.ProtoReflect.Descriptor instead.
 func (*ClosePostMortemRequest) Descriptor() ([]byte, []int) {
-	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{80}
+	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{82}
 }
 
 func (x *ClosePostMortemRequest) GetId() string {
@@ -6445,7 +6658,7 @@ type ClosePostMortemResponse struct {
 
 func (x *ClosePostMortemResponse) Reset() {
 	*x = ClosePostMortemResponse{}
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[81]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[83]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6457,7 +6670,7 @@ func (x *ClosePostMortemResponse) String() string {
 func (*ClosePostMortemResponse) ProtoMessage() {}
 
 func (x *ClosePostMortemResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[81]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[83]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6470,7 +6683,7 @@ func (x *ClosePostMortemResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ClosePostMortemResponse.ProtoReflect.Descriptor instead.
 func (*ClosePostMortemResponse) Descriptor() ([]byte, []int) {
-	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{81}
+	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{83}
 }
 
 func (x *ClosePostMortemResponse) GetPostmortem() *PostMortem {
@@ -6492,7 +6705,7 @@ type ResolveRequest struct {
 
 func (x *ResolveRequest) Reset() {
 	*x = ResolveRequest{}
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[82]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[84]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6504,7 +6717,7 @@ func (x *ResolveRequest) String() string {
 func (*ResolveRequest) ProtoMessage() {}
 
 func (x *ResolveRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[82]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[84]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6517,7 +6730,7 @@ func (x *ResolveRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ResolveRequest.ProtoReflect.Descriptor instead.
 func (*ResolveRequest) Descriptor() ([]byte, []int) {
-	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{82}
+	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{84}
 }
 
 func (x *ResolveRequest) GetSpec() string {
@@ -6547,7 +6760,7 @@ type ResolveResponse struct {
 
 func (x *ResolveResponse) Reset() {
 	*x = ResolveResponse{}
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[83]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[85]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6559,7 +6772,7 @@ func (x *ResolveResponse) String() string {
 func (*ResolveResponse) ProtoMessage() {}
 
 func (x *ResolveResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[83]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[85]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6572,7 +6785,7 @@ func (x *ResolveResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ResolveResponse.ProtoReflect.Descriptor instead.
 func (*ResolveResponse) Descriptor() ([]byte, []int) {
-	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{83}
+	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{85}
 }
 
 func (x *ResolveResponse) GetSpec() string {
@@ -6617,7 +6830,7 @@ type GetVersionRequest struct {
 
 func (x *GetVersionRequest) Reset() {
 	*x = GetVersionRequest{}
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[84]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[86]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6629,7 +6842,7 @@ func (x *GetVersionRequest) String() string {
 func (*GetVersionRequest) ProtoMessage() {}
 
 func (x *GetVersionRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[84]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[86]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6642,7 +6855,7 @@ func (x *GetVersionRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetVersionRequest.ProtoReflect.Descriptor instead.
 func (*GetVersionRequest) Descriptor() ([]byte, []int) {
-	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{84}
+	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{86}
 }
 
 func (x *GetVersionRequest) GetSpec() string {
@@ -6698,7 +6911,7 @@ type GetVersionResponse struct {
 
 func (x *GetVersionResponse) Reset() {
 	*x = GetVersionResponse{}
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[85]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[87]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6710,7 +6923,7 @@ func (x *GetVersionResponse) String() string {
 func (*GetVersionResponse) ProtoMessage() {}
 
 func (x *GetVersionResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[85]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[87]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6723,7 +6936,7 @@ func (x *GetVersionResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetVersionResponse.ProtoReflect.Descriptor instead.
 func (*GetVersionResponse) Descriptor() ([]byte, []int) {
-	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{85}
+	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{87}
 }
 
 func (x *GetVersionResponse) GetVersion() *Version {
@@ -6828,7 +7041,7 @@ type Attachment struct {
 
 func (x *Attachment) Reset() {
 	*x = Attachment{}
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[86]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[88]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6840,7 +7053,7 @@ func (x *Attachment) String() string {
 func (*Attachment) ProtoMessage() {}
 
 func (x *Attachment) ProtoReflect() protoreflect.Message {
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[86]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[88]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6853,7 +7066,7 @@ func (x *Attachment) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Attachment.ProtoReflect.Descriptor instead.
 func (*Attachment) Descriptor() ([]byte, []int) {
-	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{86}
+	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{88}
 }
 
 func (x *Attachment) GetDigest() string {
@@ -6941,7 +7154,7 @@ type ConformanceSummary struct {
 
 func (x *ConformanceSummary) Reset() {
 	*x = ConformanceSummary{}
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[87]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[89]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6953,7 +7166,7 @@ func (x *ConformanceSummary) String() string {
 func (*ConformanceSummary) ProtoMessage() {}
 
 func (x *ConformanceSummary) ProtoReflect() protoreflect.Message {
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[87]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[89]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6966,7 +7179,7 @@ func (x *ConformanceSummary) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ConformanceSummary.ProtoReflect.Descriptor instead.
 func (*ConformanceSummary) Descriptor() ([]byte, []int) {
-	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{87}
+	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{89}
 }
 
 func (x *ConformanceSummary) GetSuite() string {
@@ -7025,7 +7238,7 @@ type ImportVersionRequest struct {
 
 func (x *ImportVersionRequest) Reset() {
 	*x = ImportVersionRequest{}
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[88]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[90]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -7037,7 +7250,7 @@ func (x *ImportVersionRequest) String() string {
 func (*ImportVersionRequest) ProtoMessage() {}
 
 func (x *ImportVersionRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[88]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[90]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -7050,7 +7263,7 @@ func (x *ImportVersionRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ImportVersionRequest.ProtoReflect.Descriptor instead.
 func (*ImportVersionRequest) Descriptor() ([]byte, []int) {
-	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{88}
+	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{90}
 }
 
 func (x *ImportVersionRequest) GetImage() []byte {
@@ -7086,7 +7299,7 @@ type ImportVersionResponse struct {
 
 func (x *ImportVersionResponse) Reset() {
 	*x = ImportVersionResponse{}
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[89]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[91]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -7098,7 +7311,7 @@ func (x *ImportVersionResponse) String() string {
 func (*ImportVersionResponse) ProtoMessage() {}
 
 func (x *ImportVersionResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[89]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[91]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -7111,7 +7324,7 @@ func (x *ImportVersionResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ImportVersionResponse.ProtoReflect.Descriptor instead.
 func (*ImportVersionResponse) Descriptor() ([]byte, []int) {
-	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{89}
+	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{91}
 }
 
 func (x *ImportVersionResponse) GetSpec() string {
@@ -7161,7 +7374,7 @@ type AttachRequest struct {
 
 func (x *AttachRequest) Reset() {
 	*x = AttachRequest{}
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[90]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[92]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -7173,7 +7386,7 @@ func (x *AttachRequest) String() string {
 func (*AttachRequest) ProtoMessage() {}
 
 func (x *AttachRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[90]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[92]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -7186,7 +7399,7 @@ func (x *AttachRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AttachRequest.ProtoReflect.Descriptor instead.
 func (*AttachRequest) Descriptor() ([]byte, []int) {
-	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{90}
+	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{92}
 }
 
 func (x *AttachRequest) GetSpec() string {
@@ -7255,7 +7468,7 @@ type AttachResponse struct {
 
 func (x *AttachResponse) Reset() {
 	*x = AttachResponse{}
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[91]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[93]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -7267,7 +7480,7 @@ func (x *AttachResponse) String() string {
 func (*AttachResponse) ProtoMessage() {}
 
 func (x *AttachResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[91]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[93]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -7280,7 +7493,7 @@ func (x *AttachResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AttachResponse.ProtoReflect.Descriptor instead.
 func (*AttachResponse) Descriptor() ([]byte, []int) {
-	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{91}
+	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{93}
 }
 
 func (x *AttachResponse) GetAttachment() *Attachment {
@@ -7306,7 +7519,7 @@ type GetLineageRequest struct {
 
 func (x *GetLineageRequest) Reset() {
 	*x = GetLineageRequest{}
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[92]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[94]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -7318,7 +7531,7 @@ func (x *GetLineageRequest) String() string {
 func (*GetLineageRequest) ProtoMessage() {}
 
 func (x *GetLineageRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[92]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[94]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -7331,7 +7544,7 @@ func (x *GetLineageRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetLineageRequest.ProtoReflect.Descriptor instead.
 func (*GetLineageRequest) Descriptor() ([]byte, []int) {
-	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{92}
+	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{94}
 }
 
 func (x *GetLineageRequest) GetSpec() string {
@@ -7351,7 +7564,7 @@ type GetLineageResponse struct {
 
 func (x *GetLineageResponse) Reset() {
 	*x = GetLineageResponse{}
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[93]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[95]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -7363,7 +7576,7 @@ func (x *GetLineageResponse) String() string {
 func (*GetLineageResponse) ProtoMessage() {}
 
 func (x *GetLineageResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[93]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[95]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -7376,7 +7589,7 @@ func (x *GetLineageResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetLineageResponse.ProtoReflect.Descriptor instead.
 func (*GetLineageResponse) Descriptor() ([]byte, []int) {
-	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{93}
+	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{95}
 }
 
 func (x *GetLineageResponse) GetVersions() []*LineageEntry {
@@ -7406,7 +7619,7 @@ type LineageEntry struct {
 
 func (x *LineageEntry) Reset() {
 	*x = LineageEntry{}
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[94]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[96]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -7418,7 +7631,7 @@ func (x *LineageEntry) String() string {
 func (*LineageEntry) ProtoMessage() {}
 
 func (x *LineageEntry) ProtoReflect() protoreflect.Message {
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[94]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[96]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -7431,7 +7644,7 @@ func (x *LineageEntry) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LineageEntry.ProtoReflect.Descriptor instead.
 func (*LineageEntry) Descriptor() ([]byte, []int) {
-	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{94}
+	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{96}
 }
 
 func (x *LineageEntry) GetVersion() string {
@@ -7523,7 +7736,7 @@ type LineageEvent struct {
 
 func (x *LineageEvent) Reset() {
 	*x = LineageEvent{}
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[95]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[97]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -7535,7 +7748,7 @@ func (x *LineageEvent) String() string {
 func (*LineageEvent) ProtoMessage() {}
 
 func (x *LineageEvent) ProtoReflect() protoreflect.Message {
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[95]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[97]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -7548,7 +7761,7 @@ func (x *LineageEvent) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LineageEvent.ProtoReflect.Descriptor instead.
 func (*LineageEvent) Descriptor() ([]byte, []int) {
-	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{95}
+	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{97}
 }
 
 func (x *LineageEvent) GetGeneration() uint64 {
@@ -7631,7 +7844,7 @@ type Policy struct {
 
 func (x *Policy) Reset() {
 	*x = Policy{}
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[96]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[98]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -7643,7 +7856,7 @@ func (x *Policy) String() string {
 func (*Policy) ProtoMessage() {}
 
 func (x *Policy) ProtoReflect() protoreflect.Message {
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[96]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[98]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -7656,7 +7869,7 @@ func (x *Policy) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Policy.ProtoReflect.Descriptor instead.
 func (*Policy) Descriptor() ([]byte, []int) {
-	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{96}
+	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{98}
 }
 
 func (x *Policy) GetSpec() string {
@@ -7738,7 +7951,7 @@ type GetPolicyRequest struct {
 
 func (x *GetPolicyRequest) Reset() {
 	*x = GetPolicyRequest{}
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[97]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[99]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -7750,7 +7963,7 @@ func (x *GetPolicyRequest) String() string {
 func (*GetPolicyRequest) ProtoMessage() {}
 
 func (x *GetPolicyRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[97]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[99]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -7763,7 +7976,7 @@ func (x *GetPolicyRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetPolicyRequest.ProtoReflect.Descriptor instead.
 func (*GetPolicyRequest) Descriptor() ([]byte, []int) {
-	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{97}
+	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{99}
 }
 
 func (x *GetPolicyRequest) GetSpec() string {
@@ -7784,7 +7997,7 @@ type GetPolicyResponse struct {
 
 func (x *GetPolicyResponse) Reset() {
 	*x = GetPolicyResponse{}
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[98]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[100]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -7796,7 +8009,7 @@ func (x *GetPolicyResponse) String() string {
 func (*GetPolicyResponse) ProtoMessage() {}
 
 func (x *GetPolicyResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[98]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[100]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -7809,7 +8022,7 @@ func (x *GetPolicyResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetPolicyResponse.ProtoReflect.Descriptor instead.
 func (*GetPolicyResponse) Descriptor() ([]byte, []int) {
-	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{98}
+	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{100}
 }
 
 func (x *GetPolicyResponse) GetPolicy() *Policy {
@@ -7840,7 +8053,7 @@ type SetPolicyRequest struct {
 
 func (x *SetPolicyRequest) Reset() {
 	*x = SetPolicyRequest{}
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[99]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[101]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -7852,7 +8065,7 @@ func (x *SetPolicyRequest) String() string {
 func (*SetPolicyRequest) ProtoMessage() {}
 
 func (x *SetPolicyRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[99]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[101]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -7865,7 +8078,7 @@ func (x *SetPolicyRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SetPolicyRequest.ProtoReflect.Descriptor instead.
 func (*SetPolicyRequest) Descriptor() ([]byte, []int) {
-	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{99}
+	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{101}
 }
 
 func (x *SetPolicyRequest) GetSpec() string {
@@ -7923,7 +8136,7 @@ type SetPolicyResponse struct {
 
 func (x *SetPolicyResponse) Reset() {
 	*x = SetPolicyResponse{}
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[100]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[102]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -7935,7 +8148,7 @@ func (x *SetPolicyResponse) String() string {
 func (*SetPolicyResponse) ProtoMessage() {}
 
 func (x *SetPolicyResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[100]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[102]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -7948,7 +8161,7 @@ func (x *SetPolicyResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SetPolicyResponse.ProtoReflect.Descriptor instead.
 func (*SetPolicyResponse) Descriptor() ([]byte, []int) {
-	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{100}
+	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{102}
 }
 
 func (x *SetPolicyResponse) GetPolicy() *Policy {
@@ -8078,7 +8291,7 @@ const file_specproxy_operator_v1_operator_proto_rawDesc = "" +
 	"\n" +
 	"postmortem\x18\x01 \x01(\tR\n" +
 	"postmortem\x12\x16\n" +
-	"\x06reason\x18\x02 \x01(\tR\x06reason\"\x98\x02\n" +
+	"\x06reason\x18\x02 \x01(\tR\x06reason\"\xbb\x02\n" +
 	"\rDeployRequest\x12.\n" +
 	"\x04refs\x18\x01 \x03(\v2\x1a.specproxy.operator.v1.RefR\x04refs\x12\x16\n" +
 	"\x06reason\x18\x02 \x01(\tR\x06reason\x12\x17\n" +
@@ -8091,7 +8304,8 @@ const file_specproxy_operator_v1_operator_proto_rawDesc = "" +
 	"\aat_once\x18\a \x01(\bR\x06atOnce\x12\x1e\n" +
 	"\n" +
 	"impossible\x18\b \x01(\bR\n" +
-	"impossible\"I\n" +
+	"impossible\x12!\n" +
+	"\fno_rehearsal\x18\t \x01(\bR\vnoRehearsal\"I\n" +
 	"\x0eDeployResponse\x127\n" +
 	"\achanges\x18\x01 \x03(\v2\x1d.specproxy.operator.v1.ChangeR\achanges\"E\n" +
 	"\x06Weight\x12\x18\n" +
@@ -8337,13 +8551,32 @@ const file_specproxy_operator_v1_operator_proto_rawDesc = "" +
 	"\rmore_versions\x18\x0e \x01(\bR\fmoreVersions\x12:\n" +
 	"\x06canary\x18\x0f \x01(\v2\".specproxy.operator.v1.CanaryShareR\x06canary\x12J\n" +
 	"\x0eheader_targets\x18\x10 \x03(\v2#.specproxy.operator.v1.HeaderTargetR\rheaderTargets\x125\n" +
-	"\x06shadow\x18\x11 \x01(\v2\x1d.specproxy.operator.v1.ShadowR\x06shadow\"z\n" +
+	"\x06shadow\x18\x11 \x01(\v2\x1d.specproxy.operator.v1.ShadowR\x06shadow\"\xba\x01\n" +
 	"\vCanaryShare\x12\x18\n" +
 	"\aversion\x18\x01 \x01(\tR\aversion\x12\x14\n" +
 	"\x05phase\x18\x02 \x01(\tR\x05phase\x12\x16\n" +
 	"\x06weight\x18\x03 \x01(\rR\x06weight\x12\x19\n" +
-	"\x05share\x18\x04 \x01(\x01H\x00R\x05share\x88\x01\x01B\b\n" +
-	"\x06_share\"\x8c\x01\n" +
+	"\x05share\x18\x04 \x01(\x01H\x00R\x05share\x88\x01\x01\x12>\n" +
+	"\trehearsal\x18\x05 \x01(\v2 .specproxy.operator.v1.RehearsalR\trehearsalB\b\n" +
+	"\x06_share\"\xf0\x02\n" +
+	"\tRehearsal\x129\n" +
+	"\n" +
+	"started_at\x18\x01 \x01(\v2\x1a.google.protobuf.TimestampR\tstartedAt\x125\n" +
+	"\bended_at\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\aendedAt\x12-\n" +
+	"\x04undo\x18\x03 \x01(\v2\x19.google.protobuf.DurationR\x04undo\x12\x18\n" +
+	"\asummary\x18\x04 \x01(\tR\asummary\x12?\n" +
+	"\aproxies\x18\x05 \x03(\v2%.specproxy.operator.v1.RehearsedProxyR\aproxies\x12\x12\n" +
+	"\x04more\x18\x06 \x01(\rR\x04more\x12\x1a\n" +
+	"\bfailures\x18\a \x03(\tR\bfailures\x12\x18\n" +
+	"\askipped\x18\b \x01(\tR\askipped\x12\x1d\n" +
+	"\n" +
+	"skipped_by\x18\t \x01(\tR\tskippedBy\"\xc9\x01\n" +
+	"\x0eRehearsedProxy\x12\x12\n" +
+	"\x04node\x18\x01 \x01(\tR\x04node\x12/\n" +
+	"\x05there\x18\x02 \x01(\v2\x19.google.protobuf.DurationR\x05there\x12/\n" +
+	"\x05acked\x18\x03 \x01(\v2\x19.google.protobuf.DurationR\x05acked\x12-\n" +
+	"\x04seen\x18\x04 \x01(\v2\x19.google.protobuf.DurationR\x04seen\x12\x12\n" +
+	"\x04note\x18\x05 \x01(\tR\x04note\"\x8c\x01\n" +
 	"\x06Freeze\x120\n" +
 	"\x05since\x18\x01 \x01(\v2\x1a.google.protobuf.TimestampR\x05since\x120\n" +
 	"\x05until\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\x05until\x12\x1e\n" +
@@ -8749,7 +8982,7 @@ func file_specproxy_operator_v1_operator_proto_rawDescGZIP() []byte {
 	return file_specproxy_operator_v1_operator_proto_rawDescData
 }
 
-var file_specproxy_operator_v1_operator_proto_msgTypes = make([]protoimpl.MessageInfo, 101)
+var file_specproxy_operator_v1_operator_proto_msgTypes = make([]protoimpl.MessageInfo, 103)
 var file_specproxy_operator_v1_operator_proto_goTypes = []any{
 	(*File)(nil),                        // 0: specproxy.operator.v1.File
 	(*PublishRequest)(nil),              // 1: specproxy.operator.v1.PublishRequest
@@ -8802,62 +9035,64 @@ var file_specproxy_operator_v1_operator_proto_goTypes = []any{
 	(*GetFleetResponse)(nil),            // 48: specproxy.operator.v1.GetFleetResponse
 	(*Spec)(nil),                        // 49: specproxy.operator.v1.Spec
 	(*CanaryShare)(nil),                 // 50: specproxy.operator.v1.CanaryShare
-	(*Freeze)(nil),                      // 51: specproxy.operator.v1.Freeze
-	(*Drain)(nil),                       // 52: specproxy.operator.v1.Drain
-	(*PreviewDrainRequest)(nil),         // 53: specproxy.operator.v1.PreviewDrainRequest
-	(*PreviewDrainResponse)(nil),        // 54: specproxy.operator.v1.PreviewDrainResponse
-	(*PreviewedExecution)(nil),          // 55: specproxy.operator.v1.PreviewedExecution
-	(*ListDrainsRequest)(nil),           // 56: specproxy.operator.v1.ListDrainsRequest
-	(*ListDrainsResponse)(nil),          // 57: specproxy.operator.v1.ListDrainsResponse
-	(*SettleExecutionRequest)(nil),      // 58: specproxy.operator.v1.SettleExecutionRequest
-	(*SettleExecutionResponse)(nil),     // 59: specproxy.operator.v1.SettleExecutionResponse
-	(*Intervention)(nil),                // 60: specproxy.operator.v1.Intervention
-	(*GetSpecRequest)(nil),              // 61: specproxy.operator.v1.GetSpecRequest
-	(*GetSpecResponse)(nil),             // 62: specproxy.operator.v1.GetSpecResponse
-	(*Execution)(nil),                   // 63: specproxy.operator.v1.Execution
-	(*ListExecutionsRequest)(nil),       // 64: specproxy.operator.v1.ListExecutionsRequest
-	(*ListExecutionsResponse)(nil),      // 65: specproxy.operator.v1.ListExecutionsResponse
-	(*ListEffectsRequest)(nil),          // 66: specproxy.operator.v1.ListEffectsRequest
-	(*ListEffectsResponse)(nil),         // 67: specproxy.operator.v1.ListEffectsResponse
-	(*Effect)(nil),                      // 68: specproxy.operator.v1.Effect
-	(*EffectCount)(nil),                 // 69: specproxy.operator.v1.EffectCount
-	(*ListProxiesRequest)(nil),          // 70: specproxy.operator.v1.ListProxiesRequest
-	(*ListProxiesResponse)(nil),         // 71: specproxy.operator.v1.ListProxiesResponse
-	(*Replica)(nil),                     // 72: specproxy.operator.v1.Replica
-	(*Proxy)(nil),                       // 73: specproxy.operator.v1.Proxy
-	(*ProxySpec)(nil),                   // 74: specproxy.operator.v1.ProxySpec
-	(*PostMortem)(nil),                  // 75: specproxy.operator.v1.PostMortem
-	(*ListPostMortemsRequest)(nil),      // 76: specproxy.operator.v1.ListPostMortemsRequest
-	(*ListPostMortemsResponse)(nil),     // 77: specproxy.operator.v1.ListPostMortemsResponse
-	(*GetPostMortemRequest)(nil),        // 78: specproxy.operator.v1.GetPostMortemRequest
-	(*GetPostMortemResponse)(nil),       // 79: specproxy.operator.v1.GetPostMortemResponse
-	(*ClosePostMortemRequest)(nil),      // 80: specproxy.operator.v1.ClosePostMortemRequest
-	(*ClosePostMortemResponse)(nil),     // 81: specproxy.operator.v1.ClosePostMortemResponse
-	(*ResolveRequest)(nil),              // 82: specproxy.operator.v1.ResolveRequest
-	(*ResolveResponse)(nil),             // 83: specproxy.operator.v1.ResolveResponse
-	(*GetVersionRequest)(nil),           // 84: specproxy.operator.v1.GetVersionRequest
-	(*GetVersionResponse)(nil),          // 85: specproxy.operator.v1.GetVersionResponse
-	(*Attachment)(nil),                  // 86: specproxy.operator.v1.Attachment
-	(*ConformanceSummary)(nil),          // 87: specproxy.operator.v1.ConformanceSummary
-	(*ImportVersionRequest)(nil),        // 88: specproxy.operator.v1.ImportVersionRequest
-	(*ImportVersionResponse)(nil),       // 89: specproxy.operator.v1.ImportVersionResponse
-	(*AttachRequest)(nil),               // 90: specproxy.operator.v1.AttachRequest
-	(*AttachResponse)(nil),              // 91: specproxy.operator.v1.AttachResponse
-	(*GetLineageRequest)(nil),           // 92: specproxy.operator.v1.GetLineageRequest
-	(*GetLineageResponse)(nil),          // 93: specproxy.operator.v1.GetLineageResponse
-	(*LineageEntry)(nil),                // 94: specproxy.operator.v1.LineageEntry
-	(*LineageEvent)(nil),                // 95: specproxy.operator.v1.LineageEvent
-	(*Policy)(nil),                      // 96: specproxy.operator.v1.Policy
-	(*GetPolicyRequest)(nil),            // 97: specproxy.operator.v1.GetPolicyRequest
-	(*GetPolicyResponse)(nil),           // 98: specproxy.operator.v1.GetPolicyResponse
-	(*SetPolicyRequest)(nil),            // 99: specproxy.operator.v1.SetPolicyRequest
-	(*SetPolicyResponse)(nil),           // 100: specproxy.operator.v1.SetPolicyResponse
-	(*timestamppb.Timestamp)(nil),       // 101: google.protobuf.Timestamp
-	(*durationpb.Duration)(nil),         // 102: google.protobuf.Duration
+	(*Rehearsal)(nil),                   // 51: specproxy.operator.v1.Rehearsal
+	(*RehearsedProxy)(nil),              // 52: specproxy.operator.v1.RehearsedProxy
+	(*Freeze)(nil),                      // 53: specproxy.operator.v1.Freeze
+	(*Drain)(nil),                       // 54: specproxy.operator.v1.Drain
+	(*PreviewDrainRequest)(nil),         // 55: specproxy.operator.v1.PreviewDrainRequest
+	(*PreviewDrainResponse)(nil),        // 56: specproxy.operator.v1.PreviewDrainResponse
+	(*PreviewedExecution)(nil),          // 57: specproxy.operator.v1.PreviewedExecution
+	(*ListDrainsRequest)(nil),           // 58: specproxy.operator.v1.ListDrainsRequest
+	(*ListDrainsResponse)(nil),          // 59: specproxy.operator.v1.ListDrainsResponse
+	(*SettleExecutionRequest)(nil),      // 60: specproxy.operator.v1.SettleExecutionRequest
+	(*SettleExecutionResponse)(nil),     // 61: specproxy.operator.v1.SettleExecutionResponse
+	(*Intervention)(nil),                // 62: specproxy.operator.v1.Intervention
+	(*GetSpecRequest)(nil),              // 63: specproxy.operator.v1.GetSpecRequest
+	(*GetSpecResponse)(nil),             // 64: specproxy.operator.v1.GetSpecResponse
+	(*Execution)(nil),                   // 65: specproxy.operator.v1.Execution
+	(*ListExecutionsRequest)(nil),       // 66: specproxy.operator.v1.ListExecutionsRequest
+	(*ListExecutionsResponse)(nil),      // 67: specproxy.operator.v1.ListExecutionsResponse
+	(*ListEffectsRequest)(nil),          // 68: specproxy.operator.v1.ListEffectsRequest
+	(*ListEffectsResponse)(nil),         // 69: specproxy.operator.v1.ListEffectsResponse
+	(*Effect)(nil),                      // 70: specproxy.operator.v1.Effect
+	(*EffectCount)(nil),                 // 71: specproxy.operator.v1.EffectCount
+	(*ListProxiesRequest)(nil),          // 72: specproxy.operator.v1.ListProxiesRequest
+	(*ListProxiesResponse)(nil),         // 73: specproxy.operator.v1.ListProxiesResponse
+	(*Replica)(nil),                     // 74: specproxy.operator.v1.Replica
+	(*Proxy)(nil),                       // 75: specproxy.operator.v1.Proxy
+	(*ProxySpec)(nil),                   // 76: specproxy.operator.v1.ProxySpec
+	(*PostMortem)(nil),                  // 77: specproxy.operator.v1.PostMortem
+	(*ListPostMortemsRequest)(nil),      // 78: specproxy.operator.v1.ListPostMortemsRequest
+	(*ListPostMortemsResponse)(nil),     // 79: specproxy.operator.v1.ListPostMortemsResponse
+	(*GetPostMortemRequest)(nil),        // 80: specproxy.operator.v1.GetPostMortemRequest
+	(*GetPostMortemResponse)(nil),       // 81: specproxy.operator.v1.GetPostMortemResponse
+	(*ClosePostMortemRequest)(nil),      // 82: specproxy.operator.v1.ClosePostMortemRequest
+	(*ClosePostMortemResponse)(nil),     // 83: specproxy.operator.v1.ClosePostMortemResponse
+	(*ResolveRequest)(nil),              // 84: specproxy.operator.v1.ResolveRequest
+	(*ResolveResponse)(nil),             // 85: specproxy.operator.v1.ResolveResponse
+	(*GetVersionRequest)(nil),           // 86: specproxy.operator.v1.GetVersionRequest
+	(*GetVersionResponse)(nil),          // 87: specproxy.operator.v1.GetVersionResponse
+	(*Attachment)(nil),                  // 88: specproxy.operator.v1.Attachment
+	(*ConformanceSummary)(nil),          // 89: specproxy.operator.v1.ConformanceSummary
+	(*ImportVersionRequest)(nil),        // 90: specproxy.operator.v1.ImportVersionRequest
+	(*ImportVersionResponse)(nil),       // 91: specproxy.operator.v1.ImportVersionResponse
+	(*AttachRequest)(nil),               // 92: specproxy.operator.v1.AttachRequest
+	(*AttachResponse)(nil),              // 93: specproxy.operator.v1.AttachResponse
+	(*GetLineageRequest)(nil),           // 94: specproxy.operator.v1.GetLineageRequest
+	(*GetLineageResponse)(nil),          // 95: specproxy.operator.v1.GetLineageResponse
+	(*LineageEntry)(nil),                // 96: specproxy.operator.v1.LineageEntry
+	(*LineageEvent)(nil),                // 97: specproxy.operator.v1.LineageEvent
+	(*Policy)(nil),                      // 98: specproxy.operator.v1.Policy
+	(*GetPolicyRequest)(nil),            // 99: specproxy.operator.v1.GetPolicyRequest
+	(*GetPolicyResponse)(nil),           // 100: specproxy.operator.v1.GetPolicyResponse
+	(*SetPolicyRequest)(nil),            // 101: specproxy.operator.v1.SetPolicyRequest
+	(*SetPolicyResponse)(nil),           // 102: specproxy.operator.v1.SetPolicyResponse
+	(*timestamppb.Timestamp)(nil),       // 103: google.protobuf.Timestamp
+	(*durationpb.Duration)(nil),         // 104: google.protobuf.Duration
 }
 var file_specproxy_operator_v1_operator_proto_depIdxs = []int32{
 	0,   // 0: specproxy.operator.v1.PublishRequest.files:type_name -> specproxy.operator.v1.File
-	101, // 1: specproxy.operator.v1.Version.published_at:type_name -> google.protobuf.Timestamp
+	103, // 1: specproxy.operator.v1.Version.published_at:type_name -> google.protobuf.Timestamp
 	4,   // 2: specproxy.operator.v1.Version.pool:type_name -> specproxy.operator.v1.Pool
 	33,  // 3: specproxy.operator.v1.Pool.shadow:type_name -> specproxy.operator.v1.ShadowCounts
 	3,   // 4: specproxy.operator.v1.ListVersionsResponse.versions:type_name -> specproxy.operator.v1.Version
@@ -8870,174 +9105,182 @@ var file_specproxy_operator_v1_operator_proto_depIdxs = []int32{
 	14,  // 11: specproxy.operator.v1.SetWeightsRequest.override:type_name -> specproxy.operator.v1.Override
 	42,  // 12: specproxy.operator.v1.SetWeightsResponse.change:type_name -> specproxy.operator.v1.Change
 	20,  // 13: specproxy.operator.v1.SetHeaderTargetsRequest.headers:type_name -> specproxy.operator.v1.Header
-	102, // 14: specproxy.operator.v1.SetHeaderTargetsRequest.lasts:type_name -> google.protobuf.Duration
+	104, // 14: specproxy.operator.v1.SetHeaderTargetsRequest.lasts:type_name -> google.protobuf.Duration
 	42,  // 15: specproxy.operator.v1.SetHeaderTargetsResponse.change:type_name -> specproxy.operator.v1.Change
 	20,  // 16: specproxy.operator.v1.RemoveHeaderTargetsRequest.headers:type_name -> specproxy.operator.v1.Header
 	42,  // 17: specproxy.operator.v1.RemoveHeaderTargetsResponse.change:type_name -> specproxy.operator.v1.Change
-	101, // 18: specproxy.operator.v1.HeaderTarget.until:type_name -> google.protobuf.Timestamp
-	101, // 19: specproxy.operator.v1.HeaderTarget.at:type_name -> google.protobuf.Timestamp
-	102, // 20: specproxy.operator.v1.SetShadowRequest.lasts:type_name -> google.protobuf.Duration
+	103, // 18: specproxy.operator.v1.HeaderTarget.until:type_name -> google.protobuf.Timestamp
+	103, // 19: specproxy.operator.v1.HeaderTarget.at:type_name -> google.protobuf.Timestamp
+	104, // 20: specproxy.operator.v1.SetShadowRequest.lasts:type_name -> google.protobuf.Duration
 	42,  // 21: specproxy.operator.v1.SetShadowResponse.change:type_name -> specproxy.operator.v1.Change
 	42,  // 22: specproxy.operator.v1.StopShadowResponse.change:type_name -> specproxy.operator.v1.Change
 	34,  // 23: specproxy.operator.v1.GetShadowResponse.shadow:type_name -> specproxy.operator.v1.Shadow
-	101, // 24: specproxy.operator.v1.GetShadowResponse.ended_at:type_name -> google.protobuf.Timestamp
+	103, // 24: specproxy.operator.v1.GetShadowResponse.ended_at:type_name -> google.protobuf.Timestamp
 	32,  // 25: specproxy.operator.v1.GetShadowResponse.discordant:type_name -> specproxy.operator.v1.ShadowPair
 	33,  // 26: specproxy.operator.v1.GetShadowResponse.counts:type_name -> specproxy.operator.v1.ShadowCounts
-	101, // 27: specproxy.operator.v1.ShadowPair.at:type_name -> google.protobuf.Timestamp
-	101, // 28: specproxy.operator.v1.Shadow.until:type_name -> google.protobuf.Timestamp
-	101, // 29: specproxy.operator.v1.Shadow.at:type_name -> google.protobuf.Timestamp
+	103, // 27: specproxy.operator.v1.ShadowPair.at:type_name -> google.protobuf.Timestamp
+	103, // 28: specproxy.operator.v1.Shadow.until:type_name -> google.protobuf.Timestamp
+	103, // 29: specproxy.operator.v1.Shadow.at:type_name -> google.protobuf.Timestamp
 	35,  // 30: specproxy.operator.v1.RollbackRequest.targets:type_name -> specproxy.operator.v1.RollbackTarget
 	42,  // 31: specproxy.operator.v1.RollbackResponse.changes:type_name -> specproxy.operator.v1.Change
 	42,  // 32: specproxy.operator.v1.UndoResponse.changes:type_name -> specproxy.operator.v1.Change
 	17,  // 33: specproxy.operator.v1.Change.before:type_name -> specproxy.operator.v1.Weight
 	17,  // 34: specproxy.operator.v1.Change.after:type_name -> specproxy.operator.v1.Weight
-	101, // 35: specproxy.operator.v1.Change.committed_at:type_name -> google.protobuf.Timestamp
+	103, // 35: specproxy.operator.v1.Change.committed_at:type_name -> google.protobuf.Timestamp
 	43,  // 36: specproxy.operator.v1.Change.capacity:type_name -> specproxy.operator.v1.Capacity
 	44,  // 37: specproxy.operator.v1.Change.plans:type_name -> specproxy.operator.v1.Plan
 	25,  // 38: specproxy.operator.v1.Change.header_targets:type_name -> specproxy.operator.v1.HeaderTarget
 	34,  // 39: specproxy.operator.v1.Change.shadow:type_name -> specproxy.operator.v1.Shadow
-	102, // 40: specproxy.operator.v1.Plan.within:type_name -> google.protobuf.Duration
-	102, // 41: specproxy.operator.v1.GetEffectRequest.wait:type_name -> google.protobuf.Duration
-	101, // 42: specproxy.operator.v1.GetEffectResponse.committed_at:type_name -> google.protobuf.Timestamp
-	101, // 43: specproxy.operator.v1.GetEffectResponse.effective_at:type_name -> google.protobuf.Timestamp
-	101, // 44: specproxy.operator.v1.GetEffectResponse.last_admission_at:type_name -> google.protobuf.Timestamp
+	104, // 40: specproxy.operator.v1.Plan.within:type_name -> google.protobuf.Duration
+	104, // 41: specproxy.operator.v1.GetEffectRequest.wait:type_name -> google.protobuf.Duration
+	103, // 42: specproxy.operator.v1.GetEffectResponse.committed_at:type_name -> google.protobuf.Timestamp
+	103, // 43: specproxy.operator.v1.GetEffectResponse.effective_at:type_name -> google.protobuf.Timestamp
+	103, // 44: specproxy.operator.v1.GetEffectResponse.last_admission_at:type_name -> google.protobuf.Timestamp
 	49,  // 45: specproxy.operator.v1.GetFleetResponse.specs:type_name -> specproxy.operator.v1.Spec
-	101, // 46: specproxy.operator.v1.Spec.changed_at:type_name -> google.protobuf.Timestamp
+	103, // 46: specproxy.operator.v1.Spec.changed_at:type_name -> google.protobuf.Timestamp
 	3,   // 47: specproxy.operator.v1.Spec.versions:type_name -> specproxy.operator.v1.Version
-	51,  // 48: specproxy.operator.v1.Spec.freeze:type_name -> specproxy.operator.v1.Freeze
-	52,  // 49: specproxy.operator.v1.Spec.drains:type_name -> specproxy.operator.v1.Drain
+	53,  // 48: specproxy.operator.v1.Spec.freeze:type_name -> specproxy.operator.v1.Freeze
+	54,  // 49: specproxy.operator.v1.Spec.drains:type_name -> specproxy.operator.v1.Drain
 	50,  // 50: specproxy.operator.v1.Spec.canary:type_name -> specproxy.operator.v1.CanaryShare
 	25,  // 51: specproxy.operator.v1.Spec.header_targets:type_name -> specproxy.operator.v1.HeaderTarget
 	34,  // 52: specproxy.operator.v1.Spec.shadow:type_name -> specproxy.operator.v1.Shadow
-	101, // 53: specproxy.operator.v1.Freeze.since:type_name -> google.protobuf.Timestamp
-	101, // 54: specproxy.operator.v1.Freeze.until:type_name -> google.protobuf.Timestamp
-	101, // 55: specproxy.operator.v1.Drain.ordered_at:type_name -> google.protobuf.Timestamp
-	101, // 56: specproxy.operator.v1.Drain.ended_at:type_name -> google.protobuf.Timestamp
-	63,  // 57: specproxy.operator.v1.Drain.oldest:type_name -> specproxy.operator.v1.Execution
-	102, // 58: specproxy.operator.v1.Drain.eta:type_name -> google.protobuf.Duration
-	102, // 59: specproxy.operator.v1.Drain.p50:type_name -> google.protobuf.Duration
-	102, // 60: specproxy.operator.v1.Drain.p99:type_name -> google.protobuf.Duration
-	102, // 61: specproxy.operator.v1.Drain.default_within:type_name -> google.protobuf.Duration
-	60,  // 62: specproxy.operator.v1.Drain.interventions:type_name -> specproxy.operator.v1.Intervention
-	42,  // 63: specproxy.operator.v1.PreviewDrainResponse.change:type_name -> specproxy.operator.v1.Change
-	55,  // 64: specproxy.operator.v1.PreviewDrainResponse.executions:type_name -> specproxy.operator.v1.PreviewedExecution
-	63,  // 65: specproxy.operator.v1.PreviewedExecution.execution:type_name -> specproxy.operator.v1.Execution
-	101, // 66: specproxy.operator.v1.PreviewedExecution.deadline:type_name -> google.protobuf.Timestamp
-	52,  // 67: specproxy.operator.v1.ListDrainsResponse.drains:type_name -> specproxy.operator.v1.Drain
-	102, // 68: specproxy.operator.v1.SettleExecutionRequest.wait:type_name -> google.protobuf.Duration
-	60,  // 69: specproxy.operator.v1.SettleExecutionResponse.intervention:type_name -> specproxy.operator.v1.Intervention
-	101, // 70: specproxy.operator.v1.Intervention.at:type_name -> google.protobuf.Timestamp
-	101, // 71: specproxy.operator.v1.Intervention.settled_at:type_name -> google.protobuf.Timestamp
-	102, // 72: specproxy.operator.v1.GetSpecRequest.wait:type_name -> google.protobuf.Duration
-	49,  // 73: specproxy.operator.v1.GetSpecResponse.spec:type_name -> specproxy.operator.v1.Spec
-	42,  // 74: specproxy.operator.v1.GetSpecResponse.history:type_name -> specproxy.operator.v1.Change
-	101, // 75: specproxy.operator.v1.Execution.started_at:type_name -> google.protobuf.Timestamp
-	101, // 76: specproxy.operator.v1.Execution.ended_at:type_name -> google.protobuf.Timestamp
-	101, // 77: specproxy.operator.v1.Execution.settle_by:type_name -> google.protobuf.Timestamp
-	63,  // 78: specproxy.operator.v1.ListExecutionsResponse.executions:type_name -> specproxy.operator.v1.Execution
-	68,  // 79: specproxy.operator.v1.ListEffectsResponse.effects:type_name -> specproxy.operator.v1.Effect
-	69,  // 80: specproxy.operator.v1.ListEffectsResponse.counts:type_name -> specproxy.operator.v1.EffectCount
-	101, // 81: specproxy.operator.v1.Effect.at:type_name -> google.protobuf.Timestamp
-	73,  // 82: specproxy.operator.v1.ListProxiesResponse.proxies:type_name -> specproxy.operator.v1.Proxy
-	72,  // 83: specproxy.operator.v1.ListProxiesResponse.replicas:type_name -> specproxy.operator.v1.Replica
-	101, // 84: specproxy.operator.v1.Replica.since:type_name -> google.protobuf.Timestamp
-	101, // 85: specproxy.operator.v1.Proxy.last_seen:type_name -> google.protobuf.Timestamp
-	74,  // 86: specproxy.operator.v1.Proxy.specs:type_name -> specproxy.operator.v1.ProxySpec
-	101, // 87: specproxy.operator.v1.ProxySpec.acked_at:type_name -> google.protobuf.Timestamp
-	101, // 88: specproxy.operator.v1.PostMortem.opened_at:type_name -> google.protobuf.Timestamp
-	42,  // 89: specproxy.operator.v1.PostMortem.changes:type_name -> specproxy.operator.v1.Change
-	101, // 90: specproxy.operator.v1.PostMortem.closed_at:type_name -> google.protobuf.Timestamp
-	75,  // 91: specproxy.operator.v1.ListPostMortemsResponse.postmortems:type_name -> specproxy.operator.v1.PostMortem
-	75,  // 92: specproxy.operator.v1.GetPostMortemResponse.postmortem:type_name -> specproxy.operator.v1.PostMortem
-	75,  // 93: specproxy.operator.v1.ClosePostMortemResponse.postmortem:type_name -> specproxy.operator.v1.PostMortem
-	3,   // 94: specproxy.operator.v1.GetVersionResponse.version:type_name -> specproxy.operator.v1.Version
-	0,   // 95: specproxy.operator.v1.GetVersionResponse.files:type_name -> specproxy.operator.v1.File
-	86,  // 96: specproxy.operator.v1.GetVersionResponse.attachments:type_name -> specproxy.operator.v1.Attachment
-	101, // 97: specproxy.operator.v1.Attachment.attached_at:type_name -> google.protobuf.Timestamp
-	87,  // 98: specproxy.operator.v1.Attachment.conformance:type_name -> specproxy.operator.v1.ConformanceSummary
-	0,   // 99: specproxy.operator.v1.ImportVersionRequest.files:type_name -> specproxy.operator.v1.File
-	86,  // 100: specproxy.operator.v1.AttachResponse.attachment:type_name -> specproxy.operator.v1.Attachment
-	94,  // 101: specproxy.operator.v1.GetLineageResponse.versions:type_name -> specproxy.operator.v1.LineageEntry
-	101, // 102: specproxy.operator.v1.LineageEntry.published_at:type_name -> google.protobuf.Timestamp
-	95,  // 103: specproxy.operator.v1.LineageEntry.events:type_name -> specproxy.operator.v1.LineageEvent
-	101, // 104: specproxy.operator.v1.LineageEvent.at:type_name -> google.protobuf.Timestamp
-	101, // 105: specproxy.operator.v1.Policy.set_at:type_name -> google.protobuf.Timestamp
-	102, // 106: specproxy.operator.v1.Policy.open_for:type_name -> google.protobuf.Duration
-	96,  // 107: specproxy.operator.v1.GetPolicyResponse.policy:type_name -> specproxy.operator.v1.Policy
-	96,  // 108: specproxy.operator.v1.GetPolicyResponse.history:type_name -> specproxy.operator.v1.Policy
-	102, // 109: specproxy.operator.v1.SetPolicyRequest.open_for:type_name -> google.protobuf.Duration
-	96,  // 110: specproxy.operator.v1.SetPolicyResponse.policy:type_name -> specproxy.operator.v1.Policy
-	1,   // 111: specproxy.operator.v1.OperatorService.Publish:input_type -> specproxy.operator.v1.PublishRequest
-	5,   // 112: specproxy.operator.v1.OperatorService.ListVersions:input_type -> specproxy.operator.v1.ListVersionsRequest
-	7,   // 113: specproxy.operator.v1.OperatorService.VerifyArchive:input_type -> specproxy.operator.v1.VerifyArchiveRequest
-	10,  // 114: specproxy.operator.v1.OperatorService.ImportArchive:input_type -> specproxy.operator.v1.ImportArchiveRequest
-	82,  // 115: specproxy.operator.v1.OperatorService.Resolve:input_type -> specproxy.operator.v1.ResolveRequest
-	84,  // 116: specproxy.operator.v1.OperatorService.GetVersion:input_type -> specproxy.operator.v1.GetVersionRequest
-	88,  // 117: specproxy.operator.v1.OperatorService.ImportVersion:input_type -> specproxy.operator.v1.ImportVersionRequest
-	90,  // 118: specproxy.operator.v1.OperatorService.Attach:input_type -> specproxy.operator.v1.AttachRequest
-	92,  // 119: specproxy.operator.v1.OperatorService.GetLineage:input_type -> specproxy.operator.v1.GetLineageRequest
-	97,  // 120: specproxy.operator.v1.OperatorService.GetPolicy:input_type -> specproxy.operator.v1.GetPolicyRequest
-	99,  // 121: specproxy.operator.v1.OperatorService.SetPolicy:input_type -> specproxy.operator.v1.SetPolicyRequest
-	15,  // 122: specproxy.operator.v1.OperatorService.Deploy:input_type -> specproxy.operator.v1.DeployRequest
-	18,  // 123: specproxy.operator.v1.OperatorService.SetWeights:input_type -> specproxy.operator.v1.SetWeightsRequest
-	21,  // 124: specproxy.operator.v1.OperatorService.SetHeaderTargets:input_type -> specproxy.operator.v1.SetHeaderTargetsRequest
-	23,  // 125: specproxy.operator.v1.OperatorService.RemoveHeaderTargets:input_type -> specproxy.operator.v1.RemoveHeaderTargetsRequest
-	26,  // 126: specproxy.operator.v1.OperatorService.SetShadow:input_type -> specproxy.operator.v1.SetShadowRequest
-	28,  // 127: specproxy.operator.v1.OperatorService.StopShadow:input_type -> specproxy.operator.v1.StopShadowRequest
-	30,  // 128: specproxy.operator.v1.OperatorService.GetShadow:input_type -> specproxy.operator.v1.GetShadowRequest
-	36,  // 129: specproxy.operator.v1.OperatorService.Rollback:input_type -> specproxy.operator.v1.RollbackRequest
-	38,  // 130: specproxy.operator.v1.OperatorService.Undo:input_type -> specproxy.operator.v1.UndoRequest
-	40,  // 131: specproxy.operator.v1.OperatorService.Unfreeze:input_type -> specproxy.operator.v1.UnfreezeRequest
-	45,  // 132: specproxy.operator.v1.OperatorService.GetEffect:input_type -> specproxy.operator.v1.GetEffectRequest
-	47,  // 133: specproxy.operator.v1.OperatorService.GetFleet:input_type -> specproxy.operator.v1.GetFleetRequest
-	61,  // 134: specproxy.operator.v1.OperatorService.GetSpec:input_type -> specproxy.operator.v1.GetSpecRequest
-	64,  // 135: specproxy.operator.v1.OperatorService.ListExecutions:input_type -> specproxy.operator.v1.ListExecutionsRequest
-	66,  // 136: specproxy.operator.v1.OperatorService.ListEffects:input_type -> specproxy.operator.v1.ListEffectsRequest
-	53,  // 137: specproxy.operator.v1.OperatorService.PreviewDrain:input_type -> specproxy.operator.v1.PreviewDrainRequest
-	56,  // 138: specproxy.operator.v1.OperatorService.ListDrains:input_type -> specproxy.operator.v1.ListDrainsRequest
-	58,  // 139: specproxy.operator.v1.OperatorService.SettleExecution:input_type -> specproxy.operator.v1.SettleExecutionRequest
-	70,  // 140: specproxy.operator.v1.OperatorService.ListProxies:input_type -> specproxy.operator.v1.ListProxiesRequest
-	76,  // 141: specproxy.operator.v1.OperatorService.ListPostMortems:input_type -> specproxy.operator.v1.ListPostMortemsRequest
-	78,  // 142: specproxy.operator.v1.OperatorService.GetPostMortem:input_type -> specproxy.operator.v1.GetPostMortemRequest
-	80,  // 143: specproxy.operator.v1.OperatorService.ClosePostMortem:input_type -> specproxy.operator.v1.ClosePostMortemRequest
-	2,   // 144: specproxy.operator.v1.OperatorService.Publish:output_type -> specproxy.operator.v1.PublishResponse
-	6,   // 145: specproxy.operator.v1.OperatorService.ListVersions:output_type -> specproxy.operator.v1.ListVersionsResponse
-	8,   // 146: specproxy.operator.v1.OperatorService.VerifyArchive:output_type -> specproxy.operator.v1.VerifyArchiveResponse
-	11,  // 147: specproxy.operator.v1.OperatorService.ImportArchive:output_type -> specproxy.operator.v1.ImportArchiveResponse
-	83,  // 148: specproxy.operator.v1.OperatorService.Resolve:output_type -> specproxy.operator.v1.ResolveResponse
-	85,  // 149: specproxy.operator.v1.OperatorService.GetVersion:output_type -> specproxy.operator.v1.GetVersionResponse
-	89,  // 150: specproxy.operator.v1.OperatorService.ImportVersion:output_type -> specproxy.operator.v1.ImportVersionResponse
-	91,  // 151: specproxy.operator.v1.OperatorService.Attach:output_type -> specproxy.operator.v1.AttachResponse
-	93,  // 152: specproxy.operator.v1.OperatorService.GetLineage:output_type -> specproxy.operator.v1.GetLineageResponse
-	98,  // 153: specproxy.operator.v1.OperatorService.GetPolicy:output_type -> specproxy.operator.v1.GetPolicyResponse
-	100, // 154: specproxy.operator.v1.OperatorService.SetPolicy:output_type -> specproxy.operator.v1.SetPolicyResponse
-	16,  // 155: specproxy.operator.v1.OperatorService.Deploy:output_type -> specproxy.operator.v1.DeployResponse
-	19,  // 156: specproxy.operator.v1.OperatorService.SetWeights:output_type -> specproxy.operator.v1.SetWeightsResponse
-	22,  // 157: specproxy.operator.v1.OperatorService.SetHeaderTargets:output_type -> specproxy.operator.v1.SetHeaderTargetsResponse
-	24,  // 158: specproxy.operator.v1.OperatorService.RemoveHeaderTargets:output_type -> specproxy.operator.v1.RemoveHeaderTargetsResponse
-	27,  // 159: specproxy.operator.v1.OperatorService.SetShadow:output_type -> specproxy.operator.v1.SetShadowResponse
-	29,  // 160: specproxy.operator.v1.OperatorService.StopShadow:output_type -> specproxy.operator.v1.StopShadowResponse
-	31,  // 161: specproxy.operator.v1.OperatorService.GetShadow:output_type -> specproxy.operator.v1.GetShadowResponse
-	37,  // 162: specproxy.operator.v1.OperatorService.Rollback:output_type -> specproxy.operator.v1.RollbackResponse
-	39,  // 163: specproxy.operator.v1.OperatorService.Undo:output_type -> specproxy.operator.v1.UndoResponse
-	41,  // 164: specproxy.operator.v1.OperatorService.Unfreeze:output_type -> specproxy.operator.v1.UnfreezeResponse
-	46,  // 165: specproxy.operator.v1.OperatorService.GetEffect:output_type -> specproxy.operator.v1.GetEffectResponse
-	48,  // 166: specproxy.operator.v1.OperatorService.GetFleet:output_type -> specproxy.operator.v1.GetFleetResponse
-	62,  // 167: specproxy.operator.v1.OperatorService.GetSpec:output_type -> specproxy.operator.v1.GetSpecResponse
-	65,  // 168: specproxy.operator.v1.OperatorService.ListExecutions:output_type -> specproxy.operator.v1.ListExecutionsResponse
-	67,  // 169: specproxy.operator.v1.OperatorService.ListEffects:output_type -> specproxy.operator.v1.ListEffectsResponse
-	54,  // 170: specproxy.operator.v1.OperatorService.PreviewDrain:output_type -> specproxy.operator.v1.PreviewDrainResponse
-	57,  // 171: specproxy.operator.v1.OperatorService.ListDrains:output_type -> specproxy.operator.v1.ListDrainsResponse
-	59,  // 172: specproxy.operator.v1.OperatorService.SettleExecution:output_type -> specproxy.operator.v1.SettleExecutionResponse
-	71,  // 173: specproxy.operator.v1.OperatorService.ListProxies:output_type -> specproxy.operator.v1.ListProxiesResponse
-	77,  // 174: specproxy.operator.v1.OperatorService.ListPostMortems:output_type -> specproxy.operator.v1.ListPostMortemsResponse
-	79,  // 175: specproxy.operator.v1.OperatorService.GetPostMortem:output_type -> specproxy.operator.v1.GetPostMortemResponse
-	81,  // 176: specproxy.operator.v1.OperatorService.ClosePostMortem:output_type -> specproxy.operator.v1.ClosePostMortemResponse
-	144, // [144:177] is the sub-list for method output_type
-	111, // [111:144] is the sub-list for method input_type
-	111, // [111:111] is the sub-list for extension type_name
-	111, // [111:111] is the sub-list for extension extendee
-	0,   // [0:111] is the sub-list for field type_name
+	51,  // 53: specproxy.operator.v1.CanaryShare.rehearsal:type_name -> specproxy.operator.v1.Rehearsal
+	103, // 54: specproxy.operator.v1.Rehearsal.started_at:type_name -> google.protobuf.Timestamp
+	103, // 55: specproxy.operator.v1.Rehearsal.ended_at:type_name -> google.protobuf.Timestamp
+	104, // 56: specproxy.operator.v1.Rehearsal.undo:type_name -> google.protobuf.Duration
+	52,  // 57: specproxy.operator.v1.Rehearsal.proxies:type_name -> specproxy.operator.v1.RehearsedProxy
+	104, // 58: specproxy.operator.v1.RehearsedProxy.there:type_name -> google.protobuf.Duration
+	104, // 59: specproxy.operator.v1.RehearsedProxy.acked:type_name -> google.protobuf.Duration
+	104, // 60: specproxy.operator.v1.RehearsedProxy.seen:type_name -> google.protobuf.Duration
+	103, // 61: specproxy.operator.v1.Freeze.since:type_name -> google.protobuf.Timestamp
+	103, // 62: specproxy.operator.v1.Freeze.until:type_name -> google.protobuf.Timestamp
+	103, // 63: specproxy.operator.v1.Drain.ordered_at:type_name -> google.protobuf.Timestamp
+	103, // 64: specproxy.operator.v1.Drain.ended_at:type_name -> google.protobuf.Timestamp
+	65,  // 65: specproxy.operator.v1.Drain.oldest:type_name -> specproxy.operator.v1.Execution
+	104, // 66: specproxy.operator.v1.Drain.eta:type_name -> google.protobuf.Duration
+	104, // 67: specproxy.operator.v1.Drain.p50:type_name -> google.protobuf.Duration
+	104, // 68: specproxy.operator.v1.Drain.p99:type_name -> google.protobuf.Duration
+	104, // 69: specproxy.operator.v1.Drain.default_within:type_name -> google.protobuf.Duration
+	62,  // 70: specproxy.operator.v1.Drain.interventions:type_name -> specproxy.operator.v1.Intervention
+	42,  // 71: specproxy.operator.v1.PreviewDrainResponse.change:type_name -> specproxy.operator.v1.Change
+	57,  // 72: specproxy.operator.v1.PreviewDrainResponse.executions:type_name -> specproxy.operator.v1.PreviewedExecution
+	65,  // 73: specproxy.operator.v1.PreviewedExecution.execution:type_name -> specproxy.operator.v1.Execution
+	103, // 74: specproxy.operator.v1.PreviewedExecution.deadline:type_name -> google.protobuf.Timestamp
+	54,  // 75: specproxy.operator.v1.ListDrainsResponse.drains:type_name -> specproxy.operator.v1.Drain
+	104, // 76: specproxy.operator.v1.SettleExecutionRequest.wait:type_name -> google.protobuf.Duration
+	62,  // 77: specproxy.operator.v1.SettleExecutionResponse.intervention:type_name -> specproxy.operator.v1.Intervention
+	103, // 78: specproxy.operator.v1.Intervention.at:type_name -> google.protobuf.Timestamp
+	103, // 79: specproxy.operator.v1.Intervention.settled_at:type_name -> google.protobuf.Timestamp
+	104, // 80: specproxy.operator.v1.GetSpecRequest.wait:type_name -> google.protobuf.Duration
+	49,  // 81: specproxy.operator.v1.GetSpecResponse.spec:type_name -> specproxy.operator.v1.Spec
+	42,  // 82: specproxy.operator.v1.GetSpecResponse.history:type_name -> specproxy.operator.v1.Change
+	103, // 83: specproxy.operator.v1.Execution.started_at:type_name -> google.protobuf.Timestamp
+	103, // 84: specproxy.operator.v1.Execution.ended_at:type_name -> google.protobuf.Timestamp
+	103, // 85: specproxy.operator.v1.Execution.settle_by:type_name -> google.protobuf.Timestamp
+	65,  // 86: specproxy.operator.v1.ListExecutionsResponse.executions:type_name -> specproxy.operator.v1.Execution
+	70,  // 87: specproxy.operator.v1.ListEffectsResponse.effects:type_name -> specproxy.operator.v1.Effect
+	71,  // 88: specproxy.operator.v1.ListEffectsResponse.counts:type_name -> specproxy.operator.v1.EffectCount
+	103, // 89: specproxy.operator.v1.Effect.at:type_name -> google.protobuf.Timestamp
+	75,  // 90: specproxy.operator.v1.ListProxiesResponse.proxies:type_name -> specproxy.operator.v1.Proxy
+	74,  // 91: specproxy.operator.v1.ListProxiesResponse.replicas:type_name -> specproxy.operator.v1.Replica
+	103, // 92: specproxy.operator.v1.Replica.since:type_name -> google.protobuf.Timestamp
+	103, // 93: specproxy.operator.v1.Proxy.last_seen:type_name -> google.protobuf.Timestamp
+	76,  // 94: specproxy.operator.v1.Proxy.specs:type_name -> specproxy.operator.v1.ProxySpec
+	103, // 95: specproxy.operator.v1.ProxySpec.acked_at:type_name -> google.protobuf.Timestamp
+	103, // 96: specproxy.operator.v1.PostMortem.opened_at:type_name -> google.protobuf.Timestamp
+	42,  // 97: specproxy.operator.v1.PostMortem.changes:type_name -> specproxy.operator.v1.Change
+	103, // 98: specproxy.operator.v1.PostMortem.closed_at:type_name -> google.protobuf.Timestamp
+	77,  // 99: specproxy.operator.v1.ListPostMortemsResponse.postmortems:type_name -> specproxy.operator.v1.PostMortem
+	77,  // 100: specproxy.operator.v1.GetPostMortemResponse.postmortem:type_name -> specproxy.operator.v1.PostMortem
+	77,  // 101: specproxy.operator.v1.ClosePostMortemResponse.postmortem:type_name -> specproxy.operator.v1.PostMortem
+	3,   // 102: specproxy.operator.v1.GetVersionResponse.version:type_name -> specproxy.operator.v1.Version
+	0,   // 103: specproxy.operator.v1.GetVersionResponse.files:type_name -> specproxy.operator.v1.File
+	88,  // 104: specproxy.operator.v1.GetVersionResponse.attachments:type_name -> specproxy.operator.v1.Attachment
+	103, // 105: specproxy.operator.v1.Attachment.attached_at:type_name -> google.protobuf.Timestamp
+	89,  // 106: specproxy.operator.v1.Attachment.conformance:type_name -> specproxy.operator.v1.ConformanceSummary
+	0,   // 107: specproxy.operator.v1.ImportVersionRequest.files:type_name -> specproxy.operator.v1.File
+	88,  // 108: specproxy.operator.v1.AttachResponse.attachment:type_name -> specproxy.operator.v1.Attachment
+	96,  // 109: specproxy.operator.v1.GetLineageResponse.versions:type_name -> specproxy.operator.v1.LineageEntry
+	103, // 110: specproxy.operator.v1.LineageEntry.published_at:type_name -> google.protobuf.Timestamp
+	97,  // 111: specproxy.operator.v1.LineageEntry.events:type_name -> specproxy.operator.v1.LineageEvent
+	103, // 112: specproxy.operator.v1.LineageEvent.at:type_name -> google.protobuf.Timestamp
+	103, // 113: specproxy.operator.v1.Policy.set_at:type_name -> google.protobuf.Timestamp
+	104, // 114: specproxy.operator.v1.Policy.open_for:type_name -> google.protobuf.Duration
+	98,  // 115: specproxy.operator.v1.GetPolicyResponse.policy:type_name -> specproxy.operator.v1.Policy
+	98,  // 116: specproxy.operator.v1.GetPolicyResponse.history:type_name -> specproxy.operator.v1.Policy
+	104, // 117: specproxy.operator.v1.SetPolicyRequest.open_for:type_name -> google.protobuf.Duration
+	98,  // 118: specproxy.operator.v1.SetPolicyResponse.policy:type_name -> specproxy.operator.v1.Policy
+	1,   // 119: specproxy.operator.v1.OperatorService.Publish:input_type -> specproxy.operator.v1.PublishRequest
+	5,   // 120: specproxy.operator.v1.OperatorService.ListVersions:input_type -> specproxy.operator.v1.ListVersionsRequest
+	7,   // 121: specproxy.operator.v1.OperatorService.VerifyArchive:input_type -> specproxy.operator.v1.VerifyArchiveRequest
+	10,  // 122: specproxy.operator.v1.OperatorService.ImportArchive:input_type -> specproxy.operator.v1.ImportArchiveRequest
+	84,  // 123: specproxy.operator.v1.OperatorService.Resolve:input_type -> specproxy.operator.v1.ResolveRequest
+	86,  // 124: specproxy.operator.v1.OperatorService.GetVersion:input_type -> specproxy.operator.v1.GetVersionRequest
+	90,  // 125: specproxy.operator.v1.OperatorService.ImportVersion:input_type -> specproxy.operator.v1.ImportVersionRequest
+	92,  // 126: specproxy.operator.v1.OperatorService.Attach:input_type -> specproxy.operator.v1.AttachRequest
+	94,  // 127: specproxy.operator.v1.OperatorService.GetLineage:input_type -> specproxy.operator.v1.GetLineageRequest
+	99,  // 128: specproxy.operator.v1.OperatorService.GetPolicy:input_type -> specproxy.operator.v1.GetPolicyRequest
+	101, // 129: specproxy.operator.v1.OperatorService.SetPolicy:input_type -> specproxy.operator.v1.SetPolicyRequest
+	15,  // 130: specproxy.operator.v1.OperatorService.Deploy:input_type -> specproxy.operator.v1.DeployRequest
+	18,  // 131: specproxy.operator.v1.OperatorService.SetWeights:input_type -> specproxy.operator.v1.SetWeightsRequest
+	21,  // 132: specproxy.operator.v1.OperatorService.SetHeaderTargets:input_type -> specproxy.operator.v1.SetHeaderTargetsRequest
+	23,  // 133: specproxy.operator.v1.OperatorService.RemoveHeaderTargets:input_type -> specproxy.operator.v1.RemoveHeaderTargetsRequest
+	26,  // 134: specproxy.operator.v1.OperatorService.SetShadow:input_type -> specproxy.operator.v1.SetShadowRequest
+	28,  // 135: specproxy.operator.v1.OperatorService.StopShadow:input_type -> specproxy.operator.v1.StopShadowRequest
+	30,  // 136: specproxy.operator.v1.OperatorService.GetShadow:input_type -> specproxy.operator.v1.GetShadowRequest
+	36,  // 137: specproxy.operator.v1.OperatorService.Rollback:input_type -> specproxy.operator.v1.RollbackRequest
+	38,  // 138: specproxy.operator.v1.OperatorService.Undo:input_type -> specproxy.operator.v1.UndoRequest
+	40,  // 139: specproxy.operator.v1.OperatorService.Unfreeze:input_type -> specproxy.operator.v1.UnfreezeRequest
+	45,  // 140: specproxy.operator.v1.OperatorService.GetEffect:input_type -> specproxy.operator.v1.GetEffectRequest
+	47,  // 141: specproxy.operator.v1.OperatorService.GetFleet:input_type -> specproxy.operator.v1.GetFleetRequest
+	63,  // 142: specproxy.operator.v1.OperatorService.GetSpec:input_type -> specproxy.operator.v1.GetSpecRequest
+	66,  // 143: specproxy.operator.v1.OperatorService.ListExecutions:input_type -> specproxy.operator.v1.ListExecutionsRequest
+	68,  // 144: specproxy.operator.v1.OperatorService.ListEffects:input_type -> specproxy.operator.v1.ListEffectsRequest
+	55,  // 145: specproxy.operator.v1.OperatorService.PreviewDrain:input_type -> specproxy.operator.v1.PreviewDrainRequest
+	58,  // 146: specproxy.operator.v1.OperatorService.ListDrains:input_type -> specproxy.operator.v1.ListDrainsRequest
+	60,  // 147: specproxy.operator.v1.OperatorService.SettleExecution:input_type -> specproxy.operator.v1.SettleExecutionRequest
+	72,  // 148: specproxy.operator.v1.OperatorService.ListProxies:input_type -> specproxy.operator.v1.ListProxiesRequest
+	78,  // 149: specproxy.operator.v1.OperatorService.ListPostMortems:input_type -> specproxy.operator.v1.ListPostMortemsRequest
+	80,  // 150: specproxy.operator.v1.OperatorService.GetPostMortem:input_type -> specproxy.operator.v1.GetPostMortemRequest
+	82,  // 151: specproxy.operator.v1.OperatorService.ClosePostMortem:input_type -> specproxy.operator.v1.ClosePostMortemRequest
+	2,   // 152: specproxy.operator.v1.OperatorService.Publish:output_type -> specproxy.operator.v1.PublishResponse
+	6,   // 153: specproxy.operator.v1.OperatorService.ListVersions:output_type -> specproxy.operator.v1.ListVersionsResponse
+	8,   // 154: specproxy.operator.v1.OperatorService.VerifyArchive:output_type -> specproxy.operator.v1.VerifyArchiveResponse
+	11,  // 155: specproxy.operator.v1.OperatorService.ImportArchive:output_type -> specproxy.operator.v1.ImportArchiveResponse
+	85,  // 156: specproxy.operator.v1.OperatorService.Resolve:output_type -> specproxy.operator.v1.ResolveResponse
+	87,  // 157: specproxy.operator.v1.OperatorService.GetVersion:output_type -> specproxy.operator.v1.GetVersionResponse
+	91,  // 158: specproxy.operator.v1.OperatorService.ImportVersion:output_type -> specproxy.operator.v1.ImportVersionResponse
+	93,  // 159: specproxy.operator.v1.OperatorService.Attach:output_type -> specproxy.operator.v1.AttachResponse
+	95,  // 160: specproxy.operator.v1.OperatorService.GetLineage:output_type -> specproxy.operator.v1.GetLineageResponse
+	100, // 161: specproxy.operator.v1.OperatorService.GetPolicy:output_type -> specproxy.operator.v1.GetPolicyResponse
+	102, // 162: specproxy.operator.v1.OperatorService.SetPolicy:output_type -> specproxy.operator.v1.SetPolicyResponse
+	16,  // 163: specproxy.operator.v1.OperatorService.Deploy:output_type -> specproxy.operator.v1.DeployResponse
+	19,  // 164: specproxy.operator.v1.OperatorService.SetWeights:output_type -> specproxy.operator.v1.SetWeightsResponse
+	22,  // 165: specproxy.operator.v1.OperatorService.SetHeaderTargets:output_type -> specproxy.operator.v1.SetHeaderTargetsResponse
+	24,  // 166: specproxy.operator.v1.OperatorService.RemoveHeaderTargets:output_type -> specproxy.operator.v1.RemoveHeaderTargetsResponse
+	27,  // 167: specproxy.operator.v1.OperatorService.SetShadow:output_type -> specproxy.operator.v1.SetShadowResponse
+	29,  // 168: specproxy.operator.v1.OperatorService.StopShadow:output_type -> specproxy.operator.v1.StopShadowResponse
+	31,  // 169: specproxy.operator.v1.OperatorService.GetShadow:output_type -> specproxy.operator.v1.GetShadowResponse
+	37,  // 170: specproxy.operator.v1.OperatorService.Rollback:output_type -> specproxy.operator.v1.RollbackResponse
+	39,  // 171: specproxy.operator.v1.OperatorService.Undo:output_type -> specproxy.operator.v1.UndoResponse
+	41,  // 172: specproxy.operator.v1.OperatorService.Unfreeze:output_type -> specproxy.operator.v1.UnfreezeResponse
+	46,  // 173: specproxy.operator.v1.OperatorService.GetEffect:output_type -> specproxy.operator.v1.GetEffectResponse
+	48,  // 174: specproxy.operator.v1.OperatorService.GetFleet:output_type -> specproxy.operator.v1.GetFleetResponse
+	64,  // 175: specproxy.operator.v1.OperatorService.GetSpec:output_type -> specproxy.operator.v1.GetSpecResponse
+	67,  // 176: specproxy.operator.v1.OperatorService.ListExecutions:output_type -> specproxy.operator.v1.ListExecutionsResponse
+	69,  // 177: specproxy.operator.v1.OperatorService.ListEffects:output_type -> specproxy.operator.v1.ListEffectsResponse
+	56,  // 178: specproxy.operator.v1.OperatorService.PreviewDrain:output_type -> specproxy.operator.v1.PreviewDrainResponse
+	59,  // 179: specproxy.operator.v1.OperatorService.ListDrains:output_type -> specproxy.operator.v1.ListDrainsResponse
+	61,  // 180: specproxy.operator.v1.OperatorService.SettleExecution:output_type -> specproxy.operator.v1.SettleExecutionResponse
+	73,  // 181: specproxy.operator.v1.OperatorService.ListProxies:output_type -> specproxy.operator.v1.ListProxiesResponse
+	79,  // 182: specproxy.operator.v1.OperatorService.ListPostMortems:output_type -> specproxy.operator.v1.ListPostMortemsResponse
+	81,  // 183: specproxy.operator.v1.OperatorService.GetPostMortem:output_type -> specproxy.operator.v1.GetPostMortemResponse
+	83,  // 184: specproxy.operator.v1.OperatorService.ClosePostMortem:output_type -> specproxy.operator.v1.ClosePostMortemResponse
+	152, // [152:185] is the sub-list for method output_type
+	119, // [119:152] is the sub-list for method input_type
+	119, // [119:119] is the sub-list for extension type_name
+	119, // [119:119] is the sub-list for extension extendee
+	0,   // [0:119] is the sub-list for field type_name
 }
 
 func init() { file_specproxy_operator_v1_operator_proto_init() }
@@ -9053,7 +9296,7 @@ func file_specproxy_operator_v1_operator_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_specproxy_operator_v1_operator_proto_rawDesc), len(file_specproxy_operator_v1_operator_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   101,
+			NumMessages:   103,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

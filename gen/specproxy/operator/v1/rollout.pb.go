@@ -748,7 +748,9 @@ type StartRolloutRequest struct {
 	Override   *Override    `protobuf:"bytes,6,opt,name=override,proto3" json:"override,omitempty"`
 	Now        bool         `protobuf:"varint,7,opt,name=now,proto3" json:"now,omitempty"`
 	// Go ahead although the plan cannot come to its end by itself.
-	Impossible    bool `protobuf:"varint,8,opt,name=impossible,proto3" json:"impossible,omitempty"`
+	Impossible bool `protobuf:"varint,8,opt,name=impossible,proto3" json:"impossible,omitempty"`
+	// Give it its first weight although nobody has seen that it can be taken back. Needs a reason.
+	NoRehearsal   bool `protobuf:"varint,9,opt,name=no_rehearsal,json=noRehearsal,proto3" json:"no_rehearsal,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -835,6 +837,13 @@ func (x *StartRolloutRequest) GetNow() bool {
 func (x *StartRolloutRequest) GetImpossible() bool {
 	if x != nil {
 		return x.Impossible
+	}
+	return false
+}
+
+func (x *StartRolloutRequest) GetNoRehearsal() bool {
+	if x != nil {
+		return x.NoRehearsal
 	}
 	return false
 }
@@ -1101,10 +1110,10 @@ type Rollout struct {
 	Stable  string                 `protobuf:"bytes,3,opt,name=stable,proto3" json:"stable,omitempty"`
 	Plan    *RolloutPlan           `protobuf:"bytes,4,opt,name=plan,proto3" json:"plan,omitempty"`
 	Attempt uint32                 `protobuf:"varint,5,opt,name=attempt,proto3" json:"attempt,omitempty"`
-	// stepping, gated, baking, paused, held, failed, promoted, aborted, superseded.
+	// rehearsing, stepping, gated, baking, paused, held, failed, promoted, aborted, superseded, refused.
 	Phase string `protobuf:"bytes,6,opt,name=phase,proto3" json:"phase,omitempty"`
 	Why   string `protobuf:"bytes,7,opt,name=why,proto3" json:"why,omitempty"`
-	// From 1; beyond the plan's steps: the bake; 0: at the gates before the first.
+	// From 1; beyond the plan's steps: the bake; 0: in the rehearsal or at the gates before the first.
 	Step      uint32                 `protobuf:"varint,8,opt,name=step,proto3" json:"step,omitempty"`
 	StartedAt *timestamppb.Timestamp `protobuf:"bytes,9,opt,name=started_at,json=startedAt,proto3" json:"started_at,omitempty"`
 	EnteredAt *timestamppb.Timestamp `protobuf:"bytes,10,opt,name=entered_at,json=enteredAt,proto3" json:"entered_at,omitempty"`
@@ -1125,7 +1134,9 @@ type Rollout struct {
 	// Who chose the plan, in words.
 	Origin string `protobuf:"bytes,21,opt,name=origin,proto3" json:"origin,omitempty"`
 	// Gates that it stands at.
-	Gates         []*GateStatus `protobuf:"bytes,22,rep,name=gates,proto3" json:"gates,omitempty"`
+	Gates []*GateStatus `protobuf:"bytes,22,rep,name=gates,proto3" json:"gates,omitempty"`
+	// Unset in rollouts that began before there were any.
+	Rehearsal     *Rehearsal `protobuf:"bytes,23,opt,name=rehearsal,proto3" json:"rehearsal,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1310,6 +1321,13 @@ func (x *Rollout) GetOrigin() string {
 func (x *Rollout) GetGates() []*GateStatus {
 	if x != nil {
 		return x.Gates
+	}
+	return nil
+}
+
+func (x *Rollout) GetRehearsal() *Rehearsal {
+	if x != nil {
+		return x.Rehearsal
 	}
 	return nil
 }
@@ -1944,7 +1962,7 @@ const file_specproxy_operator_v1_rollout_proto_rawDesc = "" +
 	"executions\x12\x16\n" +
 	"\x06canary\x18\x06 \x01(\x04R\x06canary\x125\n" +
 	"\bduration\x18\a \x01(\v2\x19.google.protobuf.DurationR\bduration\x12\x14\n" +
-	"\x05power\x18\b \x03(\x01R\x05power\"\xa2\x02\n" +
+	"\x05power\x18\b \x03(\x01R\x05power\"\xc5\x02\n" +
 	"\x13StartRolloutRequest\x12\x12\n" +
 	"\x04spec\x18\x01 \x01(\tR\x04spec\x12\x18\n" +
 	"\aversion\x18\x02 \x01(\tR\aversion\x126\n" +
@@ -1957,7 +1975,8 @@ const file_specproxy_operator_v1_rollout_proto_rawDesc = "" +
 	"\x03now\x18\a \x01(\bR\x03now\x12\x1e\n" +
 	"\n" +
 	"impossible\x18\b \x01(\bR\n" +
-	"impossible\"\x87\x01\n" +
+	"impossible\x12!\n" +
+	"\fno_rehearsal\x18\t \x01(\bR\vnoRehearsal\"\x87\x01\n" +
 	"\x14StartRolloutResponse\x125\n" +
 	"\x06change\x18\x01 \x01(\v2\x1d.specproxy.operator.v1.ChangeR\x06change\x128\n" +
 	"\arollout\x18\x02 \x01(\v2\x1e.specproxy.operator.v1.RolloutR\arollout\"'\n" +
@@ -1971,7 +1990,7 @@ const file_specproxy_operator_v1_rollout_proto_rawDesc = "" +
 	"\x06reason\x18\x03 \x01(\tR\x06reason\"\x88\x01\n" +
 	"\x15ChangeRolloutResponse\x128\n" +
 	"\arollout\x18\x01 \x01(\v2\x1e.specproxy.operator.v1.RolloutR\arollout\x125\n" +
-	"\x06change\x18\x02 \x01(\v2\x1d.specproxy.operator.v1.ChangeR\x06change\"\xec\x06\n" +
+	"\x06change\x18\x02 \x01(\v2\x1d.specproxy.operator.v1.ChangeR\x06change\"\xac\a\n" +
 	"\aRollout\x12\x12\n" +
 	"\x04spec\x18\x01 \x01(\tR\x04spec\x12\x16\n" +
 	"\x06canary\x18\x02 \x01(\tR\x06canary\x12\x16\n" +
@@ -1997,7 +2016,8 @@ const file_specproxy_operator_v1_rollout_proto_rawDesc = "" +
 	"\x06demand\x18\x13 \x01(\x01R\x06demand\x12<\n" +
 	"\x06events\x18\x14 \x03(\v2$.specproxy.operator.v1.EvidenceEventR\x06events\x12\x16\n" +
 	"\x06origin\x18\x15 \x01(\tR\x06origin\x127\n" +
-	"\x05gates\x18\x16 \x03(\v2!.specproxy.operator.v1.GateStatusR\x05gates\"\x19\n" +
+	"\x05gates\x18\x16 \x03(\v2!.specproxy.operator.v1.GateStatusR\x05gates\x12>\n" +
+	"\trehearsal\x18\x17 \x01(\v2 .specproxy.operator.v1.RehearsalR\trehearsal\"\x19\n" +
 	"\x17GetWebhookSecretRequest\"2\n" +
 	"\x18GetWebhookSecretResponse\x12\x16\n" +
 	"\x06secret\x18\x01 \x01(\tR\x06secret\"\x86\x02\n" +
@@ -2093,6 +2113,7 @@ var file_specproxy_operator_v1_rollout_proto_goTypes = []any{
 	(*Override)(nil),                 // 22: specproxy.operator.v1.Override
 	(*Change)(nil),                   // 23: specproxy.operator.v1.Change
 	(*timestamppb.Timestamp)(nil),    // 24: google.protobuf.Timestamp
+	(*Rehearsal)(nil),                // 25: specproxy.operator.v1.Rehearsal
 }
 var file_specproxy_operator_v1_rollout_proto_depIdxs = []int32{
 	1,  // 0: specproxy.operator.v1.RolloutPlan.steps:type_name -> specproxy.operator.v1.RolloutStep
@@ -2128,26 +2149,27 @@ var file_specproxy_operator_v1_rollout_proto_depIdxs = []int32{
 	21, // 30: specproxy.operator.v1.Rollout.eta:type_name -> google.protobuf.Duration
 	20, // 31: specproxy.operator.v1.Rollout.events:type_name -> specproxy.operator.v1.EvidenceEvent
 	16, // 32: specproxy.operator.v1.Rollout.gates:type_name -> specproxy.operator.v1.GateStatus
-	2,  // 33: specproxy.operator.v1.GateStatus.gate:type_name -> specproxy.operator.v1.RolloutGate
-	24, // 34: specproxy.operator.v1.GateStatus.since:type_name -> google.protobuf.Timestamp
-	18, // 35: specproxy.operator.v1.RolloutVerdict.metrics:type_name -> specproxy.operator.v1.MetricVerdict
-	24, // 36: specproxy.operator.v1.RolloutEntry.at:type_name -> google.protobuf.Timestamp
-	24, // 37: specproxy.operator.v1.EvidenceEvent.at:type_name -> google.protobuf.Timestamp
-	4,  // 38: specproxy.operator.v1.RolloutService.LookAhead:input_type -> specproxy.operator.v1.LookAheadRequest
-	7,  // 39: specproxy.operator.v1.RolloutService.StartRollout:input_type -> specproxy.operator.v1.StartRolloutRequest
-	9,  // 40: specproxy.operator.v1.RolloutService.GetRollout:input_type -> specproxy.operator.v1.GetRolloutRequest
-	11, // 41: specproxy.operator.v1.RolloutService.ChangeRollout:input_type -> specproxy.operator.v1.ChangeRolloutRequest
-	14, // 42: specproxy.operator.v1.RolloutService.GetWebhookSecret:input_type -> specproxy.operator.v1.GetWebhookSecretRequest
-	5,  // 43: specproxy.operator.v1.RolloutService.LookAhead:output_type -> specproxy.operator.v1.LookAheadResponse
-	8,  // 44: specproxy.operator.v1.RolloutService.StartRollout:output_type -> specproxy.operator.v1.StartRolloutResponse
-	10, // 45: specproxy.operator.v1.RolloutService.GetRollout:output_type -> specproxy.operator.v1.GetRolloutResponse
-	12, // 46: specproxy.operator.v1.RolloutService.ChangeRollout:output_type -> specproxy.operator.v1.ChangeRolloutResponse
-	15, // 47: specproxy.operator.v1.RolloutService.GetWebhookSecret:output_type -> specproxy.operator.v1.GetWebhookSecretResponse
-	43, // [43:48] is the sub-list for method output_type
-	38, // [38:43] is the sub-list for method input_type
-	38, // [38:38] is the sub-list for extension type_name
-	38, // [38:38] is the sub-list for extension extendee
-	0,  // [0:38] is the sub-list for field type_name
+	25, // 33: specproxy.operator.v1.Rollout.rehearsal:type_name -> specproxy.operator.v1.Rehearsal
+	2,  // 34: specproxy.operator.v1.GateStatus.gate:type_name -> specproxy.operator.v1.RolloutGate
+	24, // 35: specproxy.operator.v1.GateStatus.since:type_name -> google.protobuf.Timestamp
+	18, // 36: specproxy.operator.v1.RolloutVerdict.metrics:type_name -> specproxy.operator.v1.MetricVerdict
+	24, // 37: specproxy.operator.v1.RolloutEntry.at:type_name -> google.protobuf.Timestamp
+	24, // 38: specproxy.operator.v1.EvidenceEvent.at:type_name -> google.protobuf.Timestamp
+	4,  // 39: specproxy.operator.v1.RolloutService.LookAhead:input_type -> specproxy.operator.v1.LookAheadRequest
+	7,  // 40: specproxy.operator.v1.RolloutService.StartRollout:input_type -> specproxy.operator.v1.StartRolloutRequest
+	9,  // 41: specproxy.operator.v1.RolloutService.GetRollout:input_type -> specproxy.operator.v1.GetRolloutRequest
+	11, // 42: specproxy.operator.v1.RolloutService.ChangeRollout:input_type -> specproxy.operator.v1.ChangeRolloutRequest
+	14, // 43: specproxy.operator.v1.RolloutService.GetWebhookSecret:input_type -> specproxy.operator.v1.GetWebhookSecretRequest
+	5,  // 44: specproxy.operator.v1.RolloutService.LookAhead:output_type -> specproxy.operator.v1.LookAheadResponse
+	8,  // 45: specproxy.operator.v1.RolloutService.StartRollout:output_type -> specproxy.operator.v1.StartRolloutResponse
+	10, // 46: specproxy.operator.v1.RolloutService.GetRollout:output_type -> specproxy.operator.v1.GetRolloutResponse
+	12, // 47: specproxy.operator.v1.RolloutService.ChangeRollout:output_type -> specproxy.operator.v1.ChangeRolloutResponse
+	15, // 48: specproxy.operator.v1.RolloutService.GetWebhookSecret:output_type -> specproxy.operator.v1.GetWebhookSecretResponse
+	44, // [44:49] is the sub-list for method output_type
+	39, // [39:44] is the sub-list for method input_type
+	39, // [39:39] is the sub-list for extension type_name
+	39, // [39:39] is the sub-list for extension extendee
+	0,  // [0:39] is the sub-list for field type_name
 }
 
 func init() { file_specproxy_operator_v1_rollout_proto_init() }

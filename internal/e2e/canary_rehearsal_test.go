@@ -1,0 +1,138 @@
+package e2e
+
+import (
+	"fmt"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"connectrpc.com/connect"
+
+	operatorv1 "github.com/specproxy/specproxy/gen/specproxy/operator/v1"
+	"github.com/specproxy/specproxy/internal/envoytest"
+)
+
+const oneManualStep = "rollout: {steps: [{weight: 10%, until: manual}]}"
+
+// Before a canary gets traffic, synthetic executions go to it and back through every Envoy, one that has never heard of the spec too; what that took is
+// kept with the rollout and shown. No agent sees one, no client can have the route, and a return to an older version rehearses nothing.
+func TestTheWayBackIsRehearsed(t *testing.T) {
+	w := startPlane(t, nil)
+	canaries(t, w, map[string]int64{"1.0.0": 0})
+	silent := failing(t, 0)
+	w.publish("refunds", "1.1.0", canaryContract, oneManualStep)
+	w.sidecar("refunds:1.1.0", silent.URL)
+	w.ready("refunds", "1.1.0", 1)
+	envoytest.Start(t, envoytest.Config{Node: "edge-2", Listen: reserved(t), Servers: []string{w.grpc}})
+	out, code := w.specctl("deploy", "refunds:1.1.0", "--impossible")
+	if code != 0 || !strings.Contains(out, "this deploy can be undone in ") || !strings.Contains(out, "as rehearsed at 2 proxies") || !strings.Contains(out, "refunds: deploy") {
+		t.Fatalf("exit %d:\n%s", code, out)
+	}
+	r := w.phase("refunds", "stepping")
+	h := r.GetRehearsal()
+	if r.GetWeight() != 1000 || h.GetUndo().AsDuration() <= 0 || len(h.GetProxies()) != 2 || h.GetEndedAt() == nil {
+		t.Fatalf("%v", r)
+	}
+	nodes := map[string]bool{}
+	for _, p := range h.GetProxies() {
+		nodes[p.GetNode()] = true
+		// The first was told to listen on any port, so nobody can send executions through it.
+		if reached := p.GetNode() == "edge-2"; p.GetThere() == nil || p.GetAcked() == nil || (p.GetSeen() != nil) != reached || (p.GetNote() == "") != reached {
+			t.Errorf("%v", p)
+		}
+		if max(p.GetAcked().AsDuration(), p.GetSeen().AsDuration()) > h.GetUndo().AsDuration() {
+			t.Errorf("%v took longer than the whole: %v", p, h.GetUndo().AsDuration())
+		}
+	}
+	if !nodes["edge"] || !nodes["edge-2"] {
+		t.Errorf("rehearsed at %v", nodes)
+	}
+	for _, args := range [][]string{{"canary", "status", "refunds"}, {"get", "refunds", "-o", "json"}, {"get", "refunds"}} {
+		if out, code := w.specctl(args...); code != 0 || !strings.Contains(out, "this deploy can be undone in ") {
+			t.Errorf("specctl %v: exit %d\n%s", args, code, out)
+		}
+	}
+	w.rollback("refunds")
+	eventually(t, "the rehearsed time beside the real one", func() error {
+		if out, code := w.specctl("postmortem", "show", "PM-1"); code != 0 || !strings.Contains(out, "this deploy can be undone in ") || !strings.Contains(out, "it was proven after") {
+			return fmt.Errorf("exit %d:\n%s", code, out)
+		}
+		return nil
+	})
+	if kept := w.phase("refunds", "aborted").GetRehearsal(); kept.GetUndo().AsDuration() != h.GetUndo().AsDuration() {
+		t.Errorf("it became %v", kept)
+	}
+	// Going back needs no rehearsal, and has none.
+	w.publish("refunds", "1.2.0", canaryContract)
+	w.sidecar("refunds:1.2.0", silent.URL)
+	w.ready("refunds", "1.2.0", 1)
+	if out, code := w.specctl("deploy", "refunds:1.2.0"); code != 0 {
+		t.Fatalf("exit %d:\n%s", code, out)
+	}
+	back, err := w.rollouts.StartRollout(t.Context(), connect.NewRequest(&operatorv1.StartRolloutRequest{Spec: "refunds", Version: "1.0.0", Reason: "back"}))
+	if err != nil || back.Msg.GetRollout() != nil || back.Msg.GetChange().GetKind() != "rollback" {
+		t.Errorf("a return to an older version: %v, %v", back, err)
+	}
+}
+
+// An Envoy that does not answer refuses the deploy by its name, and nothing has taken traffic; a rollback meanwhile is as immediate as ever, and takes the
+// rehearsal away. In an emergency a person may go by it, with a reason.
+func TestABlackHoledEnvoyRefusesTheDeploy(t *testing.T) {
+	w := startPlane(t, nil)
+	for _, version := range []string{"0.9.0", "1.0.0"} {
+		w.publish("refunds", version, canaryContract)
+		w.sidecar("refunds:"+version, failing(t, 0).URL)
+		w.ready("refunds", version, 1)
+		w.deploy("refunds", version)
+	}
+	w.publish("refunds", "1.1.0", canaryContract, oneManualStep)
+	w.sidecar("refunds:1.1.0", failing(t, 0).URL)
+	w.ready("refunds", "1.1.0", 1)
+	hole := w.envoy("edge-2")
+	for _, e := range []*envoytest.Envoy{w.envoy("edge-1"), hole} {
+		answers(t, e, "refunds", "done\n")
+	}
+	before := w.spec("refunds").GetGeneration()
+	if err := syscall.Kill(hole.PID(), syscall.SIGSTOP); err != nil {
+		t.Fatal(err)
+	}
+	out, code := w.specctl("deploy", "refunds:1.1.0", "--impossible")
+	if code != 1 || !strings.Contains(out, "refunds:1.1.0 gets no traffic: its way back is not proven") || !strings.Contains(out, "proxy edge-2: ") ||
+		strings.Contains(out, "proxy edge-1") || !strings.Contains(out, "specctl proxies") || !strings.Contains(out, "--no-rehearsal --reason") {
+		t.Fatalf("exit %d:\n%s", code, out)
+	}
+	if r := w.phase("refunds", "refused"); r.GetWeight() != 0 || r.GetRehearsal().GetUndo() != nil || len(r.GetRehearsal().GetFailures()) == 0 {
+		t.Errorf("%v", r)
+	}
+	if now := w.spec("refunds").GetGeneration(); now != before {
+		t.Errorf("a refused deploy made generation %d", now)
+	}
+	// A rollback while it is rehearsed.
+	deployed := make(chan string, 1)
+	go func() {
+		out, code := w.specctl("deploy", "refunds:1.1.0", "--impossible")
+		deployed <- fmt.Sprintf("exit %d: %s", code, out)
+	}()
+	w.phase("refunds", "rehearsing")
+	began := time.Now()
+	if out, code := w.specctl("rollback", "refunds", "--to", "0.9.0", "--timeout", "1ms"); code != 0 && code != 3 {
+		t.Fatalf("exit %d:\n%s", code, out)
+	}
+	if took := time.Since(began); took > 5*time.Second {
+		t.Errorf("the rollback took %s", took)
+	}
+	w.phase("refunds", "superseded")
+	if out := <-deployed; !strings.Contains(out, "exit 1") || !strings.Contains(out, "its rollout is superseded") {
+		t.Errorf("%s", out)
+	}
+	if out, code := w.specctl("deploy", "refunds:1.1.0", "--impossible", "--no-rehearsal"); code != 1 || !strings.Contains(out, "needs a reason") {
+		t.Errorf("exit %d:\n%s", code, out)
+	}
+	if out, code := w.specctl("deploy", "refunds:1.1.0", "--impossible", "--no-rehearsal", "--reason", "edge-2 burns", "--timeout", "1ms"); code != 3 || !strings.Contains(out, "not rehearsed, by ") || !strings.Contains(out, "edge-2 burns") {
+		t.Errorf("exit %d:\n%s", code, out)
+	}
+	if r := w.phase("refunds", "stepping"); r.GetRehearsal().GetSkipped() != "edge-2 burns" || !strings.Contains(r.GetHistory()[0].GetWhy(), "NOT REHEARSED") {
+		t.Errorf("%v", r)
+	}
+}

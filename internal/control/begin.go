@@ -169,7 +169,7 @@ func (c *Controller) resolveStart(tx *store.Tx, before routing.Route, s *start) 
 		return goal{}, err
 	}
 	run.Origin = s.origin
-	run.Asked = rollout.Asked{Reason: s.how.Reason, Override: s.how.Override, OverrideReason: s.how.OverrideReason, Now: s.how.Now}
+	run.Asked = rollout.Asked{Reason: s.how.Reason, Override: s.how.Override, OverrideReason: s.how.OverrideReason}
 	switch {
 	case s.how.DryRun: // it shows the first weight
 	case s.how.NoRehearsal:

@@ -310,7 +310,7 @@ func (c *Controller) apply(ctx context.Context, actor Actor, seen, ro store.Roll
 // firstWeight is the deploy, as it was asked for before the rehearsal and the gates.
 func (c *Controller) firstWeight(ctx context.Context, actor Actor, run rollout.Run, weight uint16, how How) (Change, error) {
 	asked := run.Asked
-	how.Override, how.OverrideReason, how.Now = asked.Override, asked.OverrideReason, asked.Now
+	how.Override, how.OverrideReason = asked.Override, asked.OverrideReason
 	if asked.Reason != "" {
 		how.Reason = asked.Reason
 	}

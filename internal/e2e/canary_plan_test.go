@@ -34,13 +34,15 @@ func TestManifestsHavePlans(t *testing.T) {
 		}
 	}
 	const quick = "--timeout=1ms"
+	// There is no proxy at which anything could be rehearsed.
+	const blind, why = "--no-rehearsal", "--reason=a test"
 	said("no version to compare it with", "deploy", "refunds:1.0.0", "orders:1.0.0", "--now", quick)
 	if out, code := w.specctl("deploy", "refunds:1.1.0", "--now"); code != 1 || !strings.Contains(out, "the plan of its manifest would not come to its end by itself") || !strings.Contains(out, "--at-once") {
 		t.Errorf("without traffic: exit %d\n%s", code, out)
 	}
 	const planned = "careful: 2.5%, 40% (the plan of its manifest)"
 	said(planned, "deploy", "refunds:1.1.0", "--now", "--impossible", "--dry-run")
-	said(planned, "deploy", "refunds:1.1.0", "orders:1.1.0", "--now", "--impossible", quick)
+	said(planned, "deploy", "refunds:1.1.0", "orders:1.1.0", "--now", "--impossible", blind, why, quick)
 	for _, spec := range []string{"refunds", "orders"} {
 		if r := w.phase(spec, "stepping"); r.GetCanary() != "1.1.0" || r.GetWeight() != 250 || r.GetOrigin() != "its manifest" {
 			t.Errorf("%v", r)
@@ -52,7 +54,7 @@ func TestManifestsHavePlans(t *testing.T) {
 	said("rollback", "deploy", "refunds:1.0.0", "--now", quick)
 	w.phase("refunds", "aborted")
 	// Another plan goes before the manifest's.
-	said("fast: 10%, 50%, bake 10m (the plan of the deploy, in place of its manifest's)", "deploy", "refunds:1.2.0", "--canary=fast", "--now", "--impossible", quick)
+	said("fast: 10%, 50%, bake 10m (the plan of the deploy, in place of its manifest's)", "deploy", "refunds:1.2.0", "--canary=fast", "--now", "--impossible", blind, why, quick)
 	// At once takes the rollout over.
 	said("1.2.0=100", "deploy", "refunds:1.2.0", "--at-once", "--now", quick)
 	w.phase("refunds", "superseded")
@@ -62,7 +64,7 @@ func TestManifestsHavePlans(t *testing.T) {
 	w.publish("bills", "1.0.0", canaryContract)
 	w.publish("bills", "1.1.0", canaryContract, "rollout: {steps: [{weight: 5%, until: manual, gates: [{name: sign-off, manual: true}]}]}")
 	said("deploy", "deploy", "bills:1.0.0", "--now", quick)
-	said("no traffic was moved now", "deploy", "bills:1.1.0", "--now", "--impossible", quick)
+	said("no traffic was moved now", "deploy", "bills:1.1.0", "--now", "--impossible", blind, why, quick)
 	said("open, by admin", "canary", "approve", "bills")
 	eventually(t, "reason", func() error {
 		if r := w.phase("bills", "gated"); !strings.Contains(r.GetWhy(), "it cannot go on: bills:1.1.0 has no ready instance") {

@@ -36,18 +36,20 @@ func begin(t testing.TB, p Plan) Run {
 func TestEveryPhaseMeetsEveryEvent(t *testing.T) {
 	for _, c := range []struct {
 		phase Phase
-		// Phases after pass, fail, due, broken, open, pause, resume, promote, abort, retry, ack, rolled-back, rerouted; "-" refused, "=" nothing happens.
+		// Phases after pass, fail, due, broken, open, pause, resume, promote, abort, retry, ack, rolled-back, rerouted, rehearsed, unproven; "-" refused, "=" nothing happens.
 		after string
 	}{
-		{Stepping, "stepping aborted held held - paused - stepping aborted stepping - aborted superseded"},
-		{Gated, "= aborted = = stepping paused - stepping aborted stepping - aborted superseded"},
-		{Baking, "promoted aborted held held - paused - promoted aborted stepping - aborted superseded"},
-		{Paused, "= aborted = = - - stepping stepping aborted stepping - aborted superseded"},
-		{Held, "stepping aborted = = - paused stepping stepping aborted stepping - aborted superseded"},
-		{Failed, "= = aborted = - - - - aborted stepping paused aborted superseded"},
-		{Promoted, "= = = = - - - - - - - = ="},
-		{Aborted, "= = = = - - - - = - - = ="},
-		{Superseded, "= = = = - - - - - - - = ="},
+		{Rehearsing, "= = = = - - - - aborted - - aborted superseded stepping refused"},
+		{Stepping, "stepping aborted held held - paused - stepping aborted stepping - aborted superseded - -"},
+		{Gated, "= aborted = = stepping paused - stepping aborted stepping - aborted superseded - -"},
+		{Baking, "promoted aborted held held - paused - promoted aborted stepping - aborted superseded - -"},
+		{Paused, "= aborted = = - - stepping stepping aborted stepping - aborted superseded - -"},
+		{Held, "stepping aborted = = - paused stepping stepping aborted stepping - aborted superseded - -"},
+		{Failed, "= = aborted = - - - - aborted stepping paused aborted superseded - -"},
+		{Promoted, "= = = = - - - - - - - = = - -"},
+		{Aborted, "= = = = - - - - = - - = = - -"},
+		{Superseded, "= = = = - - - - - - - = = - -"},
+		{Refused, "= = = = - - - - - - - = = - -"},
 	} {
 		want := strings.Fields(c.after)
 		for i, e := range Events() {
@@ -55,6 +57,9 @@ func TestEveryPhaseMeetsEveryEvent(t *testing.T) {
 			r.Phase = c.phase
 			if c.phase == Baking {
 				r.Step = len(r.Plan.Steps)
+			}
+			if c.phase == Rehearsing {
+				r, _ = r.Rehearse(start)
 			}
 			if c.phase == Gated {
 				r.Gates = []GateState{{Gate: Gate{Name: "sign-off", Manual: true}}}
@@ -70,7 +75,7 @@ func TestEveryPhaseMeetsEveryEvent(t *testing.T) {
 			if got != want[i] {
 				t.Errorf("%s, %s: %s, want %s", c.phase, e, got, want[i])
 			}
-			if rolls := got == string(Aborted) && e != EventRolledBack; action.Rollback != rolls {
+			if rolls := got == string(Aborted) && e != EventRolledBack && c.phase != Rehearsing; action.Rollback != rolls {
 				t.Errorf("%s, %s: rollback %t", c.phase, e, action.Rollback)
 			}
 			if (e == EventRolledBack || e == EventRerouted) && action.Changed {
@@ -275,6 +280,10 @@ func TestAnyHistory(t *testing.T) {
 		}
 		r := begin(t, plan)
 		now := start
+		if rapid.Bool().Draw(rt, "rehearsed") {
+			r, _ = r.Rehearse(now)
+			r = r.InRound(1, "secret", now)
+		}
 		for range rapid.IntRange(1, 40).Draw(rt, "events") {
 			now = now.Add(time.Duration(rapid.IntRange(0, 400).Draw(rt, "minutes")) * time.Minute)
 			if r.Waits(0) && rapid.Bool().Draw(rt, "opened") {
@@ -296,11 +305,14 @@ func TestAnyHistory(t *testing.T) {
 			if r.Phase.Ended() {
 				rt.Fatalf("%s changed a rollout that was %s", e, r.Phase)
 			}
-			if after.Weight() > r.Weight() && !slices.Contains([]Event{EventPass, EventPromote, EventOpen}, e) {
+			if after.Weight() > r.Weight() && !slices.Contains([]Event{EventPass, EventPromote, EventOpen, EventRehearsed}, e) {
 				rt.Fatalf("%s raised the weight from %d to %d", e, r.Weight(), after.Weight())
 			}
 			if e == EventRolledBack && after.Phase != Aborted || e == EventAbort && action.Rollback != (r.Weight() > 0) {
 				rt.Fatalf("%s in %s: %s", e, r.Phase, after.Phase)
+			}
+			if after.Phase != Rehearsing && (after.RoundInForce() != nil || strings.Contains(marshal(rt, after), "secret")) {
+				rt.Fatalf("%s left a trace of the rehearsal: %+v", e, after.Rehearsal)
 			}
 			if after.Why == "" || len(after.History) > historyLength {
 				rt.Fatalf("%s: why %q, %d entries", e, after.Why, len(after.History))

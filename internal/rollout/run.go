@@ -201,8 +201,6 @@ type Asked struct {
 	// Override names the open post-mortem of a quarantined version that is deployed all the same, and OverrideReason says why.
 	Override       string `json:"override,omitempty"`
 	OverrideReason string `json:"overrideReason,omitempty"`
-	// Now: although the version has no ready instance.
-	Now bool `json:"now,omitempty"`
 }
 
 // Action is what the machine wants done, in the transaction that stores its new state.

@@ -24,7 +24,7 @@ func TestTheWayBackIsRehearsed(t *testing.T) {
 	w.publish("refunds", "1.1.0", canaryContract, oneManualStep)
 	w.sidecar("refunds:1.1.0", silent.URL)
 	w.ready("refunds", "1.1.0", 1)
-	envoytest.Start(t, envoytest.Config{Node: "edge-2", Listen: reserved(t), Servers: []string{w.grpc}})
+	envoytest.Start(t, envoytest.Config{Node: "edge-2", Listen: freeAddress(t), Servers: []string{w.grpc}})
 	out, code := w.specctl("deploy", "refunds:1.1.0", "--impossible")
 	if code != 0 || !strings.Contains(out, "this deploy can be undone in ") || !strings.Contains(out, "as rehearsed at 2 proxies") || !strings.Contains(out, "refunds: deploy") {
 		t.Fatalf("exit %d:\n%s", code, out)

@@ -40,14 +40,17 @@ func TestSend(t *testing.T) {
 		{"no pool behind it", func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusServiceUnavailable) }, synthetic.Met{}, false, "503"},
 		{"no route in time", func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusRequestTimeout) }, synthetic.Met{}, false, "408"},
 		{"authorization in front", func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusForbidden) }, synthetic.Met{}, true, "403"},
-		{"a redirect is not followed", func(w http.ResponseWriter, _ *http.Request) { w.Header().Set("Location", "/"); w.WriteHeader(http.StatusFound) }, synthetic.Met{}, true, "302"},
+		{"a redirect is not followed", func(w http.ResponseWriter, _ *http.Request) {
+			w.Header().Set("Location", "/")
+			w.WriteHeader(http.StatusFound)
+		}, synthetic.Met{}, true, "302"},
 		{"an agent", func(w http.ResponseWriter, _ *http.Request) { w.Header().Set("X-Spec-Version", "refunds:1.0.0") }, synthetic.Met{}, true, "200"},
 		{"nobody", nil, synthetic.Met{}, true, "refused"},
 	} {
 		address := closed.Addr().String()
 		if c.answer != nil {
 			server := httptest.NewServer(c.answer)
-			defer server.Close()
+			t.Cleanup(server.Close)
 			address = server.Listener.Addr().String()
 		}
 		met, err := synthetic.Send(t.Context(), synthetic.Route{
@@ -64,7 +67,7 @@ func TestSend(t *testing.T) {
 // What speaks TLS only is closed to us; that says nothing about it.
 func TestSendToTLS(t *testing.T) {
 	server := httptest.NewTLSServer(http.NotFoundHandler())
-	defer server.Close()
+	t.Cleanup(server.Close)
 	_, err := synthetic.Send(t.Context(), synthetic.Route{Address: server.Listener.Addr().String(), Path: "/", PinHeader: "x-spec-pin", VersionHeader: "x-spec-version", RoundHeader: "r"})
 	var shut *synthetic.Closed
 	if !errors.As(err, &shut) {

@@ -136,3 +136,106 @@ func TestABlackHoledEnvoyRefusesTheDeploy(t *testing.T) {
 		t.Errorf("%v", r)
 	}
 }
+
+// The leader is killed while one Envoy keeps the rehearsal waiting. Its successor rehearses anew, with the Envoys of all replicas, and who asked for the
+// deploy at the other replica is told; no Envoy keeps a trace.
+func TestTheNextLeaderRehearsesAnew(t *testing.T) {
+	r := startReplicas(t, "a", "b")
+	leader, other := r.leader("a", 2), "a"
+	if leader == "a" {
+		other = "b"
+	}
+	first, w := r.all[leader], r.all[other]
+	for _, version := range []string{"1.0.0", "1.1.0", "1.2.0"} {
+		w.publish("refunds", version, canaryContract)
+		w.sidecarVia(w.grpc+","+first.grpc, "refunds:"+version, failing(t, 0).URL)
+		w.ready("refunds", version, 1)
+		first.ready("refunds", version, 1)
+	}
+	w.deploy("refunds", "1.0.0")
+	edges := []*envoytest.Envoy{
+		envoytest.Start(t, envoytest.Config{Node: "edge-both", Listen: freeAddress(t), Servers: []string{first.grpc, w.grpc}}),
+		envoytest.Start(t, envoytest.Config{Node: "edge-other", Listen: freeAddress(t), Servers: []string{w.grpc}}),
+	}
+	for _, e := range edges {
+		answers(t, e, "refunds", "done\n")
+	}
+	rehearsed := func() {
+		t.Helper()
+		if h := w.phase("refunds", "stepping").GetRehearsal(); h.GetUndo() == nil || len(h.GetProxies()) != 2 || h.GetProxies()[0].GetSeen() == nil || h.GetProxies()[1].GetSeen() == nil {
+			t.Errorf("%v", h)
+		}
+	}
+	manual := &operatorv1.RolloutPlan{Steps: []*operatorv1.RolloutStep{{Weight: 1000, Until: "manual"}}}
+	start := func(version string) error {
+		_, err := w.rollouts.StartRollout(t.Context(), connect.NewRequest(&operatorv1.StartRolloutRequest{Spec: "refunds", Version: version, Plan: manual, Impossible: true}))
+		return err
+	}
+	if err := start("1.1.0"); err != nil {
+		t.Fatal(err)
+	}
+	rehearsed()
+	w.rollback("refunds")
+
+	if err := syscall.Kill(edges[1].PID(), syscall.SIGSTOP); err != nil {
+		t.Fatal(err)
+	}
+	deployed := make(chan error, 1)
+	go func() { deployed <- start("1.2.0") }()
+	w.phase("refunds", "rehearsing")
+	eventually(t, "a round of the rehearsal at the Envoy that answers", func() error { return traces(t, edges[0], true) })
+	first.xds.kill()
+	if err := syscall.Kill(edges[1].PID(), syscall.SIGCONT); err != nil {
+		t.Fatal(err)
+	}
+	if err := <-deployed; err != nil {
+		t.Fatalf("the deploy: %v", err)
+	}
+	if r := w.phase("refunds", "stepping"); r.GetCanary() != "1.2.0" {
+		t.Errorf("%v", r)
+	}
+	rehearsed()
+	for _, e := range edges {
+		eventually(t, "no trace at "+e.Node, func() error { return traces(t, e, false) })
+	}
+}
+
+// traces says whether an Envoy has the route of a rehearsal, as it should or should not.
+func traces(t *testing.T, e *envoytest.Envoy, want bool) error {
+	t.Helper()
+	dump, err := e.Get(t.Context(), "/config_dump")
+	if err != nil {
+		return err
+	}
+	if has := strings.Contains(string(dump), "x-spec-rehearsal"); has != want {
+		return fmt.Errorf("the rehearsal's route is there: %t", has)
+	}
+	return nil
+}
+
+// A candidate that an Envoy cannot reach is found out before anybody is sent to it, and so is a pool that has gone cold: the stable version's alone would
+// be what a rollback goes to.
+func TestARehearsalFindsWhatCannotBeReached(t *testing.T) {
+	w := startPlane(t, nil)
+	w.publish("refunds", "1.0.0", canaryContract)
+	w.sidecar("refunds:1.0.0", failing(t, 0).URL)
+	w.ready("refunds", "1.0.0", 1)
+	w.deploy("refunds", "1.0.0")
+	w.publish("refunds", "1.1.0", canaryContract)
+	m := w.member("refunds:1.1.0", "deaf") // it takes connections, and answers nobody
+	defer m.close()
+	w.ready("refunds", "1.1.0", 1)
+	e := envoytest.Start(t, envoytest.Config{Node: "edge-1", Listen: freeAddress(t), Servers: []string{w.grpc}})
+	answers(t, e, "refunds", "done\n")
+	if out, code := w.specctl("deploy", "refunds:1.1.0", "--canary", "--impossible"); code != 1 || !strings.Contains(out, "proxy edge-1: a synthetic execution through it was not answered") {
+		t.Errorf("exit %d:\n%s", code, out)
+	}
+	w.phase("refunds", "refused")
+	m.leave()
+	if out, code := w.specctl("deploy", "refunds:1.1.0", "--canary", "--impossible", "--now"); code != 1 || !strings.Contains(out, "pool refunds:1.1.0: has no ready instance") || !strings.Contains(out, "specctl get refunds") {
+		t.Errorf("exit %d:\n%s", code, out)
+	}
+	if err := traces(t, e, false); err != nil {
+		t.Error(err)
+	}
+}

@@ -261,7 +261,8 @@ func (a *app) canaryCommand() *cobra.Command {
 		Use:   "canary",
 		Short: "Follow and steer the rollout of a version",
 		Long: `Follow and steer the rollout of a version that was deployed with --canary. A rollback
-(specctl rollback, or an alert) ends it in any state.`,
+(specctl rollback, or an alert) ends it in any state. Before its first step the way
+back is rehearsed at every proxy; what that took is shown with it.`,
 		Example: `  specctl canary status customer-service
   specctl canary pause customer-service --reason "lunch"
   specctl canary promote customer-service`,

@@ -96,7 +96,8 @@ func (c *Controller) concluded(ro store.Rollout, event rollout.Event) {
 		result = "unproven"
 	}
 	c.metrics.rehearsals.WithLabelValues(result).Inc()
-	c.log.Info("rehearsal", zap.String("spec", ro.Spec), zap.String("canary", ro.Canary), zap.String("result", ro.Rehearsal.String()))
+	c.log.Info("rehearsal", zap.String("spec", ro.Spec), zap.String("canary", ro.Canary), zap.String("result", ro.Rehearsal.String()),
+		zap.Duration("took", ro.Rehearsal.EndedAt.Sub(ro.Rehearsal.StartedAt)))
 }
 
 // quietly drops what only says that the rollout has become something else.

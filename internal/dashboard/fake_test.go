@@ -185,8 +185,12 @@ func busy(text string) *fleet {
 		rollout: &operatorv1.Rollout{
 			Spec: "shop", Canary: "2.1.0", Stable: "2.0.0", Phase: "failed", Why: text, Step: 2, Weight: 1000, Share: 0.12, AckBy: ago(-time.Minute),
 			Elapsed: durationpb.New(time.Minute), Bound: durationpb.New(time.Hour), Eta: durationpb.New(3 * time.Minute),
-			Plan:    &operatorv1.RolloutPlan{Preset: text, Steps: []*operatorv1.RolloutStep{{Weight: 500, Until: "evidence"}, {Weight: 1000, Until: text}, {Weight: 5000, Until: "manual"}}},
-			Gates:   []*operatorv1.GateStatus{{Gate: &operatorv1.RolloutGate{Name: text, Manual: true}, Why: text, ApproveUrl: "https://gate.example/secret"}},
+			Plan:  &operatorv1.RolloutPlan{Preset: text, Steps: []*operatorv1.RolloutStep{{Weight: 500, Until: "evidence"}, {Weight: 1000, Until: text}, {Weight: 5000, Until: "manual"}}},
+			Gates: []*operatorv1.GateStatus{{Gate: &operatorv1.RolloutGate{Name: text, Manual: true}, Why: text, ApproveUrl: "https://gate.example/secret"}},
+			Rehearsal: &operatorv1.Rehearsal{
+				Undo: durationpb.New(38 * time.Millisecond), Summary: text, EndedAt: ago(time.Minute), StartedAt: ago(time.Minute),
+				Proxies: []*operatorv1.RehearsedProxy{{Node: text, There: durationpb.New(41 * time.Millisecond), Acked: durationpb.New(38 * time.Millisecond), Note: text}},
+			},
 			Verdict: &operatorv1.RolloutVerdict{Result: "fail", Reason: text, Metrics: []*operatorv1.MetricVerdict{{Name: text, Result: "fail", Stake: 22, Alpha: .05, Bound: .4, CanaryFailed: 5, CanaryEnded: 12, StableFailed: 7, StableEnded: 280}}},
 		},
 		drains: []*operatorv1.Drain{{

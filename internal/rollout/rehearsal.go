@@ -62,8 +62,8 @@ func Rounds() int { return len(rounds) }
 // RoundWithin is how long the proxies have for one round.
 const RoundWithin = 10 * time.Second
 
-// maxRehearsed is how many proxies a rehearsal names.
-const maxRehearsed = 200
+// maxRehearsed is how many proxies a rehearsal names: it is written with every change of its rollout.
+const maxRehearsed = 50
 
 // Weight of the canary for synthetic executions, in basis points.
 func (r Round) Weight() uint16 { return rounds[r.Number-1] }

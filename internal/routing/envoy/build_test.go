@@ -551,3 +551,53 @@ func TestShadowCopiesAShareOfWhatIsDrawn(t *testing.T) {
 		t.Errorf("what is copied is drawn by\n%v\nand the rest by\n%v", copied, drawn)
 	}
 }
+
+// A rehearsal adds one route, before all others, that only its pin can take, and changes nothing else; its weights are nothing or everything. It is
+// left out where one of its versions has no pool.
+func TestARehearsalStandsBesideTheRoute(t *testing.T) {
+	config := func(s envoy.Spec) (*envoy.Resource, *routev3.VirtualHost) {
+		t.Helper()
+		res, err := envoy.Build(s)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var rc routev3.RouteConfiguration
+		if err := res.Route.Body.UnmarshalTo(&rc); err != nil {
+			t.Fatal(err)
+		}
+		return res.Route, rc.GetVirtualHosts()[0]
+	}
+	plain, before := config(canary())
+	versionsOf := map[string]bool{plain.Version: true}
+	for _, to := range []string{"2.0.3", "2.1.0"} {
+		s := canary()
+		s.Rehearsal = &envoy.Rehearsal{Pin: "secret", Round: "2", Mark: "2.secret", To: to, Versions: []string{"2.0.3", "2.1.0"}}
+		r, vh := config(s)
+		own, rest := vh.GetRoutes()[0], vh.GetRoutes()[1:]
+		if len(rest) != len(before.GetRoutes()) || r.Mark != "2.secret" || r.Generation != plain.Generation || versionsOf[r.Version] {
+			t.Fatalf("to %s: %d more routes, mark %q, version %s", to, len(vh.GetRoutes())-len(before.GetRoutes()), r.Mark, r.Version)
+		}
+		versionsOf[r.Version] = true
+		for i := range rest {
+			if !proto.Equal(rest[i], before.GetRoutes()[i]) {
+				t.Errorf("to %s: it changes the route %v", to, rest[i])
+			}
+		}
+		match := own.GetMatch().GetHeaders()
+		if len(match) != 1 || match[0].GetName() != envoy.HeaderPin || match[0].GetStringMatch().GetExact() != "secret" || own.GetRequestHeadersToAdd()[0].GetHeader().GetValue() != "2" {
+			t.Errorf("to %s: taken by %v", to, own)
+		}
+		got := map[string]uint32{}
+		for _, c := range own.GetRoute().GetWeightedClusters().GetClusters() {
+			got[c.GetName()] = c.GetWeight().GetValue()
+		}
+		if len(got) != 2 || got["customer-service@"+to] != routing.Full {
+			t.Errorf("to %s: %v", to, got)
+		}
+	}
+	s := canary()
+	s.Rehearsal = &envoy.Rehearsal{Pin: "secret", Round: "1", Mark: "1.secret", To: "2.0.3", Versions: []string{"2.0.3", "1.0.0"}}
+	if r, _ := config(s); r.Mark != "" || r.Version != plain.Version {
+		t.Errorf("with a version that has no pool: mark %q", r.Mark)
+	}
+}

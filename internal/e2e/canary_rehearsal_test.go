@@ -2,6 +2,9 @@ package e2e
 
 import (
 	"fmt"
+	"io"
+	"net/http"
+	"net/http/httptest"
 	"strings"
 	"syscall"
 	"testing"
@@ -19,11 +22,11 @@ const oneManualStep = "rollout: {steps: [{weight: 10%, until: manual}]}"
 func TestTheWayBackIsRehearsed(t *testing.T) {
 	w := startPlane(t, nil)
 	canaries(t, w, map[string]int64{"1.0.0": 0})
-	silent := failing(t, 0)
+	silent := watchful(t)
 	w.publish("refunds", "1.1.0", canaryContract, oneManualStep)
 	w.sidecar("refunds:1.1.0", silent.URL)
 	w.ready("refunds", "1.1.0", 1)
-	envoytest.Start(t, envoytest.Config{Node: "edge-2", Listen: freeAddress(t), Servers: []string{w.grpc}})
+	reached := envoytest.Start(t, envoytest.Config{Node: "edge-2", Listen: freeAddress(t), Servers: []string{w.grpc}})
 	out, code := w.specctl("deploy", "refunds:1.1.0", "--impossible")
 	if code != 0 || !strings.Contains(out, "this deploy can be undone in ") || !strings.Contains(out, "as rehearsed at 2 proxies") || !strings.Contains(out, "refunds: deploy") {
 		t.Fatalf("exit %d:\n%s", code, out)
@@ -37,7 +40,7 @@ func TestTheWayBackIsRehearsed(t *testing.T) {
 	for _, p := range h.GetProxies() {
 		nodes[p.GetNode()] = true
 		// The first was told to listen on any port, so nobody can send executions through it.
-		if reached := p.GetNode() == "edge-2"; p.GetThere() == nil || p.GetAcked() == nil || (p.GetSeen() != nil) != reached || (p.GetNote() == "") != reached {
+		if through := p.GetNode() == "edge-2"; p.GetThere() == nil || p.GetAcked() == nil || (p.GetSeen() != nil) != through || (p.GetNote() == "") != through {
 			t.Errorf("%v", p)
 		}
 		if max(p.GetAcked().AsDuration(), p.GetSeen().AsDuration()) > h.GetUndo().AsDuration() {
@@ -46,6 +49,21 @@ func TestTheWayBackIsRehearsed(t *testing.T) {
 	}
 	if !nodes["edge"] || !nodes["edge-2"] {
 		t.Errorf("rehearsed at %v", nodes)
+	}
+	// A client that knows the path is told the version, as by any answer; it cannot pretend to be a rehearsal.
+	req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, "http://"+reached.Address+"/.well-known/specproxy/rehearsal", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	req.Host = "refunds.agents"
+	req.Header.Set("X-Spec-Rehearsal", "2")
+	res, err := http.DefaultClient.Do(req)
+	if err != nil {
+		t.Fatal(err)
+	}
+	res.Body.Close()
+	if res.StatusCode != http.StatusNoContent || res.Header.Get("X-Spec-Version") == "" || res.Header.Get("X-Spec-Rehearsal") != "" {
+		t.Errorf("a client is answered %s, %v", res.Status, res.Header)
 	}
 	for _, args := range [][]string{{"canary", "status", "refunds"}, {"get", "refunds", "-o", "json"}, {"get", "refunds"}} {
 		if out, code := w.specctl(args...); code != 0 || !strings.Contains(out, "this deploy can be undone in ") {
@@ -171,6 +189,10 @@ func TestTheNextLeaderRehearsesAnew(t *testing.T) {
 		t.Fatal(err)
 	}
 	rehearsed()
+	// No client came, and synthetic executions count nowhere.
+	if p := w.version("refunds:1.1.0").GetPool(); p.GetSucceeded()+p.GetFailed()+p.GetUnknown()+p.GetInFlight() != 0 {
+		t.Errorf("the rehearsal counts: %v", p)
+	}
 	w.rollback("refunds")
 
 	if err := syscall.Kill(edges[1].PID(), syscall.SIGSTOP); err != nil {
@@ -194,6 +216,20 @@ func TestTheNextLeaderRehearsesAnew(t *testing.T) {
 	for _, e := range edges {
 		eventually(t, "no trace at "+e.Node, func() error { return traces(t, e, false) })
 	}
+}
+
+// watchful is an agent that must not see what only its sidecar is to see.
+func watchful(t *testing.T) *httptest.Server {
+	t.Helper()
+	s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if strings.Contains(r.URL.Path, "rehearsal") {
+			t.Errorf("the agent was sent %s %s", r.Method, r.URL)
+		}
+		_, _ = io.Copy(io.Discard, r.Body)
+		w.Header().Set("X-Spec-Outcome", "success")
+	}))
+	t.Cleanup(s.Close)
+	return s
 }
 
 // traces says whether an Envoy has the route of a rehearsal, as it should or should not.

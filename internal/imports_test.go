@@ -41,28 +41,28 @@ var arrows = []struct {
 	{"internal/control", []string{
 		"internal/discovery", "internal/fleet", "internal/archive", "internal/store",
 		"internal/routing", "internal/postmortem", "internal/versions", "internal/drain",
-		"internal/conformance", "internal/signing", "internal/specdiff", "internal/rollout", "internal/rollout/evidence", "internal/webhook", "internal/synthetic", "internal/routing/envoy",
+		"internal/capture", "internal/conformance", "internal/signing", "internal/specdiff", "internal/rollout", "internal/rollout/evidence", "internal/webhook", "internal/synthetic", "internal/routing/envoy",
 	}},
 	{"internal/discovery", []string{"internal/store", "internal/routing", "internal/routing/envoy", "internal/versions", "internal/drain"}},
-	{"internal/fleet", []string{"internal/store", "internal/shadow", "internal/routing", "internal/postmortem", "internal/versions", "internal/drain", "gen/sidecar"}},
+	{"internal/fleet", []string{"internal/capture", "internal/store", "internal/shadow", "internal/routing", "internal/postmortem", "internal/versions", "internal/drain", "gen/sidecar"}},
 	// What receivers outside are told of the records.
 	{"internal/notify", []string{"internal/store", "internal/postmortem", "internal/webhook"}},
-	{"internal/store", []string{"internal/shadow", "internal/routing", "internal/postmortem", "internal/rollout", "internal/rollout/evidence", "internal/versions", "internal/drain"}},
+	{"internal/store", []string{"internal/capture", "internal/shadow", "internal/routing", "internal/postmortem", "internal/rollout", "internal/rollout/evidence", "internal/versions", "internal/drain"}},
 	{"internal/cli", []string{
 		"internal/archive/bundle", "internal/specdiff", "internal/signing", "internal/versions", "internal/drain", "internal/rollout", "gen/operator",
 	}},
 
 	{"internal/sidecar", []string{
 		"internal/sidecar/agent", "internal/sidecar/certs", "internal/sidecar/execid", "internal/sidecar/gate", "internal/sidecar/journal", "internal/sidecar/localapi", "internal/sidecar/posture",
-		"internal/sidecar/proxy", "internal/sidecar/session", "internal/sidecar/specdir", "internal/signing", "internal/archive", "internal/versions", "internal/drain", "gen/sidecar",
+		"internal/sidecar/proxy", "internal/sidecar/session", "internal/sidecar/specdir", "internal/signing", "internal/archive", "internal/versions", "internal/drain", "internal/capture", "gen/sidecar",
 		"internal/telemetry", "internal/auth",
 	}},
 	{"internal/sidecar/proxy", []string{
 		"internal/sidecar/agent", "internal/sidecar/execid", "internal/sidecar/gate", "internal/sidecar/http1", "internal/sidecar/posture",
 		"internal/agentproto", "internal/agentproto/a2a", "internal/agentproto/grpc", "internal/agentproto/mcp", "internal/agentproto/plain", "internal/agentproto/terminal", "internal/agentproto/websocket",
-		"internal/versions", "internal/drain",
+		"internal/versions", "internal/drain", "internal/capture",
 	}},
-	{"internal/sidecar/session", []string{"internal/drain", "gen/sidecar"}},
+	{"internal/sidecar/session", []string{"internal/capture", "internal/drain", "gen/sidecar"}},
 	{"internal/sidecar/localapi", []string{"internal/sidecar/journal", "internal/drain"}},
 	{"internal/sidecar/specdir", []string{"internal/archive", "internal/signing", "internal/versions", "gen/sidecar"}},
 	{"internal/sidecar/posture", []string{"internal/drain", "gen/sidecar"}},
@@ -114,11 +114,13 @@ var arrows = []struct {
 	{"internal/specdiff", []string{"internal/versions", "internal/drain"}},
 	// Reports of the tests that a version was put through.
 	{"internal/conformance", nil},
-	{"internal/versions", []string{"internal/rollout", "internal/drain"}},
+	{"internal/versions", []string{"internal/rollout", "internal/drain", "internal/capture"}},
 	// Canaries: plans, and the machine that follows one.
 	{"internal/rollout", []string{"internal/rollout/evidence", "internal/drain"}},
 	// The judge of canaries: tests on few failing executions, and what they can be expected to see.
 	{"internal/rollout/evidence", nil},
+	// Excerpts of failing executions, redacted.
+	{"internal/capture", nil},
 	// What a version makes of copies of requests, beside the requests.
 	{"internal/shadow", nil},
 	{"internal/drain", nil},
@@ -126,7 +128,7 @@ var arrows = []struct {
 
 // pure packages read no clock, do no I/O and start no goroutine.
 var pure = []string{
-	"internal/agentproto", "internal/agentproto/a2a", "internal/agentproto/grpc", "internal/agentproto/jsonpeek", "internal/agentproto/mcp", "internal/agentproto/plain", "internal/agentproto/terminal", "internal/agentproto/websocket", "internal/conformance", "internal/drain", "internal/postmortem",
+	"internal/agentproto", "internal/agentproto/a2a", "internal/agentproto/grpc", "internal/agentproto/jsonpeek", "internal/agentproto/mcp", "internal/agentproto/plain", "internal/agentproto/terminal", "internal/agentproto/websocket", "internal/capture", "internal/conformance", "internal/drain", "internal/postmortem",
 	"internal/rollout", "internal/rollout/evidence", "internal/routing", "internal/routing/envoy", "internal/shadow", "internal/specdiff", "internal/versions",
 }
 

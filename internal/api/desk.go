@@ -22,7 +22,11 @@ func (s *Server) recordIn(view *store.View, id string) (postmortem.Record, error
 	if !ok {
 		return record, &control.NotFound{Refused: control.Refused{Why: "post-mortem " + id + " does not exist", Next: "specctl postmortem list"}}
 	}
-	return control.WithActs(view, s.Fleet, control.Counted(view, record)), nil
+	texts := map[string]string{}
+	for _, p := range view.Personal(id) {
+		texts[p.Digest] = p.Text
+	}
+	return control.WithActs(view, s.Fleet, control.Counted(view, record)).WithTexts(texts), nil
 }
 
 // Records are the post-mortems of a spec, or all of them, newest first, as they read now.

@@ -112,6 +112,9 @@ func (s *Server) Export(_ context.Context, req *connect.Request[operatorv1.Expor
 	if err != nil {
 		return nil, err
 	}
+	if req.Msg.GetWithoutPersonal() {
+		record = record.WithTexts(nil)
+	}
 	files, err := postmortem.Export(record, s.Figures(record), view.Chain(0, 0))
 	if err != nil {
 		return nil, err
@@ -150,11 +153,11 @@ func (s *Server) Alert(ctx context.Context, req *connect.Request[operatorv1.Aler
 
 // Erase erases personal data of a record.
 func (s *Server) Erase(ctx context.Context, req *connect.Request[operatorv1.EraseRequest]) (*connect.Response[operatorv1.EraseResponse], error) {
-	n, err := s.Control.Erase(ctx, actor(req.Header(), false), req.Msg.GetId(), req.Msg.GetDigests(), req.Msg.GetReason())
+	keys, excerpts, err := s.Control.Erase(ctx, actor(req.Header(), false), req.Msg.GetId(), req.Msg.GetDigests(), req.Msg.GetReason())
 	if err != nil {
 		return nil, err
 	}
-	return connect.NewResponse(&operatorv1.EraseResponse{Erased: uint32(n)}), nil //nolint:gosec // a count of records
+	return connect.NewResponse(&operatorv1.EraseResponse{Erased: uint32(keys), Excerpts: uint32(excerpts)}), nil //nolint:gosec // counts of records
 }
 
 // HandOver gives what is open of a spec to somebody.

@@ -185,8 +185,9 @@ func (a *app) postmortemEraseCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "erase PM-1 --reason \"…\" [DIGEST...]",
 		Short: "Erase personal data of a post-mortem: all of it, or what digests name",
-		Long: `Erase the keys that a record names by digest, and the same keys in the lists of
-executions to redo and to undo. The digests stay, so the chain stays whole; what
+		Long: `Erase the keys and the texts of excerpts that a record names by digest, the same
+keys in the lists of executions to redo and to undo, and what else was captured of
+its versions' failing executions. The digests stay, so the chain stays whole; what
 they stood for is gone for good.`,
 		Example: `  specctl postmortem erase PM-1 --reason "asked for by the customer"`,
 		Args:    atLeast(1, "one post-mortem"),
@@ -205,6 +206,9 @@ they stood for is gone for good.`,
 			return err
 		}
 		a.out.line("%s: %s erased", clean(args[0]), plural(int(got.GetErased()), "key is", "keys are"))
+		if n := got.GetExcerpts(); n > 0 {
+			a.out.line("%s: %s erased", clean(args[0]), plural(int(n), "text of an excerpt is", "texts of excerpts are"))
+		}
 		return nil
 	}
 	return cmd

@@ -212,7 +212,7 @@ of the chain, which is worth keeping elsewhere: see verify.`,
 		Example: `  specctl postmortem export PM-1 --out postmortems`,
 		Args:    exactly(1, "one post-mortem"),
 	}
-	bare := cmd.Flags().Bool("without-personal", false, "leave PM-1.personal.json out, which holds the keys that the record names by digest")
+	bare := cmd.Flags().Bool("without-personal", false, "leave PM-1.personal.json out, which holds the keys and texts that the record names by digest, and all texts of excerpts")
 	dir := cmd.Flags().String("out", ".", "folder to write to; made if it is not there")
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		c, err := a.connect()

@@ -95,8 +95,8 @@ func (a *app) lintCommand() *cobra.Command {
 name, version and digest, and say in words what each rule of its contract means
 for executions that run when the version is rolled back. Rules that can never
 match are errors; ways in which an execution could go on for ever are warnings. If
-the manifest has a plan for a canary (rollout:) or segments, they are put in words
-too.`,
+the manifest has a plan for a canary (rollout:), segments or a capture section,
+they are put in words too.`,
 		Example: "  specctl lint examples/refunds/specs/2.1.0",
 		Args:    exactly(1, "one folder"),
 		RunE: func(_ *cobra.Command, args []string) error {
@@ -130,6 +130,9 @@ too.`,
 			}
 			for _, segment := range m.Segments {
 				a.out.field("segment", "%s", segment)
+			}
+			for _, line := range m.Capture.Words() {
+				a.out.field("capture", "%s", line)
 			}
 			for _, warning := range drain.Strands(m.InFlight) {
 				a.out.styled(red, "warning", "%s", warning)

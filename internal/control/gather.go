@@ -13,6 +13,7 @@ import (
 
 	"go.uber.org/zap"
 
+	"github.com/specproxy/specproxy/internal/capture"
 	"github.com/specproxy/specproxy/internal/fleet"
 	"github.com/specproxy/specproxy/internal/postmortem"
 	"github.com/specproxy/specproxy/internal/routing"
@@ -259,7 +260,11 @@ func (c *Controller) failing(tx *store.Tx, id string, r postmortem.Rollback, e *
 	type reason struct{ version, text string }
 	reasons := map[reason]int{}
 	var abandoned []store.Failure
+	captured := map[string]store.Excerpt{}
 	for _, v := range seen {
+		for _, x := range tx.Excerpts(r.Spec, v) {
+			captured[x.Execution] = x
+		}
 		for _, x := range Failed(tx.Failures(r.Spec, v)) {
 			if x.Outcome != "failure" || x.StartedAt.Before(since) {
 				continue
@@ -280,7 +285,13 @@ func (c *Controller) failing(tx *store.Tx, id string, r postmortem.Rollback, e *
 		return cmp.Or(strings.Compare(a.Version, b.Version), b.Count-a.Count, strings.Compare(a.Reason, b.Reason))
 	})
 	for i, x := range abandoned {
+		if i >= keptSamples && i < len(abandoned)-keptSamples {
+			continue
+		}
 		s := postmortem.Sample{Failing: kept.failing(x), Reason: x.Reason, Status: x.Status, Effects: string(x.Effects), Skill: x.Skill, Why: x.Why}
+		if e, ok := captured[x.ID]; ok {
+			s.Excerpt = &postmortem.Excerpt{Request: kept.part(e.Request), Response: kept.part(e.Response)}
+		}
 		if i < keptSamples {
 			e.First = append(e.First, s)
 		}
@@ -300,12 +311,16 @@ type sealer struct {
 
 func (s *sealer) failing(x store.Failure) postmortem.Failing {
 	return postmortem.Failing{
-		ID: x.ID, Version: x.Version, Started: x.StartedAt, Ended: x.EndedAt, Generation: x.RouteGeneration, Key: s.seal(x.Key), Method: x.Method, Path: x.Path,
+		ID: x.ID, Version: x.Version, Started: x.StartedAt, Ended: x.EndedAt, Generation: x.RouteGeneration, Key: s.seal(x.Key, false), Method: x.Method, Path: x.Path,
 	}
 }
 
+func (s *sealer) part(p capture.Part) postmortem.Part {
+	return postmortem.Part{Digest: s.seal(p.Text, true), Cut: p.Cut, Missing: p.Missing}
+}
+
 // seal stores a text once and returns its digest. One salt serves a whole record, so that the same key is seen to be the same.
-func (s *sealer) seal(text string) string {
+func (s *sealer) seal(text string, excerpt bool) string {
 	if text == "" {
 		return ""
 	}
@@ -325,8 +340,8 @@ func (s *sealer) seal(text string) string {
 	sum := sha256.Sum256(append(slices.Clone(s.salt), text...))
 	digest := hex.EncodeToString(sum[:])
 	s.seen[text] = digest
-	if len(s.seen) <= keptFailing { // a transaction has its bounds
-		s.tx.PutPersonal(store.Personal{Record: s.record, Digest: digest, Salt: s.salt, Text: text})
+	if excerpt || len(s.seen) <= keptFailing { // a transaction has its bounds
+		s.tx.PutPersonal(store.Personal{Record: s.record, Digest: digest, Salt: s.salt, Text: text, Excerpt: excerpt})
 	}
 	return digest
 }
@@ -377,11 +392,39 @@ func (c *Controller) sources(r postmortem.Rollback, e postmortem.Evidence, known
 	out := []postmortem.Source{
 		{Item: "weights", From: "the history of the route"}, counts, failing,
 		c.segmentsSource(r, len(e.Steps)),
-		{Item: "excerpts", From: "nowhere", Missing: "capture is off: no manifest of this spec allows it"},
+		c.excerptsSource(r, e),
 		{Item: "alerts", From: "the API (specctl postmortem alert)"},
 		proxies,
 	}
 	return append(out, known.missing...)
+}
+
+// excerptsSource says which of the abandoned versions' sidecars capture, and what of the executions that are shown was not.
+func (c *Controller) excerptsSource(r postmortem.Rollback, e postmortem.Evidence) postmortem.Source {
+	out := postmortem.Source{Item: "excerpts", From: "the sidecars, redacted there as the manifests' capture sections say"}
+	view := c.store.View()
+	var off []string
+	for _, a := range r.Abandoned {
+		if record, _ := view.Version(r.Spec, a.Version); !record.Manifest.Capture.On() {
+			off = append(off, a.Version)
+		}
+	}
+	if len(off) == len(r.Abandoned) {
+		out.From = "nowhere"
+	}
+	if len(off) > 0 {
+		out.Missing = "capture is off: spec.yaml of " + strings.Join(off, ", ") + " does not declare it"
+	}
+	without := 0
+	for _, s := range slices.Concat(e.First, e.Last) {
+		if s.Excerpt == nil && !slices.Contains(off, s.Version) {
+			without++
+		}
+	}
+	if without > 0 {
+		out.Missing = strings.TrimPrefix(fmt.Sprintf("%s; of %d of the executions that are shown none was kept", out.Missing, without), "; ")
+	}
+	return out
 }
 
 // segmentsSource says by which attributes the versions' sidecars count.

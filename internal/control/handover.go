@@ -7,6 +7,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/specproxy/specproxy/internal/capture"
 	"github.com/specproxy/specproxy/internal/drain"
 	"github.com/specproxy/specproxy/internal/postmortem"
 	"github.com/specproxy/specproxy/internal/store"
@@ -154,35 +155,44 @@ func (c *Controller) Alert(ctx context.Context, alert postmortem.Alert) ([]strin
 	return ids, err
 }
 
-// Erase erases personal data of a record: what its events name by digest, and the keys in the records of its executions. The chain stays whole.
-func (c *Controller) Erase(ctx context.Context, actor Actor, id string, digests []string, reason string) (int, error) {
+// Erase erases personal data of a record: what its events name by digest, the keys in the records of its executions, and what was captured of
+// them. The chain stays whole. It says how many keys are erased, and how many texts of excerpts.
+func (c *Controller) Erase(ctx context.Context, actor Actor, id string, digests []string, reason string) (keys, excerpts int, err error) {
 	if actor.Automation || strings.TrimSpace(reason) == "" {
-		return 0, refuse(fmt.Sprintf("specctl postmortem erase %s --reason \"…\"", id), "a person erases personal data of %s, and says why", id)
+		return 0, 0, refuse(fmt.Sprintf("specctl postmortem erase %s --reason \"…\"", id), "a person erases personal data of %s, and says why", id)
 	}
-	erased := 0
-	_, err := c.store.Update(ctx, func(tx *store.Tx) error {
-		erased = 0
+	_, err = c.store.Update(ctx, func(tx *store.Tx) error {
+		keys, excerpts = 0, 0
 		record, err := knownRecord(tx, id)
 		if err != nil {
 			return err
 		}
 		gone := map[string]bool{}
-		fact := postmortem.Erased{Reason: reason}
+		fact := postmortem.Erased{Reason: reason, Digests: []string{}}
 		for _, p := range tx.Personal(id) {
 			if len(digests) == 0 || slices.Contains(digests, p.Digest) {
 				tx.DeletePersonal(id, p.Digest)
 				gone[p.Text] = true
 				fact.Digests = append(fact.Digests, p.Digest)
+				if p.Excerpt {
+					excerpts++
+				} else {
+					keys++
+				}
 			}
 		}
-		if erased = len(fact.Digests); erased == 0 {
-			return nil
-		}
+		changed, everything := len(fact.Digests) > 0, len(digests) == 0
 		for _, r := range record.Rollbacks {
 			for _, v := range append([]postmortem.Abandoned{{Version: r.Target}}, r.Abandoned...) {
 				for _, b := range tx.Failures(r.Spec, v.Version) {
 					if withoutKeys(&b, gone) {
 						tx.PutFailures(b)
+					}
+				}
+				for _, x := range tx.Excerpts(r.Spec, v.Version) {
+					if withoutTexts(&x, gone, everything) {
+						tx.PutExcerpt(x)
+						changed = true
 					}
 				}
 				for _, b := range tx.Acts(r.Spec, v.Version) {
@@ -192,10 +202,24 @@ func (c *Controller) Erase(ctx context.Context, actor Actor, id string, digests 
 				}
 			}
 		}
-		tx.AppendPostMortem(id, time.Now().UTC(), actor.Name, fact)
+		if changed {
+			tx.AppendPostMortem(id, time.Now().UTC(), actor.Name, fact)
+		}
 		return nil
 	})
-	return erased, err
+	return keys, excerpts, err
+}
+
+// withoutTexts takes texts out of an excerpt, or all of it, and says whether there were any. What is left keeps it from being told again.
+func withoutTexts(x *store.Excerpt, texts map[string]bool, everything bool) bool {
+	changed := false
+	for _, p := range []*capture.Part{&x.Request, &x.Response} {
+		if p.Text != "" && (everything || texts[p.Text]) {
+			*p, changed = capture.Part{Missing: "it was erased"}, true
+		}
+	}
+	x.Erased = x.Erased || changed
+	return changed
 }
 
 // withoutKeys takes keys out of a batch, and says whether there were any.

@@ -177,10 +177,10 @@ func TestABadCanaryIsStoppedByItself(t *testing.T) {
 }
 
 // recomputed exports a record, has a script compute every figure of it again, and holds it against the published schema. It returns the folder.
-func (w *world) recomputed(id string) string {
+func (w *world) recomputed(id string, flags ...string) string {
 	w.t.Helper()
 	dir := w.t.TempDir()
-	w.ctl(0, nil, "postmortem", "export", id, "--out", dir)
+	w.ctl(0, nil, append([]string{"postmortem", "export", id, "--out", dir}, flags...)...)
 	if out, err := exec.CommandContext(w.t.Context(), "python3", "../../docs/examples/recompute.py", filepath.Join(dir, id)).CombinedOutput(); err != nil {
 		w.t.Errorf("recompute: %v: %s", err, out)
 	}

@@ -179,7 +179,8 @@ func TestRecordTellsTheWholeStory(t *testing.T) {
 	w.deploy("shop", "2.0.0")
 	ask := func(d *desk, name, amount string) *call {
 		began[d.version]++
-		return request(t, addresses[d.version], "shop.agents", name, "body", "Idempotency-Key", "key-"+name, "X-Amount", amount)
+		return request(t, addresses[d.version], "shop.agents", name, "refund to 4111111111111111, \x1b[2J```<b>",
+			"Content-Type", "text/plain", "Idempotency-Key", "key-"+name, "X-Amount", amount, "Authorization", "Bearer of-ada")
 	}
 	fine := func(d *desk, amount string, times int) {
 		for range times {
@@ -261,7 +262,7 @@ func (w *world) publishLimit(spec, version, limit string) string {
 	w.t.Helper()
 	dir := w.t.TempDir()
 	for name, text := range map[string]string{
-		"spec.yaml": fmt.Sprintf("name: %s\nversion: %s\ndocuments: [limits.yaml]\nsegments: [{name: amount, header: x-amount, values: [small, large]}]\ninFlight:\n%s\n",
+		"spec.yaml": fmt.Sprintf("name: %s\nversion: %s\ndocuments: [limits.yaml]\nsegments: [{name: amount, header: x-amount, values: [small, large]}]\ncapture: {request: 2048, response: 2048, redact: [{regex: '\\b\\d{16}\\b', with: '[card]'}]}\ninFlight:\n%s\n",
 			spec, version, indent(guardedContract)),
 		"limits.yaml": "refund:\n  limit: " + limit + "\n",
 	} {
@@ -281,8 +282,9 @@ func (w *world) checkExport(failed []string) {
 	w.ctl(0, nil, "postmortem", "assign", "PM-1", "--what", "add a case above the limit", "--owner", "policy team", "--due", "14d")
 	w.ctl(0, []string{"PM-1 closed"}, "postmortem", "close", "PM-1", "--cause", "spec-error", "--note", "the limit came without a way beyond it",
 		"--canary", "it was given by hand and saw small ones only", "--conformance", "no case is above the limit", "--fixed-in", "2.2.0")
-	export := func() (events, personal string) {
-		dir := w.recomputed("PM-1")
+	// everything is all that an export holds.
+	export := func(flags ...string) (events, personal, everything string) {
+		dir := w.recomputed("PM-1", flags...)
 		text, err := os.ReadFile(filepath.Join(dir, "PM-1.md"))
 		if err != nil {
 			w.t.Fatal(err)
@@ -310,9 +312,35 @@ func (w *world) checkExport(failed []string) {
 		if err != nil && !errors.Is(err, fs.ErrNotExist) {
 			w.t.Fatal(err)
 		}
-		return string(raw), string(keys)
+		var all strings.Builder
+		err = fs.WalkDir(os.DirFS(dir), ".", func(name string, entry fs.DirEntry, err error) error {
+			if err != nil || entry.IsDir() {
+				return err
+			}
+			content, err := os.ReadFile(filepath.Join(dir, name))
+			all.Write(content)
+			return err
+		})
+		if err != nil {
+			w.t.Fatal(err)
+		}
+		return string(raw), string(keys), all.String()
 	}
-	events, personal := export()
+	events, personal, everything := export()
+	const asked, answered = "refund to [card]", "2.1.0 answers refused-0"
+	contains(w.t, everything, "````text\n"+asked+", \\x1b[2J```<b>\n````", answered, `"body": "`+asked, `"body": "`+answered)
+	if strings.Contains(events, asked) || strings.Contains(events, answered) {
+		w.t.Errorf("excerpts are in the chain:\n%s", events)
+	}
+	for _, never := range []string{"4111111111111111", "of-ada"} {
+		if strings.Contains(everything, never) {
+			w.t.Errorf("%s left the sidecar", never)
+		}
+	}
+	contains(w.t, w.ctl(0, nil, "postmortem", "show", "PM-1"), asked, answered)
+	if _, _, bare := export("--without-personal"); strings.Contains(bare, asked) || strings.Contains(bare, answered) {
+		w.t.Errorf("an export without personal data holds an excerpt:\n%s", bare)
+	}
 	if strings.Contains(events, "key-refused-0") || !strings.Contains(personal, "key-refused-0") {
 		w.t.Errorf("keys are in the chain, or not beside it:\n%s\n%s", events, personal)
 	}
@@ -321,10 +349,19 @@ func (w *world) checkExport(failed []string) {
 			w.t.Errorf("%s is not in the evidence", id)
 		}
 	}
-	w.ctl(0, []string{"3 keys are erased"}, "postmortem", "erase", "PM-1", "--reason", "asked for")
-	if _, personal := export(); personal != "" {
+	w.ctl(0, []string{"3 keys are erased", "4 texts of excerpts are erased"}, "postmortem", "erase", "PM-1", "--reason", "asked for")
+	_, personal, everything = export()
+	if personal != "" {
 		w.t.Errorf("after the erasing there is %s", personal)
 	}
+	for name, text := range map[string]string{
+		"export": everything, "record": w.ctl(0, nil, "postmortem", "show", "PM-1"), "record as JSON": w.ctl(0, nil, "postmortem", "show", "PM-1", "-o", "json"),
+	} {
+		if strings.Contains(text, asked) || strings.Contains(text, answered) {
+			w.t.Errorf("after the erasing an excerpt is in the %s:\n%s", name, text)
+		}
+	}
+	contains(w.t, everything, ": erased.")
 	if csv := w.ctl(0, nil, "executions", "shop", "--on", "2.1.0", "--failed", "-o", "csv"); strings.Contains(csv, "key-refused") {
 		w.t.Errorf("the list to redo still has keys:\n%s", csv)
 	}

@@ -56,6 +56,7 @@ func (s *session) takeExecutions(ctx context.Context, batch *sidecarv1.Execution
 		if drains {
 			putCounted(tx, countedOf(s.stored.ID, s.key, totals)) // which were told before
 		}
+		putExcerpts(tx, s.excerpts(batch))
 		tx.PutFailures(store.FailureBatch{Spec: s.key.spec, Version: s.key.version, Instance: s.stored.ID, Seq: uint64(time.Now().UnixNano()), Executions: keep})
 		return nil
 	})

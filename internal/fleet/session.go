@@ -14,6 +14,7 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	sidecarv1 "github.com/specproxy/specproxy/gen/specproxy/sidecar/v1"
+	"github.com/specproxy/specproxy/internal/capture"
 	"github.com/specproxy/specproxy/internal/drain"
 	"github.com/specproxy/specproxy/internal/routing"
 	"github.com/specproxy/specproxy/internal/store"
@@ -66,9 +67,11 @@ type session struct {
 	number   uint64
 	mismatch string // why the instance can never be ready
 	segments []drain.Attribute
-	stored   routing.Instance
-	stream   grpc.BidiStreamingServer[sidecarv1.SessionRequest, sidecarv1.SessionResponse]
-	left     chan struct{} // one token: the endpoint has left the proxies
+	// capture is what the manifest allows to be kept of failing executions.
+	capture capture.Rules
+	stored  routing.Instance
+	stream  grpc.BidiStreamingServer[sidecarv1.SessionRequest, sidecarv1.SessionResponse]
+	left    chan struct{} // one token: the endpoint has left the proxies
 }
 
 // register checks the hello against the archive's record and stores the instance.
@@ -87,7 +90,7 @@ func (s *session) register(ctx context.Context) error {
 			h.GetInstanceId(), h.GetDigest(), record.Ref(), record.Digest)
 	}
 	reported := versions.Runtime{Image: h.GetRuntime().GetImage(), Binary: h.GetRuntime().GetBinary(), Model: h.GetRuntime().GetModel(), Tools: h.GetRuntime().GetTools()}
-	s.segments = record.Manifest.Segments
+	s.segments, s.capture = record.Manifest.Segments, record.Manifest.Capture
 	s.mismatch = record.Manifest.Runtime.Mismatch(reported)
 	s.stored = routing.Instance{
 		ID: h.GetInstanceId(), Spec: h.GetSpec(), Version: h.GetVersion(), Digest: h.GetDigest(), Address: h.GetAddress(), Transport: routing.Transport(h.GetTransport()),

@@ -1,6 +1,9 @@
 package postmortem
 
-import "time"
+import (
+	"slices"
+	"time"
+)
 
 // Evidence is what was gathered of one spec's rollback by itself: observations only. What follows from them is Analyse's to say.
 type Evidence struct {
@@ -76,6 +79,59 @@ type Sample struct {
 	Effects string `json:"effects,omitempty"`
 	Skill   string `json:"skill,omitempty"`
 	Why     string `json:"why,omitempty"`
+	// Excerpt is what was captured of it; nil if nothing was.
+	Excerpt *Excerpt `json:"excerpt,omitempty"`
+}
+
+// Excerpt is what was captured of an execution, redacted by the rules of its manifest.
+type Excerpt struct {
+	Request  Part `json:"request"`
+	Response Part `json:"response"`
+}
+
+// Part is the beginning of a body. The text itself is kept beside the chain.
+type Part struct {
+	// Digest of the text; empty if there is none.
+	Digest string `json:"digest,omitempty"`
+	// Cut: the body went on.
+	Cut bool `json:"cut,omitempty"`
+	// Missing says why there is no text.
+	Missing string `json:"missing,omitempty"`
+	// Text, and that it was Erased, are there only while somebody reads the record: see WithTexts.
+	Text   string `json:"-"`
+	Erased bool   `json:"-"`
+}
+
+// WithTexts returns a copy in which the excerpts have their texts, as far as they are known by their digests.
+func (r Record) WithTexts(texts map[string]string) Record {
+	known := func(p Part) Part {
+		p.Text, p.Erased = texts[p.Digest], r.erased(p.Digest)
+		return p
+	}
+	fill := func(all []Sample) []Sample {
+		all = slices.Clone(all)
+		for i, s := range all {
+			if s.Excerpt != nil {
+				all[i].Excerpt = &Excerpt{Request: known(s.Excerpt.Request), Response: known(s.Excerpt.Response)}
+			}
+		}
+		return all
+	}
+	for _, rb := range r.Rollbacks {
+		if rb.Evidence != nil {
+			r = r.WithRollback(rb.Spec, func(b *Rollback) {
+				e := *b.Evidence
+				e.First, e.Last = fill(e.First), fill(e.Last)
+				b.Evidence = &e
+			})
+		}
+	}
+	return r
+}
+
+// erased says that the text of a digest was erased.
+func (r Record) erased(digest string) bool {
+	return slices.ContainsFunc(r.Erasures, func(e Erasure) bool { return slices.Contains(e.Digests, digest) })
 }
 
 // Reason counts failing executions.

@@ -109,7 +109,7 @@ func events(id string, chain []Entry) ([]byte, Head, error) {
 	return lines.Bytes(), head, nil
 }
 
-// Case is a failing execution as a conformance case. What was asked and what should have been answered is the publisher's to fill in.
+// Case is a failing execution as a conformance case. What should have been answered is the publisher's to fill in, and so is what was asked where nothing was captured.
 type Case struct {
 	Name       string `json:"name"`
 	PostMortem string `json:"postMortem"`
@@ -121,9 +121,26 @@ type Case struct {
 	Reason     string `json:"reason,omitempty"`
 	Status     int    `json:"status,omitempty"`
 	Skill      string `json:"skill,omitempty"`
-	// Request and Expect are null until somebody knows them.
-	Request any `json:"request"`
-	Expect  any `json:"expect"`
+	// Request and Observed are what was captured; null where nothing was.
+	Request  *Captured `json:"request"`
+	Observed *Captured `json:"observed"`
+	// Expect is null until somebody knows what should have been answered.
+	Expect any `json:"expect"`
+}
+
+// Captured is a body as its manifest's rules left it.
+type Captured struct {
+	Body string `json:"body"`
+	// Cut: the body went on.
+	Cut bool `json:"cut,omitempty"`
+}
+
+// captured is nil where there is no text (any more).
+func captured(p Part) *Captured {
+	if p.Text == "" {
+		return nil
+	}
+	return &Captured{Body: p.Text, Cut: p.Cut}
 }
 
 // cases are the first failing executions of a rollback, one for each reason.
@@ -141,6 +158,9 @@ func cases(id string, rb Rollback) ([]Exported, error) {
 		c := Case{
 			Name: fmt.Sprintf("%s: %s", id, orNone(s.Reason, "an execution that failed")), PostMortem: id, Spec: rb.Spec, FailedOn: s.Version, Execution: s.ID,
 			Method: s.Method, Path: s.Path, Reason: s.Reason, Status: s.Status, Skill: s.Skill,
+		}
+		if s.Excerpt != nil {
+			c.Request, c.Observed = captured(s.Excerpt.Request), captured(s.Excerpt.Response)
 		}
 		raw, err := json.MarshalIndent(c, "", "  ")
 		if err != nil {

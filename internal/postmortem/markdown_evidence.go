@@ -3,8 +3,10 @@ package postmortem
 import (
 	"fmt"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
+	"unicode"
 
 	"github.com/specproxy/specproxy/internal/routing"
 )
@@ -115,6 +117,55 @@ func samples(p printf, which string, all []Sample) {
 		}
 		p("| `%s` | %s | %s | %s | %s | %d | %s |", s.ID, s.Version, s.Started.UTC().Format(clock), ended, cell(orNone(s.Reason, "none was given")), s.Status, orNone(s.Effects, "unknown"))
 	}
+	p("")
+	for _, s := range all {
+		if s.Excerpt != nil {
+			excerptPart(p, "Request", s.ID, s.Excerpt.Request)
+			excerptPart(p, "Response", s.ID, s.Excerpt.Response)
+		}
+	}
+}
+
+// excerptPart shows the beginning of a body as it is: it may hold anything.
+func excerptPart(p printf, what, id string, x Part) {
+	switch {
+	case x.Missing != "":
+		p("%s of `%s`: not captured, %s.", what, id, cell(x.Missing))
+	case x.Erased:
+		p("%s of `%s`: erased.", what, id)
+	case x.Text == "":
+		p("%s of `%s`: kept beside the record, not in this copy.", what, id)
+	default:
+		p("%s of `%s`%s:", what, id, map[bool]string{true: ", its beginning"}[x.Cut])
+		p("")
+		fenced(p, "text", visible(x.Text))
+		return
+	}
+	p("")
+}
+
+// visible is text whose control characters can be seen and do nothing, but for the ends of its lines.
+func visible(text string) string {
+	var b strings.Builder
+	for _, c := range strings.ReplaceAll(text, "\r\n", "\n") {
+		if c == '\n' || c == '\t' || unicode.IsPrint(c) {
+			b.WriteRune(c)
+			continue
+		}
+		b.WriteString(strings.Trim(strconv.QuoteRuneToASCII(c), "'"))
+	}
+	return b.String()
+}
+
+// fenced shows lines that are not the record's own.
+func fenced(p printf, kind, text string) {
+	fence := "```"
+	for strings.Contains(text, fence) {
+		fence += "`"
+	}
+	p("%s%s", fence, kind)
+	p("%s", lines(strings.TrimRight(text, "\n")))
+	p("%s", fence)
 	p("")
 }
 
@@ -286,14 +337,7 @@ func changes(p printf, rb Rollback) {
 			p("`%s` (%s, lines added: %d, removed: %d):", f.Path, f.Status, f.Added, f.Removed)
 			p("")
 			if f.Unified != "" {
-				fence := "```"
-				for strings.Contains(f.Unified, fence) {
-					fence += "`"
-				}
-				p("%sdiff", fence)
-				p("%s", lines(strings.TrimRight(f.Unified, "\n")))
-				p("%s", fence)
-				p("")
+				fenced(p, "diff", f.Unified)
 			}
 		}
 	}

@@ -15,6 +15,7 @@ import (
 	"crypto/rand"
 	"encoding/hex"
 	"errors"
+	"fmt"
 	"math"
 	mathrand "math/rand/v2"
 	"net"
@@ -32,6 +33,7 @@ import (
 
 	sidecarv1 "github.com/specproxy/specproxy/gen/specproxy/sidecar/v1"
 	"github.com/specproxy/specproxy/internal/archive"
+	"github.com/specproxy/specproxy/internal/capture"
 	"github.com/specproxy/specproxy/internal/drain"
 	"github.com/specproxy/specproxy/internal/sidecar/agent"
 	"github.com/specproxy/specproxy/internal/sidecar/certs"
@@ -259,7 +261,9 @@ func (s *sidecar) findAgent(context.Context) error {
 
 // startAgent starts the agent's process, unless something else does, and assembles what serves it.
 func (s *sidecar) startAgent(context.Context) error {
-	s.assemble()
+	if err := s.assemble(); err != nil {
+		return err
+	}
 	if s.Upstream != "" {
 		s.Log.Info("the agent is started by something else; it reaches the sidecar here", zap.String("SPECPROXY_URL", s.apiURL()), zap.String("SPEC_DIR", s.dir.specs()))
 		return nil
@@ -290,8 +294,16 @@ func (s *sidecar) apiURL() string {
 }
 
 // assemble wires the parts; none of them runs yet.
-func (s *sidecar) assemble() {
+func (s *sidecar) assemble() error {
 	contract := s.version.Manifest.InFlight
+	var captures *capture.Keeper // nil: the manifest wants none
+	if rules := s.version.Manifest.Capture; rules.On() {
+		redactor, err := capture.New(rules)
+		if err != nil {
+			return fmt.Errorf("the manifest of %s: %w", s.Ref, err)
+		}
+		captures = capture.NewKeeper(redactor)
+	}
 	s.ledger = drain.NewLedger(contract, s.version.Manifest.Segments...)
 	if s.version.Manifest.Shadow == versions.ShadowSafe {
 		s.shadows = drain.NewLedger(contract)
@@ -303,7 +315,7 @@ func (s *sidecar) assemble() {
 		s.Log.Error("this instance will never be ready: it does not run what the manifest demands", zap.String("why", s.health.mismatch))
 	}
 	s.group = session.New(session.Config{
-		Controls: s.controls, Hello: s.hello(), Ledger: s.ledger, Apply: s.apply, Status: s.status, Totals: s.totals, Confirmed: s.confirmed,
+		Controls: s.controls, Hello: s.hello(), Ledger: s.ledger, Apply: s.apply, Status: s.status, Totals: s.totals, Confirmed: s.confirmed, Excerpt: captures.Excerpt,
 		Interval: s.Timing.Report, MaxBackoff: s.Timing.MaxBackoff, ConfirmAfter: s.Timing.Confirm, Now: time.Now, Log: s.Log,
 	})
 	s.group.Recovered(s.recovered)
@@ -314,7 +326,7 @@ func (s *sidecar) assemble() {
 	metrics := prometheus.WrapRegistererWith(prometheus.Labels{"spec": s.Ref.Spec, "version": s.Ref.Version}, s.registry)
 	s.proxy = proxy.New(proxy.Config{
 		Ref: s.Ref, Digest: s.version.Digest, Instance: s.Instance, BodyBuffer: buffer, Contract: contract, Segments: s.version.Manifest.Segments, Ledger: s.ledger,
-		Shadows: s.shadows, Mirrored: s.mirrored,
+		Captures: captures, Shadows: s.shadows, Mirrored: s.mirrored,
 		Posture: s.keeper.Current, Agent: s.endpoint, Changed: s.group.Changed, Ended: s.ended, Now: time.Now, Random: mathrand.Float64, Log: s.Log,
 		Peers: s.certs.Client, BufferTotal: s.BufferTotal, BodyPause: s.Limits.BodyTimeout, Begun: s.begun, Metrics: metrics, Access: s.Access, Tracer: s.tracer, Suspect: s.suspect, Refusals: &s.refusals,
 	})
@@ -322,6 +334,7 @@ func (s *sidecar) assemble() {
 	s.local = localapi.New(localapi.Config{
 		Ledger: s.ledger, Shadows: s.shadows, Guarded: contract.Effects == drain.Guarded, Journal: s.journal, Changed: s.group.Changed, Now: time.Now, Log: s.Log,
 	})
+	return nil
 }
 
 func (s *sidecar) hello() *sidecarv1.Hello {

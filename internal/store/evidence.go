@@ -21,6 +21,8 @@ type Personal struct {
 	Digest string `json:"digest"`
 	Salt   []byte `json:"salt"`
 	Text   string `json:"text"`
+	// Excerpt: it is a part of one, not a key.
+	Excerpt bool `json:"excerpt,omitempty"`
 }
 
 var (

@@ -118,7 +118,7 @@ var (
 		versionRecords.indexed(inOrder, orderOf).indexed(byStanding, standingOf).indexed(asExit, exitOf),
 		drains.indexed(unfinished, unfinishedDrain), postMortems.indexed(unfinished, openPostMortem),
 		routes, history, instances, proxies.ofProxies(), replicas.ofProxies(), acks.ofProxies(), failures, acts, settled, hosts, counters, secrets, policies, policyHistory,
-		interventions, rollouts, shadows, chain, chainHead, counted, shutdowns, exposures, personal, alerts, webhooks,
+		interventions, rollouts, shadows, chain, chainHead, counted, shutdowns, exposures, personal, excerpts, alerts, webhooks,
 	)
 )
 

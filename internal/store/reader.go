@@ -77,6 +77,8 @@ type Reader interface {
 	Acts(spec, version string) []ActBatch
 	// Settled executions of the version, by instance and sequence number: an order let them complete, and they neither failed nor did more than read.
 	Settled(spec, version string) []FailureBatch
+	// Excerpts of the version's failing executions, by execution.
+	Excerpts(spec, version string) []Excerpt
 	// HostOwner is the spec that a host name belongs to.
 	HostOwner(host string) (spec string, ok bool)
 	// Secret of the cluster: 32 bytes, the same for ever.

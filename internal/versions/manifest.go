@@ -7,6 +7,7 @@ package versions
 import (
 	"time"
 
+	"github.com/specproxy/specproxy/internal/capture"
 	"github.com/specproxy/specproxy/internal/drain"
 	"github.com/specproxy/specproxy/internal/rollout"
 )
@@ -41,6 +42,8 @@ type Manifest struct {
 	Shadow string `json:"shadow,omitempty" yaml:"shadow,omitempty"`
 	// Segments are the attributes of requests by which executions are counted apart, at most drain.MaxAttributes.
 	Segments []drain.Attribute `json:"segments,omitempty" yaml:"segments,omitempty"`
+	// Capture says what is kept of failing executions, and what is redacted in it; the zero value: nothing is.
+	Capture capture.Rules `json:"capture,omitzero" yaml:"capture,omitempty"`
 	// InFlight is the contract for running executions when the version is abandoned. Required.
 	InFlight drain.Contract `json:"inFlight" yaml:"inFlight"`
 }

@@ -110,7 +110,18 @@ func (c *checker) check(m Manifest) {
 	})
 	c.checkRollout(m)
 	c.checkSegments(m)
+	c.checkCapture(m)
 	c.checkContract(m)
+}
+
+func (c *checker) checkCapture(m Manifest) {
+	if !c.set("capture") || slices.ContainsFunc(c.problems, func(p Problem) bool { return within(p.Field, "capture") }) {
+		return
+	}
+	m.Capture.Check(func(field, message string) {
+		field = "capture" + field
+		c.problems = append(c.problems, Problem{Line: c.nearestLine(field), Field: field, Message: message})
+	})
 }
 
 func (c *checker) checkSegments(m Manifest) {

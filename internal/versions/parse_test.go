@@ -13,6 +13,7 @@ import (
 	"github.com/santhosh-tekuri/jsonschema/v6"
 	"go.yaml.in/yaml/v3"
 
+	"github.com/specproxy/specproxy/internal/capture"
 	"github.com/specproxy/specproxy/internal/drain"
 	"github.com/specproxy/specproxy/internal/rollout"
 	"github.com/specproxy/specproxy/internal/versions"
@@ -57,6 +58,7 @@ rollout:
 segments:
   - {name: order-type, header: x-order-type, values: [small, "large*"]}
   - {name: route, values: [/v1/invoices, "/v1/*"]}
+capture: {request: 2048, response: 1024, redact: [{field: card.number}, {regex: '\b\d{16}\b', with: "[card]"}]}
 inFlight:
   effects: guarded
   default: {onRollback: complete, within: 2m, then: cancel, retryAfter: 1s}
@@ -106,6 +108,7 @@ func TestParseEveryField(t *testing.T) {
 			OnInsufficient: "hold", Rollback: rollout.ReactUnlessAcked, AckWithin: rollout.Duration(5 * time.Minute), Outcomes: []string{"stated", "protocol"},
 		},
 		Segments: []drain.Attribute{{Name: "order-type", Header: "x-order-type", Values: []string{"small", "large*"}}, {Name: "route", Values: []string{"/v1/invoices", "/v1/*"}}},
+		Capture:  capture.Rules{Request: 2048, Response: 1024, Redact: []capture.Rule{{Field: "card.number"}, {Regex: `\b\d{16}\b`, With: "[card]"}}},
 		InFlight: drain.Contract{
 			Effects: drain.Guarded,
 			Default: drain.Action{
@@ -181,6 +184,22 @@ var bad = []struct {
 	{
 		name: "a rollout's fields", source: smallest + "rollout:\n  preset: fast\n  steps:\n    - {weight: 5, until: evidence}\n  alpha: half\n  metrics: [{name: m, reason: r, never: 1}]\n",
 		want: []string{`line 8: rollout.steps[0].weight: "5" is no share`, `line 9: rollout.alpha: want a number, not the text "half"`, "line 10: rollout.metrics[0].never: want true or false, not the number 1"},
+	},
+	{
+		name: "a capture of nothing", source: smallest + "capture: {redact: [{field: a}]}\n",
+		want: []string{"line 5: capture: captures nothing: say how many bytes of the request and the response (1 to 8192), or leave it out"},
+	},
+	{
+		name: "too much of a capture", source: smallest + "capture: {request: 8193, response: -1, redact: [" + strings.Repeat("{field: a},", 17) + "]}\n",
+		want: []string{"capture.request: 8193: between 0 and 8192 bytes", "capture.response: -1: between", "capture.redact: lists 17 rules: at most 16"},
+	},
+	{
+		name: "redaction of nothing or of two", source: smallest + "capture:\n  request: 1\n  redact:\n    - {with: x}\n    - {field: a, regex: b}\n    - {field: a..b}\n",
+		want: []string{"line 8: capture.redact[0]: write either field or regex", "line 9: capture.redact[1]: write either", `line 10: capture.redact[2].field: "a..b"`},
+	},
+	{
+		name: "redaction that cannot be carried out", source: smallest + "capture:\n  request: 1\n  redact:\n    - {regex: '(?<=a)b'}\n    - {regex: 'x*'}\n    - {regex: '[a-z]+'}\n", parserOnly: true,
+		want: []string{"line 8: capture.redact[0].regex: is no regular expression of RE2", "line 9: capture.redact[1].regex: x* matches an empty text", "puts [redacted] in place of what is redacted, which [a-z]+ matches"},
 	},
 	{
 		name: "segments that say too little", source: smallest + "segments:\n  - {header: x-order-type}\n  - {name: Order, values: []}\n",

@@ -47,6 +47,9 @@ func (b *requestBody) Read(p []byte) (int, error) {
 	whole := errors.Is(err, io.EOF) || err == nil && b.x.in.ContentLength > 0 && b.size == b.x.in.ContentLength
 	begin, look := b.peek.take(p[:n], whole)
 	b.mu.Unlock()
+	if b.x.captured != nil {
+		b.x.captured.request.take(p[:n], whole)
+	}
 	if look {
 		b.x.observe(begin)
 	}

@@ -38,6 +38,7 @@ type exchange struct {
 	ids       []string // id, as a header has it; nobody changes it
 	execution *drain.Execution
 	body      *requestBody
+	captured  *captured   // nil: nothing is captured
 	agentConn net.Conn    // of an upgrade
 	tunnel    *tunnel     // an upgraded connection
 	once      sync.Once   // end
@@ -134,6 +135,7 @@ func (x *exchange) end(status int) {
 			status = x.w.status
 		}
 		p := x.proxy
+		x.captured.settle(x, status)
 		x.execution.End(status, p.Now())
 		row := x.execution.Row()
 		if !row.EndedAt.IsZero() && p.Ended != nil && !x.arrival.shadow {

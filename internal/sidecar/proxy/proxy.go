@@ -26,6 +26,7 @@ import (
 	"go.uber.org/zap"
 	"google.golang.org/grpc/codes"
 
+	"github.com/specproxy/specproxy/internal/capture"
 	"github.com/specproxy/specproxy/internal/drain"
 	"github.com/specproxy/specproxy/internal/sidecar/agent"
 	"github.com/specproxy/specproxy/internal/sidecar/execid"
@@ -34,7 +35,7 @@ import (
 	"github.com/specproxy/specproxy/internal/versions"
 )
 
-// Config is what the data path needs. Every field but Ended, Peers, BufferTotal, BodyPause, Suspect, Refusals, Begun, Metrics, Access and Tracer is required.
+// Config is what the data path needs. Every field but Captures, Ended, Peers, BufferTotal, BodyPause, Suspect, Refusals, Begun, Metrics, Access and Tracer is required.
 type Config struct {
 	Ref      versions.Ref
 	Digest   string
@@ -49,6 +50,8 @@ type Config struct {
 	Contract  drain.Contract
 	// Segments are the attributes that the ledger counts by.
 	Segments []drain.Attribute
+	// Captures keeps the bodies of failing executions, for excerpts; nil: none is looked at.
+	Captures *capture.Keeper
 	Ledger   *drain.Ledger
 	// Shadows is where copies of requests are kept, apart from all others; nil: none are taken. Mirrored is called with the end of each, and of each
 	// request that was copied; nil: nobody wants to know.
@@ -96,6 +99,7 @@ type Proxy struct {
 	acted      atomic.Uint64
 	shadowless atomic.Bool
 	budget     budget
+	captured   budget
 	heard      atomic.Int64 // when the agent last sent anything, in nanoseconds of Unix time
 	metrics    *metrics
 	minter     atomic.Pointer[execid.Minter]
@@ -122,6 +126,7 @@ func New(c Config) *Proxy {
 	errorLog := zap.NewStdLog(c.Log.WithOptions(zap.IncreaseLevel(max(zap.WarnLevel, c.Log.Level()))))
 	p.gone, p.end = context.WithCancel(context.Background())
 	p.budget = budget{limit: c.BufferTotal, refusals: c.Refusals}
+	p.captured = budget{limit: capturedTotal}
 	p.toAgent = &httputil.ReverseProxy{
 		Rewrite: p.rewriteForAgent, Transport: newAgentTransport(c.Agent), ModifyResponse: p.fromAgent, ErrorHandler: p.agentFailed,
 		BufferPool: buffers, ErrorLog: errorLog, FlushInterval: flushInterval,
@@ -241,6 +246,9 @@ func (p *Proxy) admit(w *response, r *http.Request, a arrival, state *posture.Po
 		return nil
 	}
 	x.execution = admitted
+	if p.Captures != nil && !a.shadow {
+		x.captured = newCaptured(p, r)
+	}
 	if p.peeks {
 		x.observe(nil)
 	}

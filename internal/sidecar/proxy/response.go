@@ -223,6 +223,7 @@ func (p *Proxy) fromAgent(res *http.Response) error {
 	if res.StatusCode == http.StatusSwitchingProtocols {
 		return x.upgraded(res)
 	}
+	x.captured.respond(res.Header)
 	s := &stream{body: res.Body, x: x, res: res, framing: framingOf(res)}
 	if grpc.IsContentType(res.Header.Get("Content-Type")) {
 		s.grpcStatus(res.Header)
@@ -304,6 +305,9 @@ func (s *stream) Read(p []byte) (int, error) {
 		n, err := s.body.Read(p)
 		if s.watcher != nil {
 			s.watcher.Write(p[:n])
+		}
+		if s.x.captured != nil {
+			s.x.captured.response.take(p[:n], err == io.EOF) //nolint:errorlint // io.Reader's contract
 		}
 		s.x.proxy.heard.Store(s.x.proxy.Now().UnixNano())
 		if err != nil {

@@ -18,6 +18,7 @@ import (
 	"go.uber.org/zap"
 
 	sidecarv1 "github.com/specproxy/specproxy/gen/specproxy/sidecar/v1"
+	"github.com/specproxy/specproxy/internal/capture"
 	"github.com/specproxy/specproxy/internal/drain"
 )
 
@@ -33,6 +34,8 @@ type Config struct {
 	Totals func() *sidecarv1.Totals
 	// Confirmed is called with every ended execution that some replica can be taken to have received.
 	Confirmed func(id string)
+	// Excerpt is what was captured of a failing execution; false: nothing.
+	Excerpt func(id string) (capture.Excerpt, bool)
 	// Interval is the least time between two reports of totals and executions.
 	Interval time.Duration
 	// MaxBackoff bounds the pause before a session is tried again.

@@ -292,7 +292,7 @@ func (r *reporter) news() error {
 		return nil
 	}
 	if taken := r.outbox.take(batchSize, now); len(taken) > 0 {
-		if err := r.batch(&sidecarv1.ExecutionBatch{Executions: taken}); err != nil {
+		if err := r.batch(&sidecarv1.ExecutionBatch{Executions: taken, Excerpts: r.group.excerpts(taken)}); err != nil {
 			return err
 		}
 	}

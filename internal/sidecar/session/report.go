@@ -6,6 +6,7 @@ import (
 	"google.golang.org/protobuf/types/known/timestamppb"
 
 	sidecarv1 "github.com/specproxy/specproxy/gen/specproxy/sidecar/v1"
+	"github.com/specproxy/specproxy/internal/capture"
 	"github.com/specproxy/specproxy/internal/drain"
 )
 
@@ -23,6 +24,24 @@ func report(r drain.Row) *sidecarv1.Execution {
 		x.Acts = append(x.Acts, &sidecarv1.Effect{Tool: a.Tool, Class: string(a.Class), Key: a.Key, Compensation: a.Compensation, At: stamp(a.At), Source: string(a.Source)})
 	}
 	return x
+}
+
+// excerpts are what was captured of those that failed.
+func (g *Group) excerpts(taken []*sidecarv1.Execution) []*sidecarv1.Excerpt {
+	var out []*sidecarv1.Excerpt
+	for _, x := range taken {
+		if drain.Outcome(x.GetOutcome()) != drain.Failure {
+			continue
+		}
+		if e, ok := g.Excerpt(x.GetId()); ok {
+			out = append(out, &sidecarv1.Excerpt{Execution: x.GetId(), Request: part(e.Request), Response: part(e.Response)})
+		}
+	}
+	return out
+}
+
+func part(p capture.Part) *sidecarv1.ExcerptPart {
+	return &sidecarv1.ExcerptPart{Text: p.Text, Cut: p.Cut, Missing: p.Missing}
 }
 
 // stamp leaves the zero time unset.

@@ -850,8 +850,11 @@ func (x *EraseRequest) GetReason() string {
 }
 
 type EraseResponse struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Erased        uint32                 `protobuf:"varint,1,opt,name=erased,proto3" json:"erased,omitempty"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Keys of executions.
+	Erased uint32 `protobuf:"varint,1,opt,name=erased,proto3" json:"erased,omitempty"`
+	// Texts of excerpts.
+	Excerpts      uint32 `protobuf:"varint,2,opt,name=excerpts,proto3" json:"excerpts,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -889,6 +892,13 @@ func (*EraseResponse) Descriptor() ([]byte, []int) {
 func (x *EraseResponse) GetErased() uint32 {
 	if x != nil {
 		return x.Erased
+	}
+	return 0
+}
+
+func (x *EraseResponse) GetExcerpts() uint32 {
+	if x != nil {
+		return x.Excerpts
 	}
 	return 0
 }
@@ -1486,9 +1496,10 @@ const file_specproxy_operator_v1_postmortem_proto_rawDesc = "" +
 	"\fEraseRequest\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x18\n" +
 	"\adigests\x18\x02 \x03(\tR\adigests\x12\x16\n" +
-	"\x06reason\x18\x03 \x01(\tR\x06reason\"'\n" +
+	"\x06reason\x18\x03 \x01(\tR\x06reason\"C\n" +
 	"\rEraseResponse\x12\x16\n" +
-	"\x06erased\x18\x01 \x01(\rR\x06erased\"\x82\x01\n" +
+	"\x06erased\x18\x01 \x01(\rR\x06erased\x12\x1a\n" +
+	"\bexcerpts\x18\x02 \x01(\rR\bexcerpts\"\x82\x01\n" +
 	"\fAlertRequest\x12\x16\n" +
 	"\x06source\x18\x01 \x01(\tR\x06source\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x12\x18\n" +

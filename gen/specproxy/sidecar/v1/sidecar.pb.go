@@ -971,8 +971,10 @@ func (x *Effect) GetSource() string {
 type ExecutionBatch struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// The batch holds every running execution; what is not in it does not run (any more).
-	Snapshot      bool         `protobuf:"varint,1,opt,name=snapshot,proto3" json:"snapshot,omitempty"`
-	Executions    []*Execution `protobuf:"bytes,2,rep,name=executions,proto3" json:"executions,omitempty"`
+	Snapshot   bool         `protobuf:"varint,1,opt,name=snapshot,proto3" json:"snapshot,omitempty"`
+	Executions []*Execution `protobuf:"bytes,2,rep,name=executions,proto3" json:"executions,omitempty"`
+	// What was captured of failing executions among them, if their manifest says so.
+	Excerpts      []*Excerpt `protobuf:"bytes,3,rep,name=excerpts,proto3" json:"excerpts,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1021,6 +1023,137 @@ func (x *ExecutionBatch) GetExecutions() []*Execution {
 	return nil
 }
 
+func (x *ExecutionBatch) GetExcerpts() []*Excerpt {
+	if x != nil {
+		return x.Excerpts
+	}
+	return nil
+}
+
+// Excerpt is what was captured of one failing execution, redacted by the rules of its manifest before it left the sidecar.
+type Excerpt struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Execution     string                 `protobuf:"bytes,1,opt,name=execution,proto3" json:"execution,omitempty"`
+	Request       *ExcerptPart           `protobuf:"bytes,2,opt,name=request,proto3" json:"request,omitempty"`
+	Response      *ExcerptPart           `protobuf:"bytes,3,opt,name=response,proto3" json:"response,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Excerpt) Reset() {
+	*x = Excerpt{}
+	mi := &file_specproxy_sidecar_v1_sidecar_proto_msgTypes[9]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Excerpt) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Excerpt) ProtoMessage() {}
+
+func (x *Excerpt) ProtoReflect() protoreflect.Message {
+	mi := &file_specproxy_sidecar_v1_sidecar_proto_msgTypes[9]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Excerpt.ProtoReflect.Descriptor instead.
+func (*Excerpt) Descriptor() ([]byte, []int) {
+	return file_specproxy_sidecar_v1_sidecar_proto_rawDescGZIP(), []int{9}
+}
+
+func (x *Excerpt) GetExecution() string {
+	if x != nil {
+		return x.Execution
+	}
+	return ""
+}
+
+func (x *Excerpt) GetRequest() *ExcerptPart {
+	if x != nil {
+		return x.Request
+	}
+	return nil
+}
+
+func (x *Excerpt) GetResponse() *ExcerptPart {
+	if x != nil {
+		return x.Response
+	}
+	return nil
+}
+
+// ExcerptPart is the beginning of a body.
+type ExcerptPart struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Text  string                 `protobuf:"bytes,1,opt,name=text,proto3" json:"text,omitempty"`
+	// The body went on.
+	Cut bool `protobuf:"varint,2,opt,name=cut,proto3" json:"cut,omitempty"`
+	// Why there is no text; empty if there is.
+	Missing       string `protobuf:"bytes,3,opt,name=missing,proto3" json:"missing,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ExcerptPart) Reset() {
+	*x = ExcerptPart{}
+	mi := &file_specproxy_sidecar_v1_sidecar_proto_msgTypes[10]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ExcerptPart) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ExcerptPart) ProtoMessage() {}
+
+func (x *ExcerptPart) ProtoReflect() protoreflect.Message {
+	mi := &file_specproxy_sidecar_v1_sidecar_proto_msgTypes[10]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ExcerptPart.ProtoReflect.Descriptor instead.
+func (*ExcerptPart) Descriptor() ([]byte, []int) {
+	return file_specproxy_sidecar_v1_sidecar_proto_rawDescGZIP(), []int{10}
+}
+
+func (x *ExcerptPart) GetText() string {
+	if x != nil {
+		return x.Text
+	}
+	return ""
+}
+
+func (x *ExcerptPart) GetCut() bool {
+	if x != nil {
+		return x.Cut
+	}
+	return false
+}
+
+func (x *ExcerptPart) GetMissing() string {
+	if x != nil {
+		return x.Missing
+	}
+	return ""
+}
+
 // MirroredBatch tells of ended executions that were copied to a shadowed version, or are such copies, oldest first.
 type MirroredBatch struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -1031,7 +1164,7 @@ type MirroredBatch struct {
 
 func (x *MirroredBatch) Reset() {
 	*x = MirroredBatch{}
-	mi := &file_specproxy_sidecar_v1_sidecar_proto_msgTypes[9]
+	mi := &file_specproxy_sidecar_v1_sidecar_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1043,7 +1176,7 @@ func (x *MirroredBatch) String() string {
 func (*MirroredBatch) ProtoMessage() {}
 
 func (x *MirroredBatch) ProtoReflect() protoreflect.Message {
-	mi := &file_specproxy_sidecar_v1_sidecar_proto_msgTypes[9]
+	mi := &file_specproxy_sidecar_v1_sidecar_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1056,7 +1189,7 @@ func (x *MirroredBatch) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MirroredBatch.ProtoReflect.Descriptor instead.
 func (*MirroredBatch) Descriptor() ([]byte, []int) {
-	return file_specproxy_sidecar_v1_sidecar_proto_rawDescGZIP(), []int{9}
+	return file_specproxy_sidecar_v1_sidecar_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *MirroredBatch) GetExecutions() []*Mirrored {
@@ -1087,7 +1220,7 @@ type Mirrored struct {
 
 func (x *Mirrored) Reset() {
 	*x = Mirrored{}
-	mi := &file_specproxy_sidecar_v1_sidecar_proto_msgTypes[10]
+	mi := &file_specproxy_sidecar_v1_sidecar_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1099,7 +1232,7 @@ func (x *Mirrored) String() string {
 func (*Mirrored) ProtoMessage() {}
 
 func (x *Mirrored) ProtoReflect() protoreflect.Message {
-	mi := &file_specproxy_sidecar_v1_sidecar_proto_msgTypes[10]
+	mi := &file_specproxy_sidecar_v1_sidecar_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1112,7 +1245,7 @@ func (x *Mirrored) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Mirrored.ProtoReflect.Descriptor instead.
 func (*Mirrored) Descriptor() ([]byte, []int) {
-	return file_specproxy_sidecar_v1_sidecar_proto_rawDescGZIP(), []int{10}
+	return file_specproxy_sidecar_v1_sidecar_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *Mirrored) GetPair() string {
@@ -1187,7 +1320,7 @@ type Shadow struct {
 
 func (x *Shadow) Reset() {
 	*x = Shadow{}
-	mi := &file_specproxy_sidecar_v1_sidecar_proto_msgTypes[11]
+	mi := &file_specproxy_sidecar_v1_sidecar_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1199,7 +1332,7 @@ func (x *Shadow) String() string {
 func (*Shadow) ProtoMessage() {}
 
 func (x *Shadow) ProtoReflect() protoreflect.Message {
-	mi := &file_specproxy_sidecar_v1_sidecar_proto_msgTypes[11]
+	mi := &file_specproxy_sidecar_v1_sidecar_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1212,7 +1345,7 @@ func (x *Shadow) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Shadow.ProtoReflect.Descriptor instead.
 func (*Shadow) Descriptor() ([]byte, []int) {
-	return file_specproxy_sidecar_v1_sidecar_proto_rawDescGZIP(), []int{11}
+	return file_specproxy_sidecar_v1_sidecar_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *Shadow) GetStarted() uint64 {
@@ -1293,7 +1426,7 @@ type Totals struct {
 
 func (x *Totals) Reset() {
 	*x = Totals{}
-	mi := &file_specproxy_sidecar_v1_sidecar_proto_msgTypes[12]
+	mi := &file_specproxy_sidecar_v1_sidecar_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1305,7 +1438,7 @@ func (x *Totals) String() string {
 func (*Totals) ProtoMessage() {}
 
 func (x *Totals) ProtoReflect() protoreflect.Message {
-	mi := &file_specproxy_sidecar_v1_sidecar_proto_msgTypes[12]
+	mi := &file_specproxy_sidecar_v1_sidecar_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1318,7 +1451,7 @@ func (x *Totals) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Totals.ProtoReflect.Descriptor instead.
 func (*Totals) Descriptor() ([]byte, []int) {
-	return file_specproxy_sidecar_v1_sidecar_proto_rawDescGZIP(), []int{12}
+	return file_specproxy_sidecar_v1_sidecar_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *Totals) GetStarted() uint64 {
@@ -1456,7 +1589,7 @@ type Segment struct {
 
 func (x *Segment) Reset() {
 	*x = Segment{}
-	mi := &file_specproxy_sidecar_v1_sidecar_proto_msgTypes[13]
+	mi := &file_specproxy_sidecar_v1_sidecar_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1468,7 +1601,7 @@ func (x *Segment) String() string {
 func (*Segment) ProtoMessage() {}
 
 func (x *Segment) ProtoReflect() protoreflect.Message {
-	mi := &file_specproxy_sidecar_v1_sidecar_proto_msgTypes[13]
+	mi := &file_specproxy_sidecar_v1_sidecar_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1481,7 +1614,7 @@ func (x *Segment) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Segment.ProtoReflect.Descriptor instead.
 func (*Segment) Descriptor() ([]byte, []int) {
-	return file_specproxy_sidecar_v1_sidecar_proto_rawDescGZIP(), []int{13}
+	return file_specproxy_sidecar_v1_sidecar_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *Segment) GetAttribute() string {
@@ -1541,7 +1674,7 @@ type Routed struct {
 
 func (x *Routed) Reset() {
 	*x = Routed{}
-	mi := &file_specproxy_sidecar_v1_sidecar_proto_msgTypes[14]
+	mi := &file_specproxy_sidecar_v1_sidecar_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1553,7 +1686,7 @@ func (x *Routed) String() string {
 func (*Routed) ProtoMessage() {}
 
 func (x *Routed) ProtoReflect() protoreflect.Message {
-	mi := &file_specproxy_sidecar_v1_sidecar_proto_msgTypes[14]
+	mi := &file_specproxy_sidecar_v1_sidecar_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1566,7 +1699,7 @@ func (x *Routed) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Routed.ProtoReflect.Descriptor instead.
 func (*Routed) Descriptor() ([]byte, []int) {
-	return file_specproxy_sidecar_v1_sidecar_proto_rawDescGZIP(), []int{14}
+	return file_specproxy_sidecar_v1_sidecar_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *Routed) GetGeneration() uint64 {
@@ -1659,7 +1792,7 @@ type State struct {
 
 func (x *State) Reset() {
 	*x = State{}
-	mi := &file_specproxy_sidecar_v1_sidecar_proto_msgTypes[15]
+	mi := &file_specproxy_sidecar_v1_sidecar_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1671,7 +1804,7 @@ func (x *State) String() string {
 func (*State) ProtoMessage() {}
 
 func (x *State) ProtoReflect() protoreflect.Message {
-	mi := &file_specproxy_sidecar_v1_sidecar_proto_msgTypes[15]
+	mi := &file_specproxy_sidecar_v1_sidecar_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1684,7 +1817,7 @@ func (x *State) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use State.ProtoReflect.Descriptor instead.
 func (*State) Descriptor() ([]byte, []int) {
-	return file_specproxy_sidecar_v1_sidecar_proto_rawDescGZIP(), []int{15}
+	return file_specproxy_sidecar_v1_sidecar_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *State) GetGeneration() uint64 {
@@ -1766,7 +1899,7 @@ type Override struct {
 
 func (x *Override) Reset() {
 	*x = Override{}
-	mi := &file_specproxy_sidecar_v1_sidecar_proto_msgTypes[16]
+	mi := &file_specproxy_sidecar_v1_sidecar_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1778,7 +1911,7 @@ func (x *Override) String() string {
 func (*Override) ProtoMessage() {}
 
 func (x *Override) ProtoReflect() protoreflect.Message {
-	mi := &file_specproxy_sidecar_v1_sidecar_proto_msgTypes[16]
+	mi := &file_specproxy_sidecar_v1_sidecar_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1791,7 +1924,7 @@ func (x *Override) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Override.ProtoReflect.Descriptor instead.
 func (*Override) Descriptor() ([]byte, []int) {
-	return file_specproxy_sidecar_v1_sidecar_proto_rawDescGZIP(), []int{16}
+	return file_specproxy_sidecar_v1_sidecar_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *Override) GetId() string {
@@ -1854,7 +1987,7 @@ type Fence struct {
 
 func (x *Fence) Reset() {
 	*x = Fence{}
-	mi := &file_specproxy_sidecar_v1_sidecar_proto_msgTypes[17]
+	mi := &file_specproxy_sidecar_v1_sidecar_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1866,7 +1999,7 @@ func (x *Fence) String() string {
 func (*Fence) ProtoMessage() {}
 
 func (x *Fence) ProtoReflect() protoreflect.Message {
-	mi := &file_specproxy_sidecar_v1_sidecar_proto_msgTypes[17]
+	mi := &file_specproxy_sidecar_v1_sidecar_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1879,7 +2012,7 @@ func (x *Fence) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Fence.ProtoReflect.Descriptor instead.
 func (*Fence) Descriptor() ([]byte, []int) {
-	return file_specproxy_sidecar_v1_sidecar_proto_rawDescGZIP(), []int{17}
+	return file_specproxy_sidecar_v1_sidecar_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *Fence) GetGeneration() uint64 {
@@ -1960,7 +2093,7 @@ type Left struct {
 
 func (x *Left) Reset() {
 	*x = Left{}
-	mi := &file_specproxy_sidecar_v1_sidecar_proto_msgTypes[18]
+	mi := &file_specproxy_sidecar_v1_sidecar_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1972,7 +2105,7 @@ func (x *Left) String() string {
 func (*Left) ProtoMessage() {}
 
 func (x *Left) ProtoReflect() protoreflect.Message {
-	mi := &file_specproxy_sidecar_v1_sidecar_proto_msgTypes[18]
+	mi := &file_specproxy_sidecar_v1_sidecar_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1985,7 +2118,7 @@ func (x *Left) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Left.ProtoReflect.Descriptor instead.
 func (*Left) Descriptor() ([]byte, []int) {
-	return file_specproxy_sidecar_v1_sidecar_proto_rawDescGZIP(), []int{18}
+	return file_specproxy_sidecar_v1_sidecar_proto_rawDescGZIP(), []int{20}
 }
 
 type PullRequest struct {
@@ -2002,7 +2135,7 @@ type PullRequest struct {
 
 func (x *PullRequest) Reset() {
 	*x = PullRequest{}
-	mi := &file_specproxy_sidecar_v1_sidecar_proto_msgTypes[19]
+	mi := &file_specproxy_sidecar_v1_sidecar_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2014,7 +2147,7 @@ func (x *PullRequest) String() string {
 func (*PullRequest) ProtoMessage() {}
 
 func (x *PullRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_specproxy_sidecar_v1_sidecar_proto_msgTypes[19]
+	mi := &file_specproxy_sidecar_v1_sidecar_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2027,7 +2160,7 @@ func (x *PullRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PullRequest.ProtoReflect.Descriptor instead.
 func (*PullRequest) Descriptor() ([]byte, []int) {
-	return file_specproxy_sidecar_v1_sidecar_proto_rawDescGZIP(), []int{19}
+	return file_specproxy_sidecar_v1_sidecar_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *PullRequest) GetSpec() string {
@@ -2076,7 +2209,7 @@ type PullResponse struct {
 
 func (x *PullResponse) Reset() {
 	*x = PullResponse{}
-	mi := &file_specproxy_sidecar_v1_sidecar_proto_msgTypes[20]
+	mi := &file_specproxy_sidecar_v1_sidecar_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2088,7 +2221,7 @@ func (x *PullResponse) String() string {
 func (*PullResponse) ProtoMessage() {}
 
 func (x *PullResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_specproxy_sidecar_v1_sidecar_proto_msgTypes[20]
+	mi := &file_specproxy_sidecar_v1_sidecar_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2101,7 +2234,7 @@ func (x *PullResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PullResponse.ProtoReflect.Descriptor instead.
 func (*PullResponse) Descriptor() ([]byte, []int) {
-	return file_specproxy_sidecar_v1_sidecar_proto_rawDescGZIP(), []int{20}
+	return file_specproxy_sidecar_v1_sidecar_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *PullResponse) GetDigest() string {
@@ -2235,12 +2368,21 @@ const file_specproxy_sidecar_v1_sidecar_proto_rawDesc = "" +
 	"\x03key\x18\x03 \x01(\tR\x03key\x12\"\n" +
 	"\fcompensation\x18\x04 \x01(\tR\fcompensation\x12*\n" +
 	"\x02at\x18\x05 \x01(\v2\x1a.google.protobuf.TimestampR\x02at\x12\x16\n" +
-	"\x06source\x18\x06 \x01(\tR\x06source\"m\n" +
+	"\x06source\x18\x06 \x01(\tR\x06source\"\xa8\x01\n" +
 	"\x0eExecutionBatch\x12\x1a\n" +
 	"\bsnapshot\x18\x01 \x01(\bR\bsnapshot\x12?\n" +
 	"\n" +
 	"executions\x18\x02 \x03(\v2\x1f.specproxy.sidecar.v1.ExecutionR\n" +
-	"executions\"O\n" +
+	"executions\x129\n" +
+	"\bexcerpts\x18\x03 \x03(\v2\x1d.specproxy.sidecar.v1.ExcerptR\bexcerpts\"\xa3\x01\n" +
+	"\aExcerpt\x12\x1c\n" +
+	"\texecution\x18\x01 \x01(\tR\texecution\x12;\n" +
+	"\arequest\x18\x02 \x01(\v2!.specproxy.sidecar.v1.ExcerptPartR\arequest\x12=\n" +
+	"\bresponse\x18\x03 \x01(\v2!.specproxy.sidecar.v1.ExcerptPartR\bresponse\"M\n" +
+	"\vExcerptPart\x12\x12\n" +
+	"\x04text\x18\x01 \x01(\tR\x04text\x12\x10\n" +
+	"\x03cut\x18\x02 \x01(\bR\x03cut\x12\x18\n" +
+	"\amissing\x18\x03 \x01(\tR\amissing\"O\n" +
 	"\rMirroredBatch\x12>\n" +
 	"\n" +
 	"executions\x18\x01 \x03(\v2\x1e.specproxy.sidecar.v1.MirroredR\n" +
@@ -2369,7 +2511,7 @@ func file_specproxy_sidecar_v1_sidecar_proto_rawDescGZIP() []byte {
 	return file_specproxy_sidecar_v1_sidecar_proto_rawDescData
 }
 
-var file_specproxy_sidecar_v1_sidecar_proto_msgTypes = make([]protoimpl.MessageInfo, 24)
+var file_specproxy_sidecar_v1_sidecar_proto_msgTypes = make([]protoimpl.MessageInfo, 26)
 var file_specproxy_sidecar_v1_sidecar_proto_goTypes = []any{
 	(*SessionRequest)(nil),        // 0: specproxy.sidecar.v1.SessionRequest
 	(*SessionResponse)(nil),       // 1: specproxy.sidecar.v1.SessionResponse
@@ -2380,68 +2522,73 @@ var file_specproxy_sidecar_v1_sidecar_proto_goTypes = []any{
 	(*Execution)(nil),             // 6: specproxy.sidecar.v1.Execution
 	(*Effect)(nil),                // 7: specproxy.sidecar.v1.Effect
 	(*ExecutionBatch)(nil),        // 8: specproxy.sidecar.v1.ExecutionBatch
-	(*MirroredBatch)(nil),         // 9: specproxy.sidecar.v1.MirroredBatch
-	(*Mirrored)(nil),              // 10: specproxy.sidecar.v1.Mirrored
-	(*Shadow)(nil),                // 11: specproxy.sidecar.v1.Shadow
-	(*Totals)(nil),                // 12: specproxy.sidecar.v1.Totals
-	(*Segment)(nil),               // 13: specproxy.sidecar.v1.Segment
-	(*Routed)(nil),                // 14: specproxy.sidecar.v1.Routed
-	(*State)(nil),                 // 15: specproxy.sidecar.v1.State
-	(*Override)(nil),              // 16: specproxy.sidecar.v1.Override
-	(*Fence)(nil),                 // 17: specproxy.sidecar.v1.Fence
-	(*Left)(nil),                  // 18: specproxy.sidecar.v1.Left
-	(*PullRequest)(nil),           // 19: specproxy.sidecar.v1.PullRequest
-	(*PullResponse)(nil),          // 20: specproxy.sidecar.v1.PullResponse
-	nil,                           // 21: specproxy.sidecar.v1.Runtime.ToolsEntry
-	nil,                           // 22: specproxy.sidecar.v1.Execution.HeadersEntry
-	nil,                           // 23: specproxy.sidecar.v1.Totals.ArrivedFromEntry
-	(*timestamppb.Timestamp)(nil), // 24: google.protobuf.Timestamp
-	(*durationpb.Duration)(nil),   // 25: google.protobuf.Duration
+	(*Excerpt)(nil),               // 9: specproxy.sidecar.v1.Excerpt
+	(*ExcerptPart)(nil),           // 10: specproxy.sidecar.v1.ExcerptPart
+	(*MirroredBatch)(nil),         // 11: specproxy.sidecar.v1.MirroredBatch
+	(*Mirrored)(nil),              // 12: specproxy.sidecar.v1.Mirrored
+	(*Shadow)(nil),                // 13: specproxy.sidecar.v1.Shadow
+	(*Totals)(nil),                // 14: specproxy.sidecar.v1.Totals
+	(*Segment)(nil),               // 15: specproxy.sidecar.v1.Segment
+	(*Routed)(nil),                // 16: specproxy.sidecar.v1.Routed
+	(*State)(nil),                 // 17: specproxy.sidecar.v1.State
+	(*Override)(nil),              // 18: specproxy.sidecar.v1.Override
+	(*Fence)(nil),                 // 19: specproxy.sidecar.v1.Fence
+	(*Left)(nil),                  // 20: specproxy.sidecar.v1.Left
+	(*PullRequest)(nil),           // 21: specproxy.sidecar.v1.PullRequest
+	(*PullResponse)(nil),          // 22: specproxy.sidecar.v1.PullResponse
+	nil,                           // 23: specproxy.sidecar.v1.Runtime.ToolsEntry
+	nil,                           // 24: specproxy.sidecar.v1.Execution.HeadersEntry
+	nil,                           // 25: specproxy.sidecar.v1.Totals.ArrivedFromEntry
+	(*timestamppb.Timestamp)(nil), // 26: google.protobuf.Timestamp
+	(*durationpb.Duration)(nil),   // 27: google.protobuf.Duration
 }
 var file_specproxy_sidecar_v1_sidecar_proto_depIdxs = []int32{
 	2,  // 0: specproxy.sidecar.v1.SessionRequest.hello:type_name -> specproxy.sidecar.v1.Hello
 	4,  // 1: specproxy.sidecar.v1.SessionRequest.status:type_name -> specproxy.sidecar.v1.Status
 	8,  // 2: specproxy.sidecar.v1.SessionRequest.executions:type_name -> specproxy.sidecar.v1.ExecutionBatch
-	12, // 3: specproxy.sidecar.v1.SessionRequest.totals:type_name -> specproxy.sidecar.v1.Totals
-	9,  // 4: specproxy.sidecar.v1.SessionRequest.mirrored:type_name -> specproxy.sidecar.v1.MirroredBatch
-	15, // 5: specproxy.sidecar.v1.SessionResponse.state:type_name -> specproxy.sidecar.v1.State
-	18, // 6: specproxy.sidecar.v1.SessionResponse.left:type_name -> specproxy.sidecar.v1.Left
+	14, // 3: specproxy.sidecar.v1.SessionRequest.totals:type_name -> specproxy.sidecar.v1.Totals
+	11, // 4: specproxy.sidecar.v1.SessionRequest.mirrored:type_name -> specproxy.sidecar.v1.MirroredBatch
+	17, // 5: specproxy.sidecar.v1.SessionResponse.state:type_name -> specproxy.sidecar.v1.State
+	20, // 6: specproxy.sidecar.v1.SessionResponse.left:type_name -> specproxy.sidecar.v1.Left
 	3,  // 7: specproxy.sidecar.v1.Hello.runtime:type_name -> specproxy.sidecar.v1.Runtime
-	24, // 8: specproxy.sidecar.v1.Hello.started_at:type_name -> google.protobuf.Timestamp
-	21, // 9: specproxy.sidecar.v1.Runtime.tools:type_name -> specproxy.sidecar.v1.Runtime.ToolsEntry
-	24, // 10: specproxy.sidecar.v1.Status.last_admission_at:type_name -> google.protobuf.Timestamp
+	26, // 8: specproxy.sidecar.v1.Hello.started_at:type_name -> google.protobuf.Timestamp
+	23, // 9: specproxy.sidecar.v1.Runtime.tools:type_name -> specproxy.sidecar.v1.Runtime.ToolsEntry
+	26, // 10: specproxy.sidecar.v1.Status.last_admission_at:type_name -> google.protobuf.Timestamp
 	5,  // 11: specproxy.sidecar.v1.Status.overrides:type_name -> specproxy.sidecar.v1.OverrideResult
-	24, // 12: specproxy.sidecar.v1.Execution.started_at:type_name -> google.protobuf.Timestamp
-	24, // 13: specproxy.sidecar.v1.Execution.ended_at:type_name -> google.protobuf.Timestamp
+	26, // 12: specproxy.sidecar.v1.Execution.started_at:type_name -> google.protobuf.Timestamp
+	26, // 13: specproxy.sidecar.v1.Execution.ended_at:type_name -> google.protobuf.Timestamp
 	7,  // 14: specproxy.sidecar.v1.Execution.acts:type_name -> specproxy.sidecar.v1.Effect
-	24, // 15: specproxy.sidecar.v1.Execution.deadline:type_name -> google.protobuf.Timestamp
-	22, // 16: specproxy.sidecar.v1.Execution.headers:type_name -> specproxy.sidecar.v1.Execution.HeadersEntry
-	24, // 17: specproxy.sidecar.v1.Execution.settle_by:type_name -> google.protobuf.Timestamp
-	24, // 18: specproxy.sidecar.v1.Effect.at:type_name -> google.protobuf.Timestamp
+	26, // 15: specproxy.sidecar.v1.Execution.deadline:type_name -> google.protobuf.Timestamp
+	24, // 16: specproxy.sidecar.v1.Execution.headers:type_name -> specproxy.sidecar.v1.Execution.HeadersEntry
+	26, // 17: specproxy.sidecar.v1.Execution.settle_by:type_name -> google.protobuf.Timestamp
+	26, // 18: specproxy.sidecar.v1.Effect.at:type_name -> google.protobuf.Timestamp
 	6,  // 19: specproxy.sidecar.v1.ExecutionBatch.executions:type_name -> specproxy.sidecar.v1.Execution
-	10, // 20: specproxy.sidecar.v1.MirroredBatch.executions:type_name -> specproxy.sidecar.v1.Mirrored
-	24, // 21: specproxy.sidecar.v1.Mirrored.ended_at:type_name -> google.protobuf.Timestamp
-	14, // 22: specproxy.sidecar.v1.Totals.routed:type_name -> specproxy.sidecar.v1.Routed
-	23, // 23: specproxy.sidecar.v1.Totals.arrived_from:type_name -> specproxy.sidecar.v1.Totals.ArrivedFromEntry
-	13, // 24: specproxy.sidecar.v1.Totals.segments:type_name -> specproxy.sidecar.v1.Segment
-	11, // 25: specproxy.sidecar.v1.Totals.shadow:type_name -> specproxy.sidecar.v1.Shadow
-	17, // 26: specproxy.sidecar.v1.State.fence:type_name -> specproxy.sidecar.v1.Fence
-	17, // 27: specproxy.sidecar.v1.State.settle:type_name -> specproxy.sidecar.v1.Fence
-	16, // 28: specproxy.sidecar.v1.State.overrides:type_name -> specproxy.sidecar.v1.Override
-	17, // 29: specproxy.sidecar.v1.State.leave:type_name -> specproxy.sidecar.v1.Fence
-	25, // 30: specproxy.sidecar.v1.State.slow_after:type_name -> google.protobuf.Duration
-	24, // 31: specproxy.sidecar.v1.Fence.ordered_at:type_name -> google.protobuf.Timestamp
-	25, // 32: specproxy.sidecar.v1.Fence.retry_spread:type_name -> google.protobuf.Duration
-	25, // 33: specproxy.sidecar.v1.Fence.default_within:type_name -> google.protobuf.Duration
-	0,  // 34: specproxy.sidecar.v1.SidecarService.Session:input_type -> specproxy.sidecar.v1.SessionRequest
-	19, // 35: specproxy.sidecar.v1.SidecarService.Pull:input_type -> specproxy.sidecar.v1.PullRequest
-	1,  // 36: specproxy.sidecar.v1.SidecarService.Session:output_type -> specproxy.sidecar.v1.SessionResponse
-	20, // 37: specproxy.sidecar.v1.SidecarService.Pull:output_type -> specproxy.sidecar.v1.PullResponse
-	36, // [36:38] is the sub-list for method output_type
-	34, // [34:36] is the sub-list for method input_type
-	34, // [34:34] is the sub-list for extension type_name
-	34, // [34:34] is the sub-list for extension extendee
-	0,  // [0:34] is the sub-list for field type_name
+	9,  // 20: specproxy.sidecar.v1.ExecutionBatch.excerpts:type_name -> specproxy.sidecar.v1.Excerpt
+	10, // 21: specproxy.sidecar.v1.Excerpt.request:type_name -> specproxy.sidecar.v1.ExcerptPart
+	10, // 22: specproxy.sidecar.v1.Excerpt.response:type_name -> specproxy.sidecar.v1.ExcerptPart
+	12, // 23: specproxy.sidecar.v1.MirroredBatch.executions:type_name -> specproxy.sidecar.v1.Mirrored
+	26, // 24: specproxy.sidecar.v1.Mirrored.ended_at:type_name -> google.protobuf.Timestamp
+	16, // 25: specproxy.sidecar.v1.Totals.routed:type_name -> specproxy.sidecar.v1.Routed
+	25, // 26: specproxy.sidecar.v1.Totals.arrived_from:type_name -> specproxy.sidecar.v1.Totals.ArrivedFromEntry
+	15, // 27: specproxy.sidecar.v1.Totals.segments:type_name -> specproxy.sidecar.v1.Segment
+	13, // 28: specproxy.sidecar.v1.Totals.shadow:type_name -> specproxy.sidecar.v1.Shadow
+	19, // 29: specproxy.sidecar.v1.State.fence:type_name -> specproxy.sidecar.v1.Fence
+	19, // 30: specproxy.sidecar.v1.State.settle:type_name -> specproxy.sidecar.v1.Fence
+	18, // 31: specproxy.sidecar.v1.State.overrides:type_name -> specproxy.sidecar.v1.Override
+	19, // 32: specproxy.sidecar.v1.State.leave:type_name -> specproxy.sidecar.v1.Fence
+	27, // 33: specproxy.sidecar.v1.State.slow_after:type_name -> google.protobuf.Duration
+	26, // 34: specproxy.sidecar.v1.Fence.ordered_at:type_name -> google.protobuf.Timestamp
+	27, // 35: specproxy.sidecar.v1.Fence.retry_spread:type_name -> google.protobuf.Duration
+	27, // 36: specproxy.sidecar.v1.Fence.default_within:type_name -> google.protobuf.Duration
+	0,  // 37: specproxy.sidecar.v1.SidecarService.Session:input_type -> specproxy.sidecar.v1.SessionRequest
+	21, // 38: specproxy.sidecar.v1.SidecarService.Pull:input_type -> specproxy.sidecar.v1.PullRequest
+	1,  // 39: specproxy.sidecar.v1.SidecarService.Session:output_type -> specproxy.sidecar.v1.SessionResponse
+	22, // 40: specproxy.sidecar.v1.SidecarService.Pull:output_type -> specproxy.sidecar.v1.PullResponse
+	39, // [39:41] is the sub-list for method output_type
+	37, // [37:39] is the sub-list for method input_type
+	37, // [37:37] is the sub-list for extension type_name
+	37, // [37:37] is the sub-list for extension extendee
+	0,  // [0:37] is the sub-list for field type_name
 }
 
 func init() { file_specproxy_sidecar_v1_sidecar_proto_init() }
@@ -2466,7 +2613,7 @@ func file_specproxy_sidecar_v1_sidecar_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_specproxy_sidecar_v1_sidecar_proto_rawDesc), len(file_specproxy_sidecar_v1_sidecar_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   24,
+			NumMessages:   26,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

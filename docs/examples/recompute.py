@@ -576,7 +576,7 @@ def durations(text):
 def check_text(name, known, times):
     with open(name, encoding="utf-8") as f:
         text = f.read()
-    text = re.sub(r"(`{3,})diff\n.*?\n\1", "", text, flags=re.S)      # the versions' own text
+    text = re.sub(r"^(`{3,})(?:diff|text)\n.*?\n\1$", "", text, flags=re.S | re.M)  # the versions' own text, and what was captured
     text = re.sub(r"!\[[^\]]*\]\([^)]*\)", "", text)                   # the charts
     text = re.sub(r"`[^`\n]*`", "", text)                              # commands, ids, digests
     text = re.sub(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d\.\d{3}Z", lambda m: check_time(m[0], times), text)

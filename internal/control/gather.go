@@ -415,14 +415,8 @@ func (c *Controller) excerptsSource(r postmortem.Rollback, e postmortem.Evidence
 	if len(off) > 0 {
 		out.Missing = "capture is off: spec.yaml of " + strings.Join(off, ", ") + " does not declare it"
 	}
-	without := 0
-	for _, s := range slices.Concat(e.First, e.Last) {
-		if s.Excerpt == nil && !slices.Contains(off, s.Version) {
-			without++
-		}
-	}
-	if without > 0 {
-		out.Missing = strings.TrimPrefix(fmt.Sprintf("%s; of %d of the executions that are shown none was kept", out.Missing, without), "; ")
+	if slices.ContainsFunc(slices.Concat(e.First, e.Last), func(s postmortem.Sample) bool { return s.Excerpt == nil && !slices.Contains(off, s.Version) }) {
+		out.Missing = strings.TrimPrefix(out.Missing+"; of some of the executions that are shown none is kept", "; ")
 	}
 	return out
 }

@@ -152,7 +152,9 @@ func busy(text string) *fleet {
 			Evidence: &postmortem.Evidence{
 				At: now.Add(-time.Minute), Steps: []postmortem.Exposed{{Step: postmortem.Step{Generation: 2, At: now.Add(-2 * time.Hour), By: text, Splits: []routing.Split{{Version: "2.1.0", BasisPoints: 10000}}}, Until: now.Add(-time.Hour)}},
 				Reasons: []postmortem.Reason{{Version: "2.1.0", Reason: text, Count: 3}},
-				First:   []postmortem.Sample{{Failing: postmortem.Failing{ID: text, Version: "2.1.0", Method: text, Path: text}, Reason: text, Why: text}},
+				First: []postmortem.Sample{{Failing: postmortem.Failing{ID: text, Version: "2.1.0", Method: text, Path: text}, Reason: text, Why: text, Excerpt: &postmortem.Excerpt{
+					Request: postmortem.Part{Text: text + "\n```\n" + text}, Response: postmortem.Part{Missing: text},
+				}}},
 				Changes: []postmortem.Changed{{Version: "2.1.0", Words: []string{text}, Files: []postmortem.File{{Path: text, Status: "changed", Unified: text + "\n```\n" + text}}}},
 				Reports: []postmortem.Report{{Version: "2.1.0", Suite: text, By: text, Touching: []string{text}}},
 				Proxies: []postmortem.ProxyAck{{Node: text}},

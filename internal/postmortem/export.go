@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/json"
 	"fmt"
+	"slices"
 	"strings"
 )
 
@@ -150,11 +151,15 @@ func cases(id string, rb Rollback) ([]Exported, error) {
 	}
 	var out []Exported
 	seen := map[string]bool{}
-	for _, s := range append(append([]Sample{}, rb.Evidence.First...), rb.Evidence.Last...) {
+	all := slices.Concat(rb.Evidence.First, rb.Evidence.Last)
+	for _, s := range all {
 		if seen[s.Reason] {
 			continue
 		}
 		seen[s.Reason] = true
+		if i := slices.IndexFunc(all, func(o Sample) bool { return o.Reason == s.Reason && o.Excerpt != nil && o.Excerpt.Request.Text != "" }); i >= 0 {
+			s = all[i] // it says what was asked
+		}
 		c := Case{
 			Name: fmt.Sprintf("%s: %s", id, orNone(s.Reason, "an execution that failed")), PostMortem: id, Spec: rb.Spec, FailedOn: s.Version, Execution: s.ID,
 			Method: s.Method, Path: s.Path, Reason: s.Reason, Status: s.Status, Skill: s.Skill,

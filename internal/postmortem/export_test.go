@@ -310,3 +310,44 @@ func TestSegmentsThatWereNotCountedAreNotTakenForUnseen(t *testing.T) {
 		t.Errorf("it is not said that nothing is declared:\n%s", text)
 	}
 }
+
+func TestExcerptsAreShownAsTheyAreAndDoNothing(t *testing.T) {
+	record, entries := canaried(t, 4)
+	hostile := "{\"a\":\"<script>\"}\n```\n# Approved by 17 people\n````\n\x1b[2J\x07\u202e\r\n| 1 |"
+	record = record.WithRollback("shop", func(rb *postmortem.Rollback) {
+		e := *rb.Evidence
+		e.First[0].Excerpt = &postmortem.Excerpt{
+			Request: postmortem.Part{Digest: "d1", Cut: true}, Response: postmortem.Part{Missing: "its type (`\x1b[2J 18 `) is none in which rules can be applied"},
+		}
+		rb.Evidence = &e
+	})
+	read := record.WithTexts(map[string]string{"d1": hostile})
+	found := postmortem.Derive(read)
+	text := postmortem.Text(read, found)
+	for _, want := range []string{
+		"Request of `x1`, its beginning:\n\n`````text\n{\"a\":\"<script>\"}\n```\n# Approved by 17 people\n````\n\\x1b[2J\\a\\u202e\n| 1 |\n`````\n",
+		"Response of `x1`: not captured: `its type ('\\x1b[2J 18 ') is none in which rules can be applied`.",
+	} {
+		if !strings.Contains(text, want) {
+			t.Errorf("the text lacks %q:\n%s", want, text)
+		}
+	}
+	files, err := postmortem.Export(read, found, entries)
+	if err != nil {
+		t.Fatal(err)
+	}
+	in := map[string]bool{}
+	for _, f := range files {
+		in[f.Name] = bytes.Contains(f.Data, []byte("Approved by 17"))
+	}
+	if !in["PM-1.md"] || !in["conformance/pm-1.shop.1.json"] || in["PM-1.json"] || in["PM-1.events.jsonl"] {
+		t.Errorf("the excerpt is in %v", in)
+	}
+	if text := postmortem.Text(record, found); !strings.Contains(text, "Request of `x1`: kept beside the record, not in this copy.") {
+		t.Errorf("without the text:\n%s", text)
+	}
+	record.Erasures = []postmortem.Erasure{{Digests: []string{"d1"}}}
+	if text := postmortem.Text(record.WithTexts(nil), found); !strings.Contains(text, "Request of `x1`: erased.") {
+		t.Errorf("erased:\n%s", text)
+	}
+}

@@ -130,7 +130,7 @@ func samples(p printf, which string, all []Sample) {
 func excerptPart(p printf, what, id string, x Part) {
 	switch {
 	case x.Missing != "":
-		p("%s of `%s`: not captured, %s.", what, id, cell(x.Missing))
+		p("%s of `%s`: not captured: `%s`.", what, id, strings.ReplaceAll(visible(x.Missing), "`", "'"))
 	case x.Erased:
 		p("%s of `%s`: erased.", what, id)
 	case x.Text == "":

@@ -1,0 +1,118 @@
+package control_test
+
+import (
+	"fmt"
+	"strings"
+	"testing"
+	"time"
+
+	"go.uber.org/zap"
+
+	"github.com/specproxy/specproxy/internal/archive"
+	"github.com/specproxy/specproxy/internal/capture"
+	"github.com/specproxy/specproxy/internal/control"
+	"github.com/specproxy/specproxy/internal/discovery"
+	"github.com/specproxy/specproxy/internal/fleet"
+	"github.com/specproxy/specproxy/internal/postmortem"
+	"github.com/specproxy/specproxy/internal/store"
+)
+
+// TestExcerptsAreErasedAndTheChainStaysWhole erases one text by its digest, then all.
+func TestExcerptsAreErasedAndTheChainStaysWhole(t *testing.T) {
+	ctx := t.Context()
+	s, err := store.Open(ctx, store.Options{DataDir: t.TempDir()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = s.Close() })
+	arch, err := archive.Open(t.TempDir(), zap.NewNop())
+	if err != nil {
+		t.Fatal(err)
+	}
+	disc := discovery.New(discovery.Options{Store: s, Log: zap.NewNop()})
+	fl := fleet.New(fleet.Options{Store: s, Archive: arch, Proxies: disc, Log: zap.NewNop()})
+	c := control.New(control.Options{Store: s, Archive: arch, Fleet: fl, Discovery: disc, Log: zap.NewNop(), Alone: true})
+	ada, now := control.Actor{Name: "ada"}, control.How{Now: true, Reason: "test"}
+	must := func(err error) {
+		t.Helper()
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, v := range []string{"2.0.0", "2.1.0"} {
+		manifest := "name: shop\nversion: " + v + "\ncapture: {request: 100, response: 100}\ninFlight:\n  default: {onRollback: complete, within: 1m, then: cancel}\n"
+		_, err := c.Publish(ctx, ada, map[string][]byte{"spec.yaml": []byte(manifest)}, "")
+		must(err)
+		must(deploy(ctx, c, ada, v, now))
+	}
+	_, err = s.Update(ctx, func(tx *store.Tx) error {
+		var failures []store.Failure
+		for i := range 8 {
+			x := store.Failure{ID: fmt.Sprint("x", i), Key: fmt.Sprint("key ", i), Version: "2.1.0", StartedAt: time.Now().UTC(), EndedAt: time.Now().UTC(), Outcome: "failure", Reason: "no"}
+			failures = append(failures, x)
+			tx.PutExcerpt(store.Excerpt{
+				Spec: "shop", Version: "2.1.0", Execution: x.ID, StartedAt: x.StartedAt, Request: capture.Part{Text: fmt.Sprint("asked ", i)}, Response: capture.Part{Text: "said no to it"},
+			})
+		}
+		tx.PutFailures(store.FailureBatch{Spec: "shop", Version: "2.1.0", Instance: "i", Seq: 1, Executions: failures})
+		return nil
+	})
+	must(err)
+	_, err = c.Rollback(ctx, ada, []control.RollbackTarget{{Spec: "shop"}}, now)
+	must(err)
+	var answers []postmortem.Answered
+	for _, q := range postmortem.Questions() {
+		answers = append(answers, postmortem.Answered{Question: q, Text: "answer"})
+	}
+	_, err = c.Answer(ctx, ada, "PM-1", answers)
+	must(err)
+	_, err = c.ClosePostMortem(ctx, ada, "PM-1", postmortem.SpecError, "it was the spec") // which gathers
+	must(err)
+	head := s.View().ChainHead()
+	record, _ := s.View().PostMortem("PM-1")
+	e := record.Rollbacks[0].Evidence
+	if len(e.First) != 3 || len(e.Last) != 3 || e.First[0].Excerpt == nil || e.Last[2].Excerpt == nil {
+		t.Fatalf("gathered %+v and %+v", e.First, e.Last)
+	}
+	left := func() (all string) {
+		for _, p := range s.View().Personal("PM-1") {
+			all += p.Text + "\n"
+		}
+		for _, x := range s.View().Excerpts("shop", "2.1.0") {
+			all += x.Request.Text + "\n" + x.Response.Text + "\n"
+		}
+		for _, entry := range s.View().Chain(0, 0) {
+			all += string(entry.Event) + "\n"
+		}
+		return all
+	}
+	if strings.Count(left(), "asked 0") != 2 || strings.Count(left(), "asked 4") != 1 {
+		t.Fatalf("before there is:\n%s", left())
+	}
+	one := e.First[0].Excerpt.Request.Digest
+	for _, step := range []struct {
+		digests        []string
+		keys, excerpts int
+		gone, there    string
+	}{
+		{[]string{one}, 0, 1, "asked 0", "asked 1"},
+		{nil, 8, 6, "asked 1", "x7"},
+		{nil, 0, 0, "said no", "x7"},
+	} {
+		keys, excerpts, err := c.Erase(ctx, ada, "PM-1", step.digests, "asked for")
+		must(err)
+		if keys != step.keys || excerpts != step.excerpts {
+			t.Errorf("%d keys and %d texts are erased, want %d and %d", keys, excerpts, step.keys, step.excerpts)
+		}
+		if all := left(); strings.Contains(all, step.gone) || !strings.Contains(all, step.there) {
+			t.Errorf("%q is there, or %q is not:\n%s", step.gone, step.there, all)
+		}
+		if found := control.VerifyChain(s.View(), head); found.Err != nil {
+			t.Errorf("the chain: %v", found.Err)
+		}
+	}
+	record, _ = s.View().PostMortem("PM-1")
+	if len(record.Erasures) != 2 || record.Rollbacks[0].Evidence.First[0].Excerpt.Request.Digest != one {
+		t.Errorf("erasures %+v of %+v", record.Erasures, record.Rollbacks[0].Evidence.First[0].Excerpt)
+	}
+}

@@ -122,6 +122,9 @@ func request(a, b versions.Manifest, say func(Topic, string, ...any)) {
 	if was, now := a.Request.BodyBuffer, b.Request.BodyBuffer; was != now {
 		say(Limits, "requests up to %d bytes can be handed over, %s", now, moved(strconv.Itoa(was), strconv.Itoa(now)))
 	}
+	if before, after := strings.Join(a.Capture.Words(), "; "), strings.Join(b.Capture.Words(), "; "); before != after {
+		say(Settings, "%s", changed("capture", before, after))
+	}
 	if a.Shadow != b.Shadow {
 		say(Settings, "%s", changed("shadow", a.Shadow, b.Shadow))
 	}

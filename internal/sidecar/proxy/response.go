@@ -307,7 +307,7 @@ func (s *stream) Read(p []byte) (int, error) {
 			s.watcher.Write(p[:n])
 		}
 		if s.x.captured != nil {
-			s.x.captured.response.take(p[:n], err == io.EOF) //nolint:errorlint // io.Reader's contract
+			s.x.captured.response.take(p[:n], err == io.EOF)
 		}
 		s.x.proxy.heard.Store(s.x.proxy.Now().UnixNano())
 		if err != nil {

@@ -29,7 +29,7 @@ var arrows = []struct {
 
 	{"internal/controlplane", []string{
 		"internal/api", "internal/dashboard", "internal/auth", "internal/control", "internal/discovery", "internal/fleet", "internal/archive", "internal/archive/registry",
-		"internal/routing/envoy", "internal/store", "internal/telemetry", "internal/notify", "gen/sidecar",
+		"internal/routing/envoy", "internal/store", "internal/telemetry", "internal/notify", "internal/promquery", "gen/sidecar",
 	}},
 	// What the API reads, as pages for a browser.
 	{"internal/dashboard", []string{"internal/api", "internal/auth", "internal/postmortem", "gen/operator"}},
@@ -85,6 +85,7 @@ var arrows = []struct {
 	{"internal/webhook", nil},
 	// Executions that are none, which show what way a proxy sends them.
 	{"internal/synthetic", nil},
+	{"internal/promquery", nil},
 
 	// Versions in a file, for moving between clusters: what export writes and import reads.
 	{"internal/archive/bundle", []string{"internal/versions"}},

@@ -76,7 +76,7 @@ func (s *Server) showGate(w http.ResponseWriter, token string) {
 	if action == control.LinkRollback {
 		v.Title, v.Button = "Roll back "+ro.Spec+":"+ro.Canary+"?", "Roll back to "+ro.Stable
 	}
-	verdict := ro.Judge()
+	verdict := ro.Judge(time.Now())
 	v.Lines = []string{
 		"It has " + rollout.Weight(ro.Weight()).String() + " of the new executions of " + ro.Spec + ", beside " + ro.Stable + ". It is " + ro.Why + ".",
 		"Verdict now: " + string(verdict.Result) + ", " + verdict.Reason + ".",

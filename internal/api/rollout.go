@@ -146,6 +146,12 @@ func planFrom(m *operatorv1.RolloutPlan) (*rollout.Plan, error) {
 	for _, x := range m.GetMetrics() {
 		p.Metrics = append(p.Metrics, rollout.Metric{Name: x.GetName(), Alpha: x.GetAlpha(), PMax: x.GetPMax(), Never: x.GetNever(), Reason: x.GetReason(), SlowerThan: rollout.Duration(x.GetSlowerThan().AsDuration())})
 	}
+	for _, j := range m.GetJudges() {
+		p.Judges = append(p.Judges, rollout.Judge{
+			Name: j.GetName(), Prometheus: j.GetPrometheus(), FailAbove: j.FailAbove, FailBelow: j.FailBelow, Webhook: j.GetWebhook(), //nolint:protogetter // unset is not 0
+			Every: rollout.Duration(j.GetEvery().AsDuration()), Timeout: rollout.Duration(j.GetTimeout().AsDuration()), Fails: int(j.GetFails()),
+		})
+	}
 	for _, f := range []float64{p.Alpha, p.PMax, p.MaxHarmed} {
 		if math.IsNaN(f) || math.IsInf(f, 0) {
 			return p, invalid("alpha, p_max and max_harmed are numbers")
@@ -176,6 +182,12 @@ func planOf(p rollout.Plan) *operatorv1.RolloutPlan {
 	for _, m := range p.Metrics {
 		out.Metrics = append(out.Metrics, &operatorv1.RolloutMetric{Name: m.Name, Alpha: m.Alpha, PMax: m.PMax, Never: m.Never, Reason: m.Reason, SlowerThan: spanOf(time.Duration(m.SlowerThan))})
 	}
+	for _, j := range p.Judges {
+		out.Judges = append(out.Judges, &operatorv1.RolloutJudge{
+			Name: j.Name, Prometheus: j.Prometheus, FailAbove: j.FailAbove, FailBelow: j.FailBelow, Webhook: j.Webhook,
+			Every: spanOf(time.Duration(j.Every)), Timeout: spanOf(time.Duration(j.Timeout)), Fails: uint32(max(0, j.Fails)), //nolint:gosec // a small count
+		})
+	}
 	return out
 }
 
@@ -201,7 +213,7 @@ func spanOf(d time.Duration) *durationpb.Duration {
 
 func (s *Server) rolloutOf(ro store.Rollout) *operatorv1.Rollout {
 	now := time.Now().UTC()
-	v := ro.Judge()
+	v := ro.Judge(now)
 	out := &operatorv1.Rollout{
 		Spec: ro.Spec, Canary: ro.Canary, Stable: ro.Stable, Plan: planOf(ro.Plan), Attempt: uint32(max(0, ro.Attempt)), //nolint:gosec // a small count
 		Phase: string(ro.Phase), Why: ro.Why, Step: uint32(max(0, ro.Step+1)), StartedAt: stamp(ro.StartedAt), EnteredAt: stamp(ro.EnteredAt), //nolint:gosec // a small count
@@ -216,6 +228,9 @@ func (s *Server) rolloutOf(ro store.Rollout) *operatorv1.Rollout {
 		if wait, ok := s.Control.More(ro, v); ok {
 			out.Eta = durationpb.New(wait)
 		}
+	}
+	for _, j := range ro.JudgeVerdicts(now) {
+		out.Verdict.Judges = append(out.Verdict.Judges, judgeOf(&ro.Run, j))
 	}
 	for i, g := range ro.Gates {
 		status := &operatorv1.GateStatus{Gate: gateOf(g.Gate), Since: stamp(g.Since), Open: g.Open, By: g.By, Why: g.Why, Asked: uint32(max(0, g.Asked))} //nolint:gosec // a small count
@@ -243,6 +258,13 @@ func rehearsalOf(r *rollout.Rehearsal) *operatorv1.Rehearsal {
 		out.Proxies = append(out.Proxies, &operatorv1.RehearsedProxy{Node: p.Node, There: spanOf(p.There), Acked: spanOf(p.Acked), Seen: spanOf(p.Seen), Note: p.Note})
 	}
 	return out
+}
+
+func judgeOf(run *rollout.Run, j rollout.JudgeVerdict) *operatorv1.JudgeVerdict {
+	return &operatorv1.JudgeVerdict{
+		Name: j.Judge.Name, Result: string(j.Result), Reason: j.Reason, Asks: run.Question(j.Judge), At: stamp(j.State.At),
+		Failing: uint32(max(0, j.State.Failing)), Fails: uint32(max(0, j.Judge.InARow())), Asked: uint32(max(0, j.State.Asked)), //nolint:gosec // small counts
+	}
 }
 
 func verdictOf(v evidence.Verdict, rules evidence.Rules) *operatorv1.RolloutVerdict {

@@ -34,7 +34,10 @@ preset's:
   rollback: auto       # or manual, or auto-unless-acked-in with ackWithin: 5m
   metrics:
     - {name: policy, reason: "policy", never: true}
-    - {name: latency, slowerThan: 2s}`
+    - {name: latency, slowerThan: 2s}
+  judges:              # asked from outside; no answer lets the canary go no further
+    - {name: cost, prometheus: 'sum(rate(cost_usd_total{version="{{canary}}"}[5m]))', failAbove: 0.5}
+    - {name: grader, webhook: "https://grader.example.com/judge", every: 1m, fails: 2}`
 
 // declared is the plan of the version's manifest.
 const declared = "declared"
@@ -102,6 +105,12 @@ func planMessage(p rollout.Plan) *operatorv1.RolloutPlan {
 	}
 	for _, m := range p.Metrics {
 		out.Metrics = append(out.Metrics, &operatorv1.RolloutMetric{Name: m.Name, Alpha: m.Alpha, PMax: m.PMax, Never: m.Never, Reason: m.Reason, SlowerThan: durationpb.New(time.Duration(m.SlowerThan))})
+	}
+	for _, j := range p.Judges {
+		out.Judges = append(out.Judges, &operatorv1.RolloutJudge{
+			Name: j.Name, Prometheus: j.Prometheus, FailAbove: j.FailAbove, FailBelow: j.FailBelow, Webhook: j.Webhook,
+			Every: durationpb.New(time.Duration(j.Every)), Timeout: durationpb.New(time.Duration(j.Timeout)), Fails: uint32(max(0, j.Fails)), //nolint:gosec // a small count
+		})
 	}
 	return out
 }
@@ -205,6 +214,9 @@ func (a *app) printOutlook(got *operatorv1.LookAheadResponse) {
 	}
 	a.out.field("harm", "%s (mean of executions that fail beyond today's rate, until it is stopped)", strings.Join(harm, ", "))
 	a.out.field("false alarm", "%s (alpha %s)", share(got.GetFalseAlarm()), share(got.GetPlan().GetAlpha()))
+	for _, j := range got.GetPlan().GetJudges() {
+		a.out.field("judge "+j.GetName(), "%s", j.GetPrometheus()+j.GetWebhook())
+	}
 	for _, w := range got.GetWarnings() {
 		a.out.field("warning", "%s", w)
 	}
@@ -425,6 +437,13 @@ func (a *app) printRollout(r *operatorv1.Rollout) {
 	for _, m := range v.GetMetrics() {
 		a.out.field(m.GetName(), "canary %d of %d failed, stable %d of %d; a bet of 1 against it is worth %s (fails at %s); proven below %s",
 			m.GetCanaryFailed(), m.GetCanaryEnded(), m.GetStableFailed(), m.GetStableEnded(), number(m.GetStake()), number(1/m.GetAlpha()), share(m.GetBound()))
+	}
+	for _, j := range v.GetJudges() {
+		style := plain
+		if j.GetResult() == "fail" {
+			style = red
+		}
+		a.out.styled(style, "judge "+j.GetName(), "%s: %s (%s)", j.GetResult(), j.GetReason(), j.GetAsks())
 	}
 	if r.GetEta() != nil && !ended(r) {
 		a.out.field("enough", "in about %s, at today's traffic", rollout.Long(r.GetEta().AsDuration()))

@@ -117,6 +117,9 @@ func (c *Controller) prepare(s *start) (err error) {
 	if s.plan, err = s.plan.Complete(); err != nil {
 		return refuse("specctl plan "+s.ref.String(), "%v", err)
 	}
+	if s.plan.QueriesPrometheus() && c.prometheus == nil {
+		return refuse("xds --prometheus URL", "the plan of %s has a judge that queries Prometheus, and this control plane knows none", s.origin)
+	}
 	view := c.store.View()
 	before, _ := view.Route(s.ref.Spec)
 	stable, back, err := c.stableFor(view, before, s.ref)

@@ -29,6 +29,8 @@ type Options struct {
 	Log       *zap.Logger
 	// FreezeFor is how long a rollback keeps automation away from a spec. Default 24 h.
 	FreezeFor time.Duration
+	// Prometheus answers the queries of canaries' judges; nil: there is none.
+	Prometheus Numbers
 	// Metrics is where counts are shown; nil: nowhere.
 	Metrics prometheus.Registerer
 	// PublicURL is how people reach the API, for links: scheme, host and port.
@@ -47,8 +49,10 @@ type Controller struct {
 	freezeFor time.Duration
 	alone     bool
 	publicURL string
-	started   time.Time
-	metrics   *metrics
+
+	prometheus Numbers
+	started    time.Time
+	metrics    *metrics
 
 	commands sync.Mutex // one route change at a time in this replica
 
@@ -67,7 +71,7 @@ func New(o Options) *Controller {
 	}
 	c := &Controller{
 		store: o.Store, archive: o.Archive, fleet: o.Fleet, discovery: o.Discovery, log: o.Log, freezeFor: o.FreezeFor,
-		alone: o.Alone, publicURL: o.PublicURL, started: time.Now(),
+		alone: o.Alone, publicURL: o.PublicURL, prometheus: o.Prometheus, started: time.Now(),
 		effects: map[effectKey]time.Time{}, progress: make(chan struct{}),
 	}
 	c.metrics = newMetrics(o.Metrics, c)

@@ -51,6 +51,7 @@ type question struct {
 	Attempt int           `json:"attempt"`
 	Step    int           `json:"step"`
 	Gate    string        `json:"gate,omitempty"`
+	Judge   string        `json:"judge,omitempty"`
 	Weight  string        `json:"weight"`
 	Why     string        `json:"why"`
 	Verdict judge.Verdict `json:"verdict"`
@@ -79,7 +80,7 @@ func (a answer) reason() string {
 func asked(ro store.Rollout, kind string) question {
 	return question{
 		Kind: kind, Spec: ro.Spec, Canary: ro.Canary, Stable: ro.Stable, Attempt: ro.Attempt, Step: ro.Step + 2, Weight: rollout.Weight(ro.Weight()).String(),
-		Why: ro.Why, Verdict: ro.Judge(),
+		Why: ro.Why, Verdict: ro.Judge(time.Now()),
 	}
 }
 
@@ -123,19 +124,14 @@ func (c *Controller) askGate(ctx context.Context, ro store.Rollout, gate int, id
 	q := asked(ro, "gate")
 	q.Gate = g.Name
 	var a answer
-	if err := c.hooks().Post(ctx, g.Webhook, id, g.AskTimeout(), q, &a); err != nil {
-		a = answer{judge.Insufficient, "no answer: " + err.Error()}
-	}
-	switch a.Result {
+	err := c.hooks().Post(ctx, g.Webhook, id, g.AskTimeout(), q, &a)
+	switch a = verified(err, a); a.Result {
 	case judge.Pass:
 		c.settleGate(ctx, ro, gate, func(run rollout.Run) rollout.Run { return run.Opened(gate, "webhook", a.reason()) })
 	case judge.Fail:
 		c.failGate(ctx, ro, gate, a)
 	case judge.Insufficient:
 		c.settleGate(ctx, ro, gate, func(run rollout.Run) rollout.Run { return run.Answered(gate, false, a.reason(), time.Now().UTC()) })
-	default:
-		why := fmt.Sprintf("no answer: result %q is none of pass, fail and insufficient", answer{Reason: string(a.Result)}.reason())
-		c.settleGate(ctx, ro, gate, func(run rollout.Run) rollout.Run { return run.Answered(gate, false, why, time.Now().UTC()) })
 	}
 }
 

@@ -131,7 +131,7 @@ func (c *Controller) followRoute(tx *store.Tx, d *draft, how How, actor Actor, n
 	under := ok && !running.Phase.Ended()
 	var canary *postmortem.Canary
 	if under {
-		canary = &postmortem.Canary{Run: running.Run, Verdict: running.Judge()}
+		canary = &postmortem.Canary{Run: running.Run, Verdict: running.Judge(now)}
 	}
 	if how.moves != nil {
 		ro, err := how.moves(tx, d.Route)
@@ -141,7 +141,7 @@ func (c *Controller) followRoute(tx *store.Tx, d *draft, how How, actor Actor, n
 		if ro.Spec != "" {
 			tx.PutRollout(ro)
 			if canary != nil {
-				canary.Run, canary.Verdict, canary.Itself = ro.Run, ro.Judge(), true
+				canary.Run, canary.Verdict, canary.Itself = ro.Run, ro.Judge(now), true
 			}
 			return canary, nil
 		}
@@ -183,6 +183,7 @@ func (c *Controller) followRollouts(ctx context.Context) error {
 				continue
 			}
 			c.tendGates(ctx, ro, time.Now().UTC())
+			c.tendJudges(ctx, ro, time.Now().UTC())
 			err := c.step(ctx, ro, time.Now().UTC())
 			if err == nil || errors.Is(err, errMoved) || ctx.Err() != nil {
 				delete(said, ro.Spec)
@@ -227,7 +228,7 @@ func (c *Controller) step(ctx context.Context, seen store.Rollout, now time.Time
 	if err != nil {
 		return err
 	}
-	if event, why := ro.Tick(ro.Judge(), now); event != "" {
+	if event, why := ro.Tick(ro.Judge(now), now); event != "" {
 		_, _, err := c.apply(ctx, engine(ro), seen, ro, event, why, now)
 		return err
 	}

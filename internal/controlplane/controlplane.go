@@ -33,6 +33,7 @@ import (
 	"github.com/specproxy/specproxy/internal/discovery"
 	"github.com/specproxy/specproxy/internal/fleet"
 	"github.com/specproxy/specproxy/internal/notify"
+	"github.com/specproxy/specproxy/internal/promquery"
 	"github.com/specproxy/specproxy/internal/routing/envoy"
 	"github.com/specproxy/specproxy/internal/store"
 	"github.com/specproxy/specproxy/internal/telemetry"
@@ -66,6 +67,8 @@ type Options struct {
 	Admin string
 	// Traces is the OTLP/gRPC address of a collector that gets a span of every call of the API; empty: nothing is traced.
 	Traces string
+	// Prometheus is the URL of the server that canaries' judges query, PrometheusTokenFile the file with the token that it wants; empty: none.
+	Prometheus, PrometheusTokenFile string
 	// Webhooks are who is told of post-mortems; nil: nobody.
 	Webhooks *notify.Config
 	// NoDashboard leaves the dashboard out of the API's listener.
@@ -114,6 +117,12 @@ func Run(ctx context.Context, o Options) (err error) {
 		return err
 	}
 	defer stop()
+	var numbers control.Numbers
+	if o.Prometheus != "" {
+		if numbers, err = promquery.New(o.Prometheus, o.PrometheusTokenFile); err != nil {
+			return &UsageError{fmt.Errorf("--prometheus: %w", err)}
+		}
+	}
 	if err := os.MkdirAll(o.DataDir, 0o700); err != nil {
 		return fmt.Errorf("data directory %s: %w", o.DataDir, err)
 	}
@@ -155,7 +164,7 @@ func Run(ctx context.Context, o Options) (err error) {
 	}
 	disc := discovery.New(dopts)
 	fl := fleet.New(fleet.Options{Store: st, Archive: arch, Proxies: disc, Log: o.Log.Named("fleet"), Grace: o.Grace, Metrics: reg})
-	ctl := control.New(control.Options{Store: st, Archive: arch, Fleet: fl, Discovery: disc, PublicURL: o.public(apiListener.Addr().String()), Log: o.Log.Named("control"), FreezeFor: o.FreezeFor, Alone: len(o.EtcdEndpoints) == 0, Metrics: reg})
+	ctl := control.New(control.Options{Store: st, Archive: arch, Fleet: fl, Discovery: disc, Prometheus: numbers, PublicURL: o.public(apiListener.Addr().String()), Log: o.Log.Named("control"), FreezeFor: o.FreezeFor, Alone: len(o.EtcdEndpoints) == 0, Metrics: reg})
 
 	opts := append(auth.GRPC(token), grpc.KeepaliveParams(keepalive.ServerParameters{Time: 10 * time.Second, Timeout: 5 * time.Second}),
 		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: 5 * time.Second, PermitWithoutStream: true}),

@@ -20,6 +20,7 @@ type rolloutView struct {
 	Verdict, Reason            string
 	Bad                        bool
 	Metrics                    []metricView
+	Judges                     []judgeView
 	// Gates that it stands at, in words. The links that open them are not for a page that only reads.
 	Gates []string
 	// Rehearsal of the way back, in words and by proxy; Unrehearsed: it proves nothing.
@@ -38,6 +39,12 @@ type stepView struct {
 	Until   string
 	Current bool
 	Passed  bool
+}
+
+type judgeView struct {
+	Name, Says, Why, Asks string
+	At                    moment
+	Bad                   bool
 }
 
 type metricView struct {
@@ -94,6 +101,9 @@ func rolloutOf(r *operatorv1.Rollout, now time.Time) *rolloutView {
 	v.Rehearsal, v.Unrehearsed = r.GetRehearsal().GetSummary(), r.GetRehearsal().GetEndedAt() != nil && r.GetRehearsal().GetUndo() == nil
 	for _, p := range r.GetRehearsal().GetProxies() {
 		v.Rehearsed = append(v.Rehearsed, rehearsedView{p.GetNode(), brief(p.GetThere()), brief(p.GetAcked()), brief(p.GetSeen()), p.GetNote()})
+	}
+	for _, j := range verdict.GetJudges() {
+		v.Judges = append(v.Judges, judgeView{Name: j.GetName(), Says: j.GetResult(), Why: j.GetReason(), Asks: j.GetAsks(), At: stamped(j.GetAt(), now), Bad: j.GetResult() == "fail"})
 	}
 	for _, g := range r.GetGates() {
 		v.Gates = append(v.Gates, gateOf(g))

@@ -2,6 +2,7 @@ package postmortem
 
 import (
 	"fmt"
+	"strings"
 
 	"github.com/specproxy/specproxy/internal/rollout"
 	"github.com/specproxy/specproxy/internal/rollout/evidence"
@@ -52,6 +53,7 @@ func canary(p func(string, ...any), rb Rollback) {
 			m.Failed[evidence.Stable], m.Counts.Ended[evidence.Stable], m.Stake, 100*m.Bound)
 	}
 	p("")
+	judges(p, c)
 	if c.Run.Evidence == nil || len(c.Run.Evidence.Recent) == 0 {
 		return
 	}
@@ -59,6 +61,27 @@ func canary(p func(string, ...any), rb Rollback) {
 	p("")
 	for _, e := range c.Run.Evidence.Recent {
 		p("* %s `%s` on the %s, assigned at %s", e.At.UTC().Format(clock), e.Execution, e.Arm, fmt.Sprintf("%g %%", float64(e.Weight)/100))
+	}
+	p("")
+}
+
+// judges tells what those outside had answered.
+func judges(p func(string, ...any), c *Canary) {
+	if len(c.Run.Plan.Judges) == 0 {
+		return
+	}
+	p("| judge | asked | answers | failures in a row | the last one | at |")
+	p("|---|---|---:|---:|---|---|")
+	for i, j := range c.Run.Plan.Judges {
+		var s rollout.JudgeState
+		if i < len(c.Run.Judges) {
+			s = c.Run.Judges[i]
+		}
+		last, at := "none", ""
+		if s.Asked > 0 {
+			last, at = fmt.Sprintf("%s: %s", s.Result, s.Why), s.At.UTC().Format(clock)
+		}
+		p("| %s | `%s` | %d | %d of %d | %s | %s |", cell(j.Name), strings.ReplaceAll(cell(c.Run.Question(j)), "`", "'"), s.Asked, s.Failing, j.InARow(), cell(last), at)
 	}
 	p("")
 }

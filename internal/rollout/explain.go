@@ -41,6 +41,9 @@ func Explain(p Plan) []string {
 	for _, m := range p.Metrics {
 		say("metric %s: %s", m.Name, m.words())
 	}
+	for _, j := range p.Judges {
+		say("judge %s: %s", j.Name, j.words())
+	}
 	switch p.Rollback {
 	case ReactAuto:
 		say("stopped means rolled back at once")

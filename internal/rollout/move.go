@@ -78,7 +78,7 @@ func (r *Run) carryOut(m move, by, why string, now time.Time) error {
 		}
 		first := r.Step < 0
 		r.Evidence, r.Attempt, r.Step, r.Phase, r.Acked, r.AckBy = state, r.Attempt+1, 0, Stepping, false, time.Time{}
-		r.EnteredAt, r.StillAt, r.StoodFor, r.Marks, r.Gates = now, time.Time{}, 0, nil, nil
+		r.EnteredAt, r.StillAt, r.StoodFor, r.Marks, r.Gates, r.Judges = now, time.Time{}, 0, nil, nil, nil
 		r.Why = or(why, fmt.Sprintf("attempt %d begins, with new evidence", r.Attempt))
 		if first { // it had no traffic yet, and gets none by this: its gates are asked anew
 			r.Step = -1

@@ -70,6 +70,8 @@ type Plan struct {
 	MaxHarmed float64 `json:"maxHarmed,omitempty" yaml:"maxHarmed,omitempty"`
 	// Metrics beyond the executions' own outcome, which is always the first.
 	Metrics []Metric `json:"metrics,omitempty" yaml:"metrics,omitempty"`
+	// Judges are metrics that others measure.
+	Judges []Judge `json:"judges,omitempty" yaml:"judges,omitempty"`
 	// OnInsufficient is what happens when a step's clock has run out before its evidence was enough. There is only hold.
 	OnInsufficient string `json:"onInsufficient,omitempty" yaml:"onInsufficient,omitempty"`
 	// Rollback is what happens when the canary has failed.
@@ -217,6 +219,7 @@ func (p Plan) complete() (Plan, problems) {
 	p.checkSteps(&ps)
 	p.checkWhole(&ps)
 	p.checkMetrics(&ps)
+	p.checkJudges(&ps)
 	return p, ps
 }
 

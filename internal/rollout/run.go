@@ -191,6 +191,9 @@ type Run struct {
 	// Base is the stable version's failure rate when the rollout began, which the demands rest on.
 	Base float64 `json:"base"`
 
+	// Judges are the answers of the plan's judges, in their order.
+	Judges []JudgeState `json:"judges,omitempty"`
+
 	Evidence *evidence.State `json:"evidence"`
 	History  []Entry         `json:"history"`
 }
@@ -265,9 +268,6 @@ func (r *Run) Demand() float64 {
 	}
 	return r.Plan.PMax
 }
-
-// Judge is the verdict on the canary, by what the step in force asks for.
-func (r *Run) Judge() evidence.Verdict { return r.Evidence.Judge(r.Plan.Rules(), r.Demand()) }
 
 // Elapsed is how long the step's clock has run.
 func (r *Run) Elapsed(now time.Time) time.Duration {

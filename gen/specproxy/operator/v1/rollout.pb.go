@@ -48,8 +48,10 @@ type RolloutPlan struct {
 	Outcomes []string `protobuf:"bytes,11,rep,name=outcomes,proto3" json:"outcomes,omitempty"`
 	// hold.
 	OnInsufficient string `protobuf:"bytes,12,opt,name=on_insufficient,json=onInsufficient,proto3" json:"on_insufficient,omitempty"`
-	unknownFields  protoimpl.UnknownFields
-	sizeCache      protoimpl.SizeCache
+	// Metrics that others measure.
+	Judges        []*RolloutJudge `protobuf:"bytes,13,rep,name=judges,proto3" json:"judges,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *RolloutPlan) Reset() {
@@ -166,6 +168,117 @@ func (x *RolloutPlan) GetOnInsufficient() string {
 	return ""
 }
 
+func (x *RolloutPlan) GetJudges() []*RolloutJudge {
+	if x != nil {
+		return x.Judges
+	}
+	return nil
+}
+
+// RolloutJudge is a query of Prometheus that gives one number, or a webhook.
+type RolloutJudge struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Name  string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	// {{spec}}, {{canary}} and {{stable}} stand for what is rolled out.
+	Prometheus string   `protobuf:"bytes,2,opt,name=prometheus,proto3" json:"prometheus,omitempty"`
+	FailAbove  *float64 `protobuf:"fixed64,3,opt,name=fail_above,json=failAbove,proto3,oneof" json:"fail_above,omitempty"`
+	FailBelow  *float64 `protobuf:"fixed64,4,opt,name=fail_below,json=failBelow,proto3,oneof" json:"fail_below,omitempty"`
+	// URL that is asked, in place of a query.
+	Webhook string               `protobuf:"bytes,5,opt,name=webhook,proto3" json:"webhook,omitempty"`
+	Every   *durationpb.Duration `protobuf:"bytes,6,opt,name=every,proto3" json:"every,omitempty"`
+	Timeout *durationpb.Duration `protobuf:"bytes,7,opt,name=timeout,proto3" json:"timeout,omitempty"`
+	// Failures in a row that stop the canary; 0: the default.
+	Fails         uint32 `protobuf:"varint,8,opt,name=fails,proto3" json:"fails,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RolloutJudge) Reset() {
+	*x = RolloutJudge{}
+	mi := &file_specproxy_operator_v1_rollout_proto_msgTypes[1]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RolloutJudge) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RolloutJudge) ProtoMessage() {}
+
+func (x *RolloutJudge) ProtoReflect() protoreflect.Message {
+	mi := &file_specproxy_operator_v1_rollout_proto_msgTypes[1]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RolloutJudge.ProtoReflect.Descriptor instead.
+func (*RolloutJudge) Descriptor() ([]byte, []int) {
+	return file_specproxy_operator_v1_rollout_proto_rawDescGZIP(), []int{1}
+}
+
+func (x *RolloutJudge) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *RolloutJudge) GetPrometheus() string {
+	if x != nil {
+		return x.Prometheus
+	}
+	return ""
+}
+
+func (x *RolloutJudge) GetFailAbove() float64 {
+	if x != nil && x.FailAbove != nil {
+		return *x.FailAbove
+	}
+	return 0
+}
+
+func (x *RolloutJudge) GetFailBelow() float64 {
+	if x != nil && x.FailBelow != nil {
+		return *x.FailBelow
+	}
+	return 0
+}
+
+func (x *RolloutJudge) GetWebhook() string {
+	if x != nil {
+		return x.Webhook
+	}
+	return ""
+}
+
+func (x *RolloutJudge) GetEvery() *durationpb.Duration {
+	if x != nil {
+		return x.Every
+	}
+	return nil
+}
+
+func (x *RolloutJudge) GetTimeout() *durationpb.Duration {
+	if x != nil {
+		return x.Timeout
+	}
+	return nil
+}
+
+func (x *RolloutJudge) GetFails() uint32 {
+	if x != nil {
+		return x.Fails
+	}
+	return 0
+}
+
 type RolloutStep struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Basis points.
@@ -181,7 +294,7 @@ type RolloutStep struct {
 
 func (x *RolloutStep) Reset() {
 	*x = RolloutStep{}
-	mi := &file_specproxy_operator_v1_rollout_proto_msgTypes[1]
+	mi := &file_specproxy_operator_v1_rollout_proto_msgTypes[2]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -193,7 +306,7 @@ func (x *RolloutStep) String() string {
 func (*RolloutStep) ProtoMessage() {}
 
 func (x *RolloutStep) ProtoReflect() protoreflect.Message {
-	mi := &file_specproxy_operator_v1_rollout_proto_msgTypes[1]
+	mi := &file_specproxy_operator_v1_rollout_proto_msgTypes[2]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -206,7 +319,7 @@ func (x *RolloutStep) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RolloutStep.ProtoReflect.Descriptor instead.
 func (*RolloutStep) Descriptor() ([]byte, []int) {
-	return file_specproxy_operator_v1_rollout_proto_rawDescGZIP(), []int{1}
+	return file_specproxy_operator_v1_rollout_proto_rawDescGZIP(), []int{2}
 }
 
 func (x *RolloutStep) GetWeight() uint32 {
@@ -255,7 +368,7 @@ type RolloutGate struct {
 
 func (x *RolloutGate) Reset() {
 	*x = RolloutGate{}
-	mi := &file_specproxy_operator_v1_rollout_proto_msgTypes[2]
+	mi := &file_specproxy_operator_v1_rollout_proto_msgTypes[3]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -267,7 +380,7 @@ func (x *RolloutGate) String() string {
 func (*RolloutGate) ProtoMessage() {}
 
 func (x *RolloutGate) ProtoReflect() protoreflect.Message {
-	mi := &file_specproxy_operator_v1_rollout_proto_msgTypes[2]
+	mi := &file_specproxy_operator_v1_rollout_proto_msgTypes[3]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -280,7 +393,7 @@ func (x *RolloutGate) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RolloutGate.ProtoReflect.Descriptor instead.
 func (*RolloutGate) Descriptor() ([]byte, []int) {
-	return file_specproxy_operator_v1_rollout_proto_rawDescGZIP(), []int{2}
+	return file_specproxy_operator_v1_rollout_proto_rawDescGZIP(), []int{3}
 }
 
 func (x *RolloutGate) GetName() string {
@@ -349,7 +462,7 @@ type RolloutMetric struct {
 
 func (x *RolloutMetric) Reset() {
 	*x = RolloutMetric{}
-	mi := &file_specproxy_operator_v1_rollout_proto_msgTypes[3]
+	mi := &file_specproxy_operator_v1_rollout_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -361,7 +474,7 @@ func (x *RolloutMetric) String() string {
 func (*RolloutMetric) ProtoMessage() {}
 
 func (x *RolloutMetric) ProtoReflect() protoreflect.Message {
-	mi := &file_specproxy_operator_v1_rollout_proto_msgTypes[3]
+	mi := &file_specproxy_operator_v1_rollout_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -374,7 +487,7 @@ func (x *RolloutMetric) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RolloutMetric.ProtoReflect.Descriptor instead.
 func (*RolloutMetric) Descriptor() ([]byte, []int) {
-	return file_specproxy_operator_v1_rollout_proto_rawDescGZIP(), []int{3}
+	return file_specproxy_operator_v1_rollout_proto_rawDescGZIP(), []int{4}
 }
 
 func (x *RolloutMetric) GetName() string {
@@ -431,7 +544,7 @@ type LookAheadRequest struct {
 
 func (x *LookAheadRequest) Reset() {
 	*x = LookAheadRequest{}
-	mi := &file_specproxy_operator_v1_rollout_proto_msgTypes[4]
+	mi := &file_specproxy_operator_v1_rollout_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -443,7 +556,7 @@ func (x *LookAheadRequest) String() string {
 func (*LookAheadRequest) ProtoMessage() {}
 
 func (x *LookAheadRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_specproxy_operator_v1_rollout_proto_msgTypes[4]
+	mi := &file_specproxy_operator_v1_rollout_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -456,7 +569,7 @@ func (x *LookAheadRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LookAheadRequest.ProtoReflect.Descriptor instead.
 func (*LookAheadRequest) Descriptor() ([]byte, []int) {
-	return file_specproxy_operator_v1_rollout_proto_rawDescGZIP(), []int{4}
+	return file_specproxy_operator_v1_rollout_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *LookAheadRequest) GetSpec() string {
@@ -508,7 +621,7 @@ type LookAheadResponse struct {
 
 func (x *LookAheadResponse) Reset() {
 	*x = LookAheadResponse{}
-	mi := &file_specproxy_operator_v1_rollout_proto_msgTypes[5]
+	mi := &file_specproxy_operator_v1_rollout_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -520,7 +633,7 @@ func (x *LookAheadResponse) String() string {
 func (*LookAheadResponse) ProtoMessage() {}
 
 func (x *LookAheadResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_specproxy_operator_v1_rollout_proto_msgTypes[5]
+	mi := &file_specproxy_operator_v1_rollout_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -533,7 +646,7 @@ func (x *LookAheadResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LookAheadResponse.ProtoReflect.Descriptor instead.
 func (*LookAheadResponse) Descriptor() ([]byte, []int) {
-	return file_specproxy_operator_v1_rollout_proto_rawDescGZIP(), []int{5}
+	return file_specproxy_operator_v1_rollout_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *LookAheadResponse) GetPlan() *RolloutPlan {
@@ -653,7 +766,7 @@ type StepOutlook struct {
 
 func (x *StepOutlook) Reset() {
 	*x = StepOutlook{}
-	mi := &file_specproxy_operator_v1_rollout_proto_msgTypes[6]
+	mi := &file_specproxy_operator_v1_rollout_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -665,7 +778,7 @@ func (x *StepOutlook) String() string {
 func (*StepOutlook) ProtoMessage() {}
 
 func (x *StepOutlook) ProtoReflect() protoreflect.Message {
-	mi := &file_specproxy_operator_v1_rollout_proto_msgTypes[6]
+	mi := &file_specproxy_operator_v1_rollout_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -678,7 +791,7 @@ func (x *StepOutlook) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StepOutlook.ProtoReflect.Descriptor instead.
 func (*StepOutlook) Descriptor() ([]byte, []int) {
-	return file_specproxy_operator_v1_rollout_proto_rawDescGZIP(), []int{6}
+	return file_specproxy_operator_v1_rollout_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *StepOutlook) GetName() string {
@@ -757,7 +870,7 @@ type StartRolloutRequest struct {
 
 func (x *StartRolloutRequest) Reset() {
 	*x = StartRolloutRequest{}
-	mi := &file_specproxy_operator_v1_rollout_proto_msgTypes[7]
+	mi := &file_specproxy_operator_v1_rollout_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -769,7 +882,7 @@ func (x *StartRolloutRequest) String() string {
 func (*StartRolloutRequest) ProtoMessage() {}
 
 func (x *StartRolloutRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_specproxy_operator_v1_rollout_proto_msgTypes[7]
+	mi := &file_specproxy_operator_v1_rollout_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -782,7 +895,7 @@ func (x *StartRolloutRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StartRolloutRequest.ProtoReflect.Descriptor instead.
 func (*StartRolloutRequest) Descriptor() ([]byte, []int) {
-	return file_specproxy_operator_v1_rollout_proto_rawDescGZIP(), []int{7}
+	return file_specproxy_operator_v1_rollout_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *StartRolloutRequest) GetSpec() string {
@@ -859,7 +972,7 @@ type StartRolloutResponse struct {
 
 func (x *StartRolloutResponse) Reset() {
 	*x = StartRolloutResponse{}
-	mi := &file_specproxy_operator_v1_rollout_proto_msgTypes[8]
+	mi := &file_specproxy_operator_v1_rollout_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -871,7 +984,7 @@ func (x *StartRolloutResponse) String() string {
 func (*StartRolloutResponse) ProtoMessage() {}
 
 func (x *StartRolloutResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_specproxy_operator_v1_rollout_proto_msgTypes[8]
+	mi := &file_specproxy_operator_v1_rollout_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -884,7 +997,7 @@ func (x *StartRolloutResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StartRolloutResponse.ProtoReflect.Descriptor instead.
 func (*StartRolloutResponse) Descriptor() ([]byte, []int) {
-	return file_specproxy_operator_v1_rollout_proto_rawDescGZIP(), []int{8}
+	return file_specproxy_operator_v1_rollout_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *StartRolloutResponse) GetChange() *Change {
@@ -910,7 +1023,7 @@ type GetRolloutRequest struct {
 
 func (x *GetRolloutRequest) Reset() {
 	*x = GetRolloutRequest{}
-	mi := &file_specproxy_operator_v1_rollout_proto_msgTypes[9]
+	mi := &file_specproxy_operator_v1_rollout_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -922,7 +1035,7 @@ func (x *GetRolloutRequest) String() string {
 func (*GetRolloutRequest) ProtoMessage() {}
 
 func (x *GetRolloutRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_specproxy_operator_v1_rollout_proto_msgTypes[9]
+	mi := &file_specproxy_operator_v1_rollout_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -935,7 +1048,7 @@ func (x *GetRolloutRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetRolloutRequest.ProtoReflect.Descriptor instead.
 func (*GetRolloutRequest) Descriptor() ([]byte, []int) {
-	return file_specproxy_operator_v1_rollout_proto_rawDescGZIP(), []int{9}
+	return file_specproxy_operator_v1_rollout_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *GetRolloutRequest) GetSpec() string {
@@ -954,7 +1067,7 @@ type GetRolloutResponse struct {
 
 func (x *GetRolloutResponse) Reset() {
 	*x = GetRolloutResponse{}
-	mi := &file_specproxy_operator_v1_rollout_proto_msgTypes[10]
+	mi := &file_specproxy_operator_v1_rollout_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -966,7 +1079,7 @@ func (x *GetRolloutResponse) String() string {
 func (*GetRolloutResponse) ProtoMessage() {}
 
 func (x *GetRolloutResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_specproxy_operator_v1_rollout_proto_msgTypes[10]
+	mi := &file_specproxy_operator_v1_rollout_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -979,7 +1092,7 @@ func (x *GetRolloutResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetRolloutResponse.ProtoReflect.Descriptor instead.
 func (*GetRolloutResponse) Descriptor() ([]byte, []int) {
-	return file_specproxy_operator_v1_rollout_proto_rawDescGZIP(), []int{10}
+	return file_specproxy_operator_v1_rollout_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *GetRolloutResponse) GetRollout() *Rollout {
@@ -1001,7 +1114,7 @@ type ChangeRolloutRequest struct {
 
 func (x *ChangeRolloutRequest) Reset() {
 	*x = ChangeRolloutRequest{}
-	mi := &file_specproxy_operator_v1_rollout_proto_msgTypes[11]
+	mi := &file_specproxy_operator_v1_rollout_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1013,7 +1126,7 @@ func (x *ChangeRolloutRequest) String() string {
 func (*ChangeRolloutRequest) ProtoMessage() {}
 
 func (x *ChangeRolloutRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_specproxy_operator_v1_rollout_proto_msgTypes[11]
+	mi := &file_specproxy_operator_v1_rollout_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1026,7 +1139,7 @@ func (x *ChangeRolloutRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ChangeRolloutRequest.ProtoReflect.Descriptor instead.
 func (*ChangeRolloutRequest) Descriptor() ([]byte, []int) {
-	return file_specproxy_operator_v1_rollout_proto_rawDescGZIP(), []int{11}
+	return file_specproxy_operator_v1_rollout_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *ChangeRolloutRequest) GetSpec() string {
@@ -1061,7 +1174,7 @@ type ChangeRolloutResponse struct {
 
 func (x *ChangeRolloutResponse) Reset() {
 	*x = ChangeRolloutResponse{}
-	mi := &file_specproxy_operator_v1_rollout_proto_msgTypes[12]
+	mi := &file_specproxy_operator_v1_rollout_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1073,7 +1186,7 @@ func (x *ChangeRolloutResponse) String() string {
 func (*ChangeRolloutResponse) ProtoMessage() {}
 
 func (x *ChangeRolloutResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_specproxy_operator_v1_rollout_proto_msgTypes[12]
+	mi := &file_specproxy_operator_v1_rollout_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1086,7 +1199,7 @@ func (x *ChangeRolloutResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ChangeRolloutResponse.ProtoReflect.Descriptor instead.
 func (*ChangeRolloutResponse) Descriptor() ([]byte, []int) {
-	return file_specproxy_operator_v1_rollout_proto_rawDescGZIP(), []int{12}
+	return file_specproxy_operator_v1_rollout_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *ChangeRolloutResponse) GetRollout() *Rollout {
@@ -1143,7 +1256,7 @@ type Rollout struct {
 
 func (x *Rollout) Reset() {
 	*x = Rollout{}
-	mi := &file_specproxy_operator_v1_rollout_proto_msgTypes[13]
+	mi := &file_specproxy_operator_v1_rollout_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1155,7 +1268,7 @@ func (x *Rollout) String() string {
 func (*Rollout) ProtoMessage() {}
 
 func (x *Rollout) ProtoReflect() protoreflect.Message {
-	mi := &file_specproxy_operator_v1_rollout_proto_msgTypes[13]
+	mi := &file_specproxy_operator_v1_rollout_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1168,7 +1281,7 @@ func (x *Rollout) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Rollout.ProtoReflect.Descriptor instead.
 func (*Rollout) Descriptor() ([]byte, []int) {
-	return file_specproxy_operator_v1_rollout_proto_rawDescGZIP(), []int{13}
+	return file_specproxy_operator_v1_rollout_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *Rollout) GetSpec() string {
@@ -1340,7 +1453,7 @@ type GetWebhookSecretRequest struct {
 
 func (x *GetWebhookSecretRequest) Reset() {
 	*x = GetWebhookSecretRequest{}
-	mi := &file_specproxy_operator_v1_rollout_proto_msgTypes[14]
+	mi := &file_specproxy_operator_v1_rollout_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1352,7 +1465,7 @@ func (x *GetWebhookSecretRequest) String() string {
 func (*GetWebhookSecretRequest) ProtoMessage() {}
 
 func (x *GetWebhookSecretRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_specproxy_operator_v1_rollout_proto_msgTypes[14]
+	mi := &file_specproxy_operator_v1_rollout_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1365,7 +1478,7 @@ func (x *GetWebhookSecretRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetWebhookSecretRequest.ProtoReflect.Descriptor instead.
 func (*GetWebhookSecretRequest) Descriptor() ([]byte, []int) {
-	return file_specproxy_operator_v1_rollout_proto_rawDescGZIP(), []int{14}
+	return file_specproxy_operator_v1_rollout_proto_rawDescGZIP(), []int{15}
 }
 
 type GetWebhookSecretResponse struct {
@@ -1377,7 +1490,7 @@ type GetWebhookSecretResponse struct {
 
 func (x *GetWebhookSecretResponse) Reset() {
 	*x = GetWebhookSecretResponse{}
-	mi := &file_specproxy_operator_v1_rollout_proto_msgTypes[15]
+	mi := &file_specproxy_operator_v1_rollout_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1389,7 +1502,7 @@ func (x *GetWebhookSecretResponse) String() string {
 func (*GetWebhookSecretResponse) ProtoMessage() {}
 
 func (x *GetWebhookSecretResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_specproxy_operator_v1_rollout_proto_msgTypes[15]
+	mi := &file_specproxy_operator_v1_rollout_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1402,7 +1515,7 @@ func (x *GetWebhookSecretResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetWebhookSecretResponse.ProtoReflect.Descriptor instead.
 func (*GetWebhookSecretResponse) Descriptor() ([]byte, []int) {
-	return file_specproxy_operator_v1_rollout_proto_rawDescGZIP(), []int{15}
+	return file_specproxy_operator_v1_rollout_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *GetWebhookSecretResponse) GetSecret() string {
@@ -1430,7 +1543,7 @@ type GateStatus struct {
 
 func (x *GateStatus) Reset() {
 	*x = GateStatus{}
-	mi := &file_specproxy_operator_v1_rollout_proto_msgTypes[16]
+	mi := &file_specproxy_operator_v1_rollout_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1442,7 +1555,7 @@ func (x *GateStatus) String() string {
 func (*GateStatus) ProtoMessage() {}
 
 func (x *GateStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_specproxy_operator_v1_rollout_proto_msgTypes[16]
+	mi := &file_specproxy_operator_v1_rollout_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1455,7 +1568,7 @@ func (x *GateStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GateStatus.ProtoReflect.Descriptor instead.
 func (*GateStatus) Descriptor() ([]byte, []int) {
-	return file_specproxy_operator_v1_rollout_proto_rawDescGZIP(), []int{16}
+	return file_specproxy_operator_v1_rollout_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *GateStatus) GetGate() *RolloutGate {
@@ -1523,13 +1636,14 @@ type RolloutVerdict struct {
 	Harmed        float64          `protobuf:"fixed64,4,opt,name=harmed,proto3" json:"harmed,omitempty"`
 	Broken        bool             `protobuf:"varint,5,opt,name=broken,proto3" json:"broken,omitempty"`
 	Metrics       []*MetricVerdict `protobuf:"bytes,6,rep,name=metrics,proto3" json:"metrics,omitempty"`
+	Judges        []*JudgeVerdict  `protobuf:"bytes,7,rep,name=judges,proto3" json:"judges,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *RolloutVerdict) Reset() {
 	*x = RolloutVerdict{}
-	mi := &file_specproxy_operator_v1_rollout_proto_msgTypes[17]
+	mi := &file_specproxy_operator_v1_rollout_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1541,7 +1655,7 @@ func (x *RolloutVerdict) String() string {
 func (*RolloutVerdict) ProtoMessage() {}
 
 func (x *RolloutVerdict) ProtoReflect() protoreflect.Message {
-	mi := &file_specproxy_operator_v1_rollout_proto_msgTypes[17]
+	mi := &file_specproxy_operator_v1_rollout_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1554,7 +1668,7 @@ func (x *RolloutVerdict) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RolloutVerdict.ProtoReflect.Descriptor instead.
 func (*RolloutVerdict) Descriptor() ([]byte, []int) {
-	return file_specproxy_operator_v1_rollout_proto_rawDescGZIP(), []int{17}
+	return file_specproxy_operator_v1_rollout_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *RolloutVerdict) GetResult() string {
@@ -1599,6 +1713,117 @@ func (x *RolloutVerdict) GetMetrics() []*MetricVerdict {
 	return nil
 }
 
+func (x *RolloutVerdict) GetJudges() []*JudgeVerdict {
+	if x != nil {
+		return x.Judges
+	}
+	return nil
+}
+
+type JudgeVerdict struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Name  string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	// pass, fail, insufficient.
+	Result string `protobuf:"bytes,2,opt,name=result,proto3" json:"result,omitempty"`
+	Reason string `protobuf:"bytes,3,opt,name=reason,proto3" json:"reason,omitempty"`
+	// The query as it is asked, or the host of the webhook.
+	Asks string `protobuf:"bytes,4,opt,name=asks,proto3" json:"asks,omitempty"`
+	// When it answered last; unset: never.
+	At *timestamppb.Timestamp `protobuf:"bytes,5,opt,name=at,proto3" json:"at,omitempty"`
+	// Failures in a row, how many stop the canary, and how often it was asked.
+	Failing       uint32 `protobuf:"varint,6,opt,name=failing,proto3" json:"failing,omitempty"`
+	Fails         uint32 `protobuf:"varint,7,opt,name=fails,proto3" json:"fails,omitempty"`
+	Asked         uint32 `protobuf:"varint,8,opt,name=asked,proto3" json:"asked,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *JudgeVerdict) Reset() {
+	*x = JudgeVerdict{}
+	mi := &file_specproxy_operator_v1_rollout_proto_msgTypes[19]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *JudgeVerdict) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*JudgeVerdict) ProtoMessage() {}
+
+func (x *JudgeVerdict) ProtoReflect() protoreflect.Message {
+	mi := &file_specproxy_operator_v1_rollout_proto_msgTypes[19]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use JudgeVerdict.ProtoReflect.Descriptor instead.
+func (*JudgeVerdict) Descriptor() ([]byte, []int) {
+	return file_specproxy_operator_v1_rollout_proto_rawDescGZIP(), []int{19}
+}
+
+func (x *JudgeVerdict) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *JudgeVerdict) GetResult() string {
+	if x != nil {
+		return x.Result
+	}
+	return ""
+}
+
+func (x *JudgeVerdict) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
+func (x *JudgeVerdict) GetAsks() string {
+	if x != nil {
+		return x.Asks
+	}
+	return ""
+}
+
+func (x *JudgeVerdict) GetAt() *timestamppb.Timestamp {
+	if x != nil {
+		return x.At
+	}
+	return nil
+}
+
+func (x *JudgeVerdict) GetFailing() uint32 {
+	if x != nil {
+		return x.Failing
+	}
+	return 0
+}
+
+func (x *JudgeVerdict) GetFails() uint32 {
+	if x != nil {
+		return x.Fails
+	}
+	return 0
+}
+
+func (x *JudgeVerdict) GetAsked() uint32 {
+	if x != nil {
+		return x.Asked
+	}
+	return 0
+}
+
 type MetricVerdict struct {
 	state  protoimpl.MessageState `protogen:"open.v1"`
 	Name   string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
@@ -1619,7 +1844,7 @@ type MetricVerdict struct {
 
 func (x *MetricVerdict) Reset() {
 	*x = MetricVerdict{}
-	mi := &file_specproxy_operator_v1_rollout_proto_msgTypes[18]
+	mi := &file_specproxy_operator_v1_rollout_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1631,7 +1856,7 @@ func (x *MetricVerdict) String() string {
 func (*MetricVerdict) ProtoMessage() {}
 
 func (x *MetricVerdict) ProtoReflect() protoreflect.Message {
-	mi := &file_specproxy_operator_v1_rollout_proto_msgTypes[18]
+	mi := &file_specproxy_operator_v1_rollout_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1644,7 +1869,7 @@ func (x *MetricVerdict) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MetricVerdict.ProtoReflect.Descriptor instead.
 func (*MetricVerdict) Descriptor() ([]byte, []int) {
-	return file_specproxy_operator_v1_rollout_proto_rawDescGZIP(), []int{18}
+	return file_specproxy_operator_v1_rollout_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *MetricVerdict) GetName() string {
@@ -1738,7 +1963,7 @@ type RolloutEntry struct {
 
 func (x *RolloutEntry) Reset() {
 	*x = RolloutEntry{}
-	mi := &file_specproxy_operator_v1_rollout_proto_msgTypes[19]
+	mi := &file_specproxy_operator_v1_rollout_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1750,7 +1975,7 @@ func (x *RolloutEntry) String() string {
 func (*RolloutEntry) ProtoMessage() {}
 
 func (x *RolloutEntry) ProtoReflect() protoreflect.Message {
-	mi := &file_specproxy_operator_v1_rollout_proto_msgTypes[19]
+	mi := &file_specproxy_operator_v1_rollout_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1763,7 +1988,7 @@ func (x *RolloutEntry) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RolloutEntry.ProtoReflect.Descriptor instead.
 func (*RolloutEntry) Descriptor() ([]byte, []int) {
-	return file_specproxy_operator_v1_rollout_proto_rawDescGZIP(), []int{19}
+	return file_specproxy_operator_v1_rollout_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *RolloutEntry) GetAt() *timestamppb.Timestamp {
@@ -1823,7 +2048,7 @@ type EvidenceEvent struct {
 
 func (x *EvidenceEvent) Reset() {
 	*x = EvidenceEvent{}
-	mi := &file_specproxy_operator_v1_rollout_proto_msgTypes[20]
+	mi := &file_specproxy_operator_v1_rollout_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1835,7 +2060,7 @@ func (x *EvidenceEvent) String() string {
 func (*EvidenceEvent) ProtoMessage() {}
 
 func (x *EvidenceEvent) ProtoReflect() protoreflect.Message {
-	mi := &file_specproxy_operator_v1_rollout_proto_msgTypes[20]
+	mi := &file_specproxy_operator_v1_rollout_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1848,7 +2073,7 @@ func (x *EvidenceEvent) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use EvidenceEvent.ProtoReflect.Descriptor instead.
 func (*EvidenceEvent) Descriptor() ([]byte, []int) {
-	return file_specproxy_operator_v1_rollout_proto_rawDescGZIP(), []int{20}
+	return file_specproxy_operator_v1_rollout_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *EvidenceEvent) GetExecution() string {
@@ -1890,7 +2115,7 @@ var File_specproxy_operator_v1_rollout_proto protoreflect.FileDescriptor
 
 const file_specproxy_operator_v1_rollout_proto_rawDesc = "" +
 	"\n" +
-	"#specproxy/operator/v1/rollout.proto\x12\x15specproxy.operator.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a$specproxy/operator/v1/operator.proto\"\xdd\x03\n" +
+	"#specproxy/operator/v1/rollout.proto\x12\x15specproxy.operator.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a$specproxy/operator/v1/operator.proto\"\x9a\x04\n" +
 	"\vRolloutPlan\x12\x16\n" +
 	"\x06preset\x18\x01 \x01(\tR\x06preset\x128\n" +
 	"\x05steps\x18\x02 \x03(\v2\".specproxy.operator.v1.RolloutStepR\x05steps\x124\n" +
@@ -1906,7 +2131,23 @@ const file_specproxy_operator_v1_rollout_proto_rawDesc = "" +
 	"ack_within\x18\n" +
 	" \x01(\v2\x19.google.protobuf.DurationR\tackWithin\x12\x1a\n" +
 	"\boutcomes\x18\v \x03(\tR\boutcomes\x12'\n" +
-	"\x0fon_insufficient\x18\f \x01(\tR\x0eonInsufficient\"\xa8\x01\n" +
+	"\x0fon_insufficient\x18\f \x01(\tR\x0eonInsufficient\x12;\n" +
+	"\x06judges\x18\r \x03(\v2#.specproxy.operator.v1.RolloutJudgeR\x06judges\"\xbe\x02\n" +
+	"\fRolloutJudge\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12\x1e\n" +
+	"\n" +
+	"prometheus\x18\x02 \x01(\tR\n" +
+	"prometheus\x12\"\n" +
+	"\n" +
+	"fail_above\x18\x03 \x01(\x01H\x00R\tfailAbove\x88\x01\x01\x12\"\n" +
+	"\n" +
+	"fail_below\x18\x04 \x01(\x01H\x01R\tfailBelow\x88\x01\x01\x12\x18\n" +
+	"\awebhook\x18\x05 \x01(\tR\awebhook\x12/\n" +
+	"\x05every\x18\x06 \x01(\v2\x19.google.protobuf.DurationR\x05every\x123\n" +
+	"\atimeout\x18\a \x01(\v2\x19.google.protobuf.DurationR\atimeout\x12\x14\n" +
+	"\x05fails\x18\b \x01(\rR\x05failsB\r\n" +
+	"\v_fail_aboveB\r\n" +
+	"\v_fail_below\"\xa8\x01\n" +
 	"\vRolloutStep\x12\x16\n" +
 	"\x06weight\x18\x01 \x01(\rR\x06weight\x12\x14\n" +
 	"\x05until\x18\x02 \x01(\tR\x05until\x121\n" +
@@ -2031,14 +2272,24 @@ const file_specproxy_operator_v1_rollout_proto_rawDesc = "" +
 	"\x05asked\x18\x06 \x01(\rR\x05asked\x12\x1f\n" +
 	"\vapprove_url\x18\a \x01(\tR\n" +
 	"approveUrl\x12!\n" +
-	"\frollback_url\x18\b \x01(\tR\vrollbackUrl\"\xc4\x01\n" +
+	"\frollback_url\x18\b \x01(\tR\vrollbackUrl\"\x81\x02\n" +
 	"\x0eRolloutVerdict\x12\x16\n" +
 	"\x06result\x18\x01 \x01(\tR\x06result\x12\x16\n" +
 	"\x06reason\x18\x02 \x01(\tR\x06reason\x12\x12\n" +
 	"\x04more\x18\x03 \x01(\x04R\x04more\x12\x16\n" +
 	"\x06harmed\x18\x04 \x01(\x01R\x06harmed\x12\x16\n" +
 	"\x06broken\x18\x05 \x01(\bR\x06broken\x12>\n" +
-	"\ametrics\x18\x06 \x03(\v2$.specproxy.operator.v1.MetricVerdictR\ametrics\"\xcc\x02\n" +
+	"\ametrics\x18\x06 \x03(\v2$.specproxy.operator.v1.MetricVerdictR\ametrics\x12;\n" +
+	"\x06judges\x18\a \x03(\v2#.specproxy.operator.v1.JudgeVerdictR\x06judges\"\xd8\x01\n" +
+	"\fJudgeVerdict\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12\x16\n" +
+	"\x06result\x18\x02 \x01(\tR\x06result\x12\x16\n" +
+	"\x06reason\x18\x03 \x01(\tR\x06reason\x12\x12\n" +
+	"\x04asks\x18\x04 \x01(\tR\x04asks\x12*\n" +
+	"\x02at\x18\x05 \x01(\v2\x1a.google.protobuf.TimestampR\x02at\x12\x18\n" +
+	"\afailing\x18\x06 \x01(\rR\afailing\x12\x14\n" +
+	"\x05fails\x18\a \x01(\rR\x05fails\x12\x14\n" +
+	"\x05asked\x18\b \x01(\rR\x05asked\"\xcc\x02\n" +
 	"\rMetricVerdict\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x16\n" +
 	"\x06result\x18\x02 \x01(\tR\x06result\x12\x16\n" +
@@ -2086,90 +2337,97 @@ func file_specproxy_operator_v1_rollout_proto_rawDescGZIP() []byte {
 	return file_specproxy_operator_v1_rollout_proto_rawDescData
 }
 
-var file_specproxy_operator_v1_rollout_proto_msgTypes = make([]protoimpl.MessageInfo, 21)
+var file_specproxy_operator_v1_rollout_proto_msgTypes = make([]protoimpl.MessageInfo, 23)
 var file_specproxy_operator_v1_rollout_proto_goTypes = []any{
 	(*RolloutPlan)(nil),              // 0: specproxy.operator.v1.RolloutPlan
-	(*RolloutStep)(nil),              // 1: specproxy.operator.v1.RolloutStep
-	(*RolloutGate)(nil),              // 2: specproxy.operator.v1.RolloutGate
-	(*RolloutMetric)(nil),            // 3: specproxy.operator.v1.RolloutMetric
-	(*LookAheadRequest)(nil),         // 4: specproxy.operator.v1.LookAheadRequest
-	(*LookAheadResponse)(nil),        // 5: specproxy.operator.v1.LookAheadResponse
-	(*StepOutlook)(nil),              // 6: specproxy.operator.v1.StepOutlook
-	(*StartRolloutRequest)(nil),      // 7: specproxy.operator.v1.StartRolloutRequest
-	(*StartRolloutResponse)(nil),     // 8: specproxy.operator.v1.StartRolloutResponse
-	(*GetRolloutRequest)(nil),        // 9: specproxy.operator.v1.GetRolloutRequest
-	(*GetRolloutResponse)(nil),       // 10: specproxy.operator.v1.GetRolloutResponse
-	(*ChangeRolloutRequest)(nil),     // 11: specproxy.operator.v1.ChangeRolloutRequest
-	(*ChangeRolloutResponse)(nil),    // 12: specproxy.operator.v1.ChangeRolloutResponse
-	(*Rollout)(nil),                  // 13: specproxy.operator.v1.Rollout
-	(*GetWebhookSecretRequest)(nil),  // 14: specproxy.operator.v1.GetWebhookSecretRequest
-	(*GetWebhookSecretResponse)(nil), // 15: specproxy.operator.v1.GetWebhookSecretResponse
-	(*GateStatus)(nil),               // 16: specproxy.operator.v1.GateStatus
-	(*RolloutVerdict)(nil),           // 17: specproxy.operator.v1.RolloutVerdict
-	(*MetricVerdict)(nil),            // 18: specproxy.operator.v1.MetricVerdict
-	(*RolloutEntry)(nil),             // 19: specproxy.operator.v1.RolloutEntry
-	(*EvidenceEvent)(nil),            // 20: specproxy.operator.v1.EvidenceEvent
-	(*durationpb.Duration)(nil),      // 21: google.protobuf.Duration
-	(*Override)(nil),                 // 22: specproxy.operator.v1.Override
-	(*Change)(nil),                   // 23: specproxy.operator.v1.Change
-	(*timestamppb.Timestamp)(nil),    // 24: google.protobuf.Timestamp
-	(*Rehearsal)(nil),                // 25: specproxy.operator.v1.Rehearsal
+	(*RolloutJudge)(nil),             // 1: specproxy.operator.v1.RolloutJudge
+	(*RolloutStep)(nil),              // 2: specproxy.operator.v1.RolloutStep
+	(*RolloutGate)(nil),              // 3: specproxy.operator.v1.RolloutGate
+	(*RolloutMetric)(nil),            // 4: specproxy.operator.v1.RolloutMetric
+	(*LookAheadRequest)(nil),         // 5: specproxy.operator.v1.LookAheadRequest
+	(*LookAheadResponse)(nil),        // 6: specproxy.operator.v1.LookAheadResponse
+	(*StepOutlook)(nil),              // 7: specproxy.operator.v1.StepOutlook
+	(*StartRolloutRequest)(nil),      // 8: specproxy.operator.v1.StartRolloutRequest
+	(*StartRolloutResponse)(nil),     // 9: specproxy.operator.v1.StartRolloutResponse
+	(*GetRolloutRequest)(nil),        // 10: specproxy.operator.v1.GetRolloutRequest
+	(*GetRolloutResponse)(nil),       // 11: specproxy.operator.v1.GetRolloutResponse
+	(*ChangeRolloutRequest)(nil),     // 12: specproxy.operator.v1.ChangeRolloutRequest
+	(*ChangeRolloutResponse)(nil),    // 13: specproxy.operator.v1.ChangeRolloutResponse
+	(*Rollout)(nil),                  // 14: specproxy.operator.v1.Rollout
+	(*GetWebhookSecretRequest)(nil),  // 15: specproxy.operator.v1.GetWebhookSecretRequest
+	(*GetWebhookSecretResponse)(nil), // 16: specproxy.operator.v1.GetWebhookSecretResponse
+	(*GateStatus)(nil),               // 17: specproxy.operator.v1.GateStatus
+	(*RolloutVerdict)(nil),           // 18: specproxy.operator.v1.RolloutVerdict
+	(*JudgeVerdict)(nil),             // 19: specproxy.operator.v1.JudgeVerdict
+	(*MetricVerdict)(nil),            // 20: specproxy.operator.v1.MetricVerdict
+	(*RolloutEntry)(nil),             // 21: specproxy.operator.v1.RolloutEntry
+	(*EvidenceEvent)(nil),            // 22: specproxy.operator.v1.EvidenceEvent
+	(*durationpb.Duration)(nil),      // 23: google.protobuf.Duration
+	(*Override)(nil),                 // 24: specproxy.operator.v1.Override
+	(*Change)(nil),                   // 25: specproxy.operator.v1.Change
+	(*timestamppb.Timestamp)(nil),    // 26: google.protobuf.Timestamp
+	(*Rehearsal)(nil),                // 27: specproxy.operator.v1.Rehearsal
 }
 var file_specproxy_operator_v1_rollout_proto_depIdxs = []int32{
-	1,  // 0: specproxy.operator.v1.RolloutPlan.steps:type_name -> specproxy.operator.v1.RolloutStep
-	21, // 1: specproxy.operator.v1.RolloutPlan.bake_for:type_name -> google.protobuf.Duration
-	3,  // 2: specproxy.operator.v1.RolloutPlan.metrics:type_name -> specproxy.operator.v1.RolloutMetric
-	21, // 3: specproxy.operator.v1.RolloutPlan.ack_within:type_name -> google.protobuf.Duration
-	21, // 4: specproxy.operator.v1.RolloutStep.within:type_name -> google.protobuf.Duration
-	2,  // 5: specproxy.operator.v1.RolloutStep.gates:type_name -> specproxy.operator.v1.RolloutGate
-	21, // 6: specproxy.operator.v1.RolloutGate.links_for:type_name -> google.protobuf.Duration
-	21, // 7: specproxy.operator.v1.RolloutGate.timeout:type_name -> google.protobuf.Duration
-	21, // 8: specproxy.operator.v1.RolloutGate.every:type_name -> google.protobuf.Duration
-	21, // 9: specproxy.operator.v1.RolloutMetric.slower_than:type_name -> google.protobuf.Duration
-	0,  // 10: specproxy.operator.v1.LookAheadRequest.plan:type_name -> specproxy.operator.v1.RolloutPlan
-	0,  // 11: specproxy.operator.v1.LookAheadResponse.plan:type_name -> specproxy.operator.v1.RolloutPlan
-	6,  // 12: specproxy.operator.v1.LookAheadResponse.steps:type_name -> specproxy.operator.v1.StepOutlook
-	21, // 13: specproxy.operator.v1.LookAheadResponse.total:type_name -> google.protobuf.Duration
-	21, // 14: specproxy.operator.v1.StepOutlook.duration:type_name -> google.protobuf.Duration
-	0,  // 15: specproxy.operator.v1.StartRolloutRequest.plan:type_name -> specproxy.operator.v1.RolloutPlan
-	22, // 16: specproxy.operator.v1.StartRolloutRequest.override:type_name -> specproxy.operator.v1.Override
-	23, // 17: specproxy.operator.v1.StartRolloutResponse.change:type_name -> specproxy.operator.v1.Change
-	13, // 18: specproxy.operator.v1.StartRolloutResponse.rollout:type_name -> specproxy.operator.v1.Rollout
-	13, // 19: specproxy.operator.v1.GetRolloutResponse.rollout:type_name -> specproxy.operator.v1.Rollout
-	13, // 20: specproxy.operator.v1.ChangeRolloutResponse.rollout:type_name -> specproxy.operator.v1.Rollout
-	23, // 21: specproxy.operator.v1.ChangeRolloutResponse.change:type_name -> specproxy.operator.v1.Change
-	0,  // 22: specproxy.operator.v1.Rollout.plan:type_name -> specproxy.operator.v1.RolloutPlan
-	24, // 23: specproxy.operator.v1.Rollout.started_at:type_name -> google.protobuf.Timestamp
-	24, // 24: specproxy.operator.v1.Rollout.entered_at:type_name -> google.protobuf.Timestamp
-	21, // 25: specproxy.operator.v1.Rollout.elapsed:type_name -> google.protobuf.Duration
-	21, // 26: specproxy.operator.v1.Rollout.bound:type_name -> google.protobuf.Duration
-	24, // 27: specproxy.operator.v1.Rollout.ack_by:type_name -> google.protobuf.Timestamp
-	17, // 28: specproxy.operator.v1.Rollout.verdict:type_name -> specproxy.operator.v1.RolloutVerdict
-	19, // 29: specproxy.operator.v1.Rollout.history:type_name -> specproxy.operator.v1.RolloutEntry
-	21, // 30: specproxy.operator.v1.Rollout.eta:type_name -> google.protobuf.Duration
-	20, // 31: specproxy.operator.v1.Rollout.events:type_name -> specproxy.operator.v1.EvidenceEvent
-	16, // 32: specproxy.operator.v1.Rollout.gates:type_name -> specproxy.operator.v1.GateStatus
-	25, // 33: specproxy.operator.v1.Rollout.rehearsal:type_name -> specproxy.operator.v1.Rehearsal
-	2,  // 34: specproxy.operator.v1.GateStatus.gate:type_name -> specproxy.operator.v1.RolloutGate
-	24, // 35: specproxy.operator.v1.GateStatus.since:type_name -> google.protobuf.Timestamp
-	18, // 36: specproxy.operator.v1.RolloutVerdict.metrics:type_name -> specproxy.operator.v1.MetricVerdict
-	24, // 37: specproxy.operator.v1.RolloutEntry.at:type_name -> google.protobuf.Timestamp
-	24, // 38: specproxy.operator.v1.EvidenceEvent.at:type_name -> google.protobuf.Timestamp
-	4,  // 39: specproxy.operator.v1.RolloutService.LookAhead:input_type -> specproxy.operator.v1.LookAheadRequest
-	7,  // 40: specproxy.operator.v1.RolloutService.StartRollout:input_type -> specproxy.operator.v1.StartRolloutRequest
-	9,  // 41: specproxy.operator.v1.RolloutService.GetRollout:input_type -> specproxy.operator.v1.GetRolloutRequest
-	11, // 42: specproxy.operator.v1.RolloutService.ChangeRollout:input_type -> specproxy.operator.v1.ChangeRolloutRequest
-	14, // 43: specproxy.operator.v1.RolloutService.GetWebhookSecret:input_type -> specproxy.operator.v1.GetWebhookSecretRequest
-	5,  // 44: specproxy.operator.v1.RolloutService.LookAhead:output_type -> specproxy.operator.v1.LookAheadResponse
-	8,  // 45: specproxy.operator.v1.RolloutService.StartRollout:output_type -> specproxy.operator.v1.StartRolloutResponse
-	10, // 46: specproxy.operator.v1.RolloutService.GetRollout:output_type -> specproxy.operator.v1.GetRolloutResponse
-	12, // 47: specproxy.operator.v1.RolloutService.ChangeRollout:output_type -> specproxy.operator.v1.ChangeRolloutResponse
-	15, // 48: specproxy.operator.v1.RolloutService.GetWebhookSecret:output_type -> specproxy.operator.v1.GetWebhookSecretResponse
-	44, // [44:49] is the sub-list for method output_type
-	39, // [39:44] is the sub-list for method input_type
-	39, // [39:39] is the sub-list for extension type_name
-	39, // [39:39] is the sub-list for extension extendee
-	0,  // [0:39] is the sub-list for field type_name
+	2,  // 0: specproxy.operator.v1.RolloutPlan.steps:type_name -> specproxy.operator.v1.RolloutStep
+	23, // 1: specproxy.operator.v1.RolloutPlan.bake_for:type_name -> google.protobuf.Duration
+	4,  // 2: specproxy.operator.v1.RolloutPlan.metrics:type_name -> specproxy.operator.v1.RolloutMetric
+	23, // 3: specproxy.operator.v1.RolloutPlan.ack_within:type_name -> google.protobuf.Duration
+	1,  // 4: specproxy.operator.v1.RolloutPlan.judges:type_name -> specproxy.operator.v1.RolloutJudge
+	23, // 5: specproxy.operator.v1.RolloutJudge.every:type_name -> google.protobuf.Duration
+	23, // 6: specproxy.operator.v1.RolloutJudge.timeout:type_name -> google.protobuf.Duration
+	23, // 7: specproxy.operator.v1.RolloutStep.within:type_name -> google.protobuf.Duration
+	3,  // 8: specproxy.operator.v1.RolloutStep.gates:type_name -> specproxy.operator.v1.RolloutGate
+	23, // 9: specproxy.operator.v1.RolloutGate.links_for:type_name -> google.protobuf.Duration
+	23, // 10: specproxy.operator.v1.RolloutGate.timeout:type_name -> google.protobuf.Duration
+	23, // 11: specproxy.operator.v1.RolloutGate.every:type_name -> google.protobuf.Duration
+	23, // 12: specproxy.operator.v1.RolloutMetric.slower_than:type_name -> google.protobuf.Duration
+	0,  // 13: specproxy.operator.v1.LookAheadRequest.plan:type_name -> specproxy.operator.v1.RolloutPlan
+	0,  // 14: specproxy.operator.v1.LookAheadResponse.plan:type_name -> specproxy.operator.v1.RolloutPlan
+	7,  // 15: specproxy.operator.v1.LookAheadResponse.steps:type_name -> specproxy.operator.v1.StepOutlook
+	23, // 16: specproxy.operator.v1.LookAheadResponse.total:type_name -> google.protobuf.Duration
+	23, // 17: specproxy.operator.v1.StepOutlook.duration:type_name -> google.protobuf.Duration
+	0,  // 18: specproxy.operator.v1.StartRolloutRequest.plan:type_name -> specproxy.operator.v1.RolloutPlan
+	24, // 19: specproxy.operator.v1.StartRolloutRequest.override:type_name -> specproxy.operator.v1.Override
+	25, // 20: specproxy.operator.v1.StartRolloutResponse.change:type_name -> specproxy.operator.v1.Change
+	14, // 21: specproxy.operator.v1.StartRolloutResponse.rollout:type_name -> specproxy.operator.v1.Rollout
+	14, // 22: specproxy.operator.v1.GetRolloutResponse.rollout:type_name -> specproxy.operator.v1.Rollout
+	14, // 23: specproxy.operator.v1.ChangeRolloutResponse.rollout:type_name -> specproxy.operator.v1.Rollout
+	25, // 24: specproxy.operator.v1.ChangeRolloutResponse.change:type_name -> specproxy.operator.v1.Change
+	0,  // 25: specproxy.operator.v1.Rollout.plan:type_name -> specproxy.operator.v1.RolloutPlan
+	26, // 26: specproxy.operator.v1.Rollout.started_at:type_name -> google.protobuf.Timestamp
+	26, // 27: specproxy.operator.v1.Rollout.entered_at:type_name -> google.protobuf.Timestamp
+	23, // 28: specproxy.operator.v1.Rollout.elapsed:type_name -> google.protobuf.Duration
+	23, // 29: specproxy.operator.v1.Rollout.bound:type_name -> google.protobuf.Duration
+	26, // 30: specproxy.operator.v1.Rollout.ack_by:type_name -> google.protobuf.Timestamp
+	18, // 31: specproxy.operator.v1.Rollout.verdict:type_name -> specproxy.operator.v1.RolloutVerdict
+	21, // 32: specproxy.operator.v1.Rollout.history:type_name -> specproxy.operator.v1.RolloutEntry
+	23, // 33: specproxy.operator.v1.Rollout.eta:type_name -> google.protobuf.Duration
+	22, // 34: specproxy.operator.v1.Rollout.events:type_name -> specproxy.operator.v1.EvidenceEvent
+	17, // 35: specproxy.operator.v1.Rollout.gates:type_name -> specproxy.operator.v1.GateStatus
+	27, // 36: specproxy.operator.v1.Rollout.rehearsal:type_name -> specproxy.operator.v1.Rehearsal
+	3,  // 37: specproxy.operator.v1.GateStatus.gate:type_name -> specproxy.operator.v1.RolloutGate
+	26, // 38: specproxy.operator.v1.GateStatus.since:type_name -> google.protobuf.Timestamp
+	20, // 39: specproxy.operator.v1.RolloutVerdict.metrics:type_name -> specproxy.operator.v1.MetricVerdict
+	19, // 40: specproxy.operator.v1.RolloutVerdict.judges:type_name -> specproxy.operator.v1.JudgeVerdict
+	26, // 41: specproxy.operator.v1.JudgeVerdict.at:type_name -> google.protobuf.Timestamp
+	26, // 42: specproxy.operator.v1.RolloutEntry.at:type_name -> google.protobuf.Timestamp
+	26, // 43: specproxy.operator.v1.EvidenceEvent.at:type_name -> google.protobuf.Timestamp
+	5,  // 44: specproxy.operator.v1.RolloutService.LookAhead:input_type -> specproxy.operator.v1.LookAheadRequest
+	8,  // 45: specproxy.operator.v1.RolloutService.StartRollout:input_type -> specproxy.operator.v1.StartRolloutRequest
+	10, // 46: specproxy.operator.v1.RolloutService.GetRollout:input_type -> specproxy.operator.v1.GetRolloutRequest
+	12, // 47: specproxy.operator.v1.RolloutService.ChangeRollout:input_type -> specproxy.operator.v1.ChangeRolloutRequest
+	15, // 48: specproxy.operator.v1.RolloutService.GetWebhookSecret:input_type -> specproxy.operator.v1.GetWebhookSecretRequest
+	6,  // 49: specproxy.operator.v1.RolloutService.LookAhead:output_type -> specproxy.operator.v1.LookAheadResponse
+	9,  // 50: specproxy.operator.v1.RolloutService.StartRollout:output_type -> specproxy.operator.v1.StartRolloutResponse
+	11, // 51: specproxy.operator.v1.RolloutService.GetRollout:output_type -> specproxy.operator.v1.GetRolloutResponse
+	13, // 52: specproxy.operator.v1.RolloutService.ChangeRollout:output_type -> specproxy.operator.v1.ChangeRolloutResponse
+	16, // 53: specproxy.operator.v1.RolloutService.GetWebhookSecret:output_type -> specproxy.operator.v1.GetWebhookSecretResponse
+	49, // [49:54] is the sub-list for method output_type
+	44, // [44:49] is the sub-list for method input_type
+	44, // [44:44] is the sub-list for extension type_name
+	44, // [44:44] is the sub-list for extension extendee
+	0,  // [0:44] is the sub-list for field type_name
 }
 
 func init() { file_specproxy_operator_v1_rollout_proto_init() }
@@ -2178,13 +2436,14 @@ func file_specproxy_operator_v1_rollout_proto_init() {
 		return
 	}
 	file_specproxy_operator_v1_operator_proto_init()
+	file_specproxy_operator_v1_rollout_proto_msgTypes[1].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_specproxy_operator_v1_rollout_proto_rawDesc), len(file_specproxy_operator_v1_rollout_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   21,
+			NumMessages:   23,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

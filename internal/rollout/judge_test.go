@@ -1,0 +1,157 @@
+package rollout_test
+
+import (
+	"fmt"
+	"math"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/specproxy/specproxy/internal/rollout"
+	"github.com/specproxy/specproxy/internal/rollout/evidence"
+)
+
+func bound(f float64) *float64 { return &f }
+
+func TestJudgesOfAPlan(t *testing.T) {
+	for name, c := range map[string]struct {
+		yaml, want string
+	}{
+		"query":           {"{name: cost, prometheus: 'sum(x{v=\"{{canary}}\"})', failAbove: 1}", ""},
+		"below":           {"{name: grade, prometheus: 'x', failBelow: 0, every: 1s, timeout: 1s, fails: 1}", ""},
+		"webhook":         {"{name: grader, webhook: 'https://grader.example.com/judge'}", ""},
+		"neither":         {"{name: x}", "either a query of prometheus or a webhook"},
+		"both":            {"{name: x, prometheus: y, failAbove: 1, webhook: 'https://e.com'}", "either a query of prometheus or a webhook"},
+		"no bound":        {"{name: x, prometheus: y}", "say failAbove or failBelow"},
+		"bounded webhook": {"{name: x, webhook: 'https://e.com', failAbove: 1}", "are for queries"},
+		"no number":       {"{name: x, prometheus: y, failAbove: .nan}", "bounds are finite numbers"},
+		"placeholder":     {"{name: x, prometheus: 'y{{version}}', failAbove: 1}", "{{version}} stands for nothing"},
+		"name of another": {"{name: latency, prometheus: y, failAbove: 1}", "names of their own"},
+		"outcome":         {"{name: outcome, prometheus: y, failAbove: 1}", "names of their own"},
+		"too often":       {"{name: x, prometheus: y, failAbove: 1, every: 10ms}", "every is 1s at least"},
+		"too patient":     {"{name: x, prometheus: y, failAbove: 1, fails: 101}", "between 1 and 100"},
+		"no URL":          {"{name: x, webhook: 'grader'}", "is no URL"},
+	} {
+		p, err := rollout.ParsePlan([]byte("metrics: [{name: latency, slowerThan: 2s}]\njudges: [" + c.yaml + "]"))
+		if err == nil {
+			_, err = p.Complete()
+		}
+		if c.want == "" && err != nil || c.want != "" && (err == nil || !strings.Contains(err.Error(), c.want)) {
+			t.Errorf("%s: %v, want %q", name, err, c.want)
+		}
+	}
+	five := strings.TrimSuffix(strings.Repeat("{name: a, webhook: 'https://e.com'}, ", 5), ", ")
+	if p, _ := rollout.ParsePlan([]byte("judges: [" + five + "]")); len(p.Problems()) < 2 || !strings.Contains(fmt.Sprint(p.Problems()), "at most 4") {
+		t.Errorf("five judges: %v", p.Problems())
+	}
+}
+
+func TestWhatANumberMeans(t *testing.T) {
+	j := rollout.Judge{FailAbove: bound(1), FailBelow: bound(-1)}
+	for n, want := range map[float64]evidence.Result{
+		0: evidence.Pass, 1: evidence.Pass, -1: evidence.Pass, 1.001: evidence.Fail, -2: evidence.Fail, math.Inf(1): evidence.Fail, math.Inf(-1): evidence.Fail,
+	} {
+		if got, why := j.Measured(n); got != want || why == "" {
+			t.Errorf("%g: %s, %s", n, got, why)
+		}
+	}
+	if got, why := j.Measured(math.NaN()); got != evidence.Insufficient || !strings.Contains(why, "NaN") {
+		t.Errorf("NaN: %s, %s", got, why)
+	}
+}
+
+// judged is a rollout at its first step whose executions are good enough, with one judge that is asked every 30 s and has 10 s.
+func judged(t *testing.T, now time.Time) rollout.Run {
+	t.Helper()
+	p, err := rollout.ParsePlan([]byte("{steps: [{weight: 10%, until: evidence}, {weight: 50%, until: evidence}], judges: [{name: cost, prometheus: 'cost{v=\"{{canary}}\",s=\"{{ spec }}\",old=\"{{stable}}\"}', failAbove: 1, fails: 2}]}"))
+	if err == nil {
+		p, err = p.Complete()
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	r, _, err := rollout.Begin("shop", "2.0.0", "1.0.0", p, 0, "ada", now)
+	if err != nil {
+		t.Fatal(err)
+	}
+	r.Mark(1)
+	m := &r.Evidence.Metrics[0]
+	m.Counts.Ended[evidence.Canary], m.Counts.Ended[evidence.Stable] = 1000, 9000
+	return r
+}
+
+func TestAPassNeedsItsJudges(t *testing.T) {
+	begin := time.Date(2026, 11, 24, 2, 18, 0, 0, time.UTC)
+	r := judged(t, begin)
+	if q := r.Query(r.Plan.Judges[0]); q != `cost{v="2.0.0",s="shop",old="1.0.0"}` {
+		t.Errorf("query %s", q)
+	}
+	now := begin
+	verdict := func(want evidence.Result, why string) {
+		t.Helper()
+		if v := r.Judge(now); v.Result != want || !strings.Contains(v.Reason, why) {
+			t.Errorf("%s: %s, want %s, %s", v.Result, v.Reason, want, why)
+		}
+		event, _ := r.Tick(r.Judge(now), now)
+		if wants := map[evidence.Result]rollout.Event{evidence.Pass: rollout.EventPass, evidence.Fail: rollout.EventFail}[want]; event != wants {
+			t.Errorf("it ticks %q, want %q", event, wants)
+		}
+	}
+	hear := func(result evidence.Result, why string) { r = r.Heard(0, result, why, now) }
+
+	verdict(evidence.Insufficient, "judge cost: it has not answered yet")
+	if !r.Asks(0, now) {
+		t.Error("it is not asked")
+	}
+	hear(evidence.Insufficient, "no answer: connection refused")
+	verdict(evidence.Insufficient, "judge cost: no answer: connection refused")
+	if r.Asks(0, now.Add(29*time.Second)) || !r.Asks(0, now.Add(30*time.Second)) {
+		t.Error("it is asked again at another time than after 30 s")
+	}
+	hear(evidence.Pass, "0.5 is not above 1")
+	verdict(evidence.Pass, "")
+	now = begin.Add(101 * time.Second)
+	verdict(evidence.Insufficient, "it has not answered since 02:18:00Z")
+	hear(evidence.Fail, "2 is above 1")
+	verdict(evidence.Insufficient, "2 is above 1 (1 of 2 failures in a row)")
+	hear(evidence.Insufficient, "no answer")
+	verdict(evidence.Insufficient, "no answer")
+	hear(evidence.Fail, "3 is above 1") // what was not known has ended nothing
+	verdict(evidence.Fail, "judge cost: 3 is above 1 (2 failures in a row)")
+	hear(evidence.Pass, "0.5 is not above 1")
+	verdict(evidence.Pass, "")
+
+	// The next step wants an answer of its own.
+	now = now.Add(time.Second)
+	var err error
+	if r, _, _, err = r.Apply(rollout.EventPass, "engine", "", now); err != nil || r.Step != 1 {
+		t.Fatalf("step %d, %v", r.Step, err)
+	}
+	verdict(evidence.Insufficient, "it has not answered since this step began")
+	// A person may go by it, and with a new attempt nothing of the old one counts.
+	hear(evidence.Fail, "2 is above 1")
+	if r, _, _, err = r.Apply(rollout.EventRetry, "ada", "", now); err != nil || len(r.Judges) != 0 || r.Step != 0 {
+		t.Errorf("retried: %+v, %v", r.Judges, err)
+	}
+	if r, _, _, err = r.Apply(rollout.EventPromote, "ada", "", now); err != nil || r.Step != 1 {
+		t.Errorf("promoted: step %d, %v", r.Step, err)
+	}
+	// Over is over.
+	if r, _, _, err = r.Apply(rollout.EventAbort, "ada", "", now); err != nil || r.Asks(0, now.Add(time.Hour)) {
+		t.Errorf("an aborted one asks; %v", err)
+	}
+}
+
+// What executions prove goes before what judges say.
+func TestAJudgeDoesNotHideAFailure(t *testing.T) {
+	now := time.Date(2026, 11, 24, 2, 18, 0, 0, time.UTC)
+	r := judged(t, now)
+	r.Evidence.Metrics[0].Counts.Failed[evidence.Canary] = 900
+	if v := r.Judge(now); v.Result == evidence.Pass {
+		t.Errorf("%s: %s", v.Result, v.Reason)
+	}
+	r = r.Heard(0, evidence.Pass, "fine", now)
+	if v := r.Judge(now); v.Result == evidence.Pass {
+		t.Errorf("with a judge that is content: %s: %s", v.Result, v.Reason)
+	}
+}

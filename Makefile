@@ -61,7 +61,7 @@ test: $(ENVOY) $(PYTHON) oci-tools $(if $(RERUN),$(TOOLS)/gotestsum) ## Every te
 	$(if $(RUN),,go test -run Allocates ./internal/sidecar/proxy)
 
 .PHONY: test-long
-test-long: $(ENVOY) $(PYTHON) oci-tools $(TOOLS)/cosign conformance-tools $(CHROMIUM_BIN) $(if $(RERUN),$(TOOLS)/gotestsum) ## The long matrices, kill tests and soaks (build tag "long")
+test-long: $(ENVOY) $(PYTHON) oci-tools $(TOOLS)/cosign $(TOOLS)/prometheus conformance-tools $(CHROMIUM_BIN) $(if $(RERUN),$(TOOLS)/gotestsum) ## The long matrices, kill tests and soaks (build tag "long")
 	$(call go-test,$(or $(LONG),$(error no test of this tree is long)),-race -tags=long -timeout=60m -run='$(or $(RUN),^TestLong)')
 
 .PHONY: test-oldest
@@ -183,6 +183,10 @@ $(TOOLS)/alerts: tools/alerts/go.mod tools/alerts/go.sum tools/alerts/main.go
 $(TOOLS)/cosign: tools/cosign/go.mod tools/cosign/go.sum
 	CGO_ENABLED=0 GOBIN='$(CURDIR)/$(TOOLS)' go -C tools/cosign install tool
 	@touch $@
+
+# A Prometheus without its service discovery, which is most of it.
+$(TOOLS)/prometheus: tools/prometheus/go.mod tools/prometheus/go.sum
+	CGO_ENABLED=0 go -C tools/prometheus build -tags remove_all_sd -ldflags '-s -w' -o '$(CURDIR)/$@' github.com/prometheus/prometheus/cmd/prometheus
 
 $(TOOLS)/gotestsum: tools/gotestsum/go.mod tools/gotestsum/go.sum
 	CGO_ENABLED=0 GOBIN='$(CURDIR)/$(TOOLS)' go -C tools/gotestsum install tool

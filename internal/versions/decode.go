@@ -133,6 +133,9 @@ func (d *decoder) decode(n *yaml.Node, v reflect.Value, path string) {
 		} else if err := n.Decode(v.Addr().Interface()); err != nil {
 			d.problem(n, path, "%s is neither true nor false", n.Value)
 		}
+	case reflect.Pointer: // what is not there is not the same as 0
+		v.Set(reflect.New(v.Type().Elem()))
+		d.decode(n, v.Elem(), path)
 	default:
 		panic("versions: the manifest has a field of kind " + v.Kind().String() + ", which the decoder does not know")
 	}

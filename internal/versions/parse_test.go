@@ -51,6 +51,9 @@ rollout:
   pMax: 0.1
   maxHarmed: 8
   metrics: [{name: policy, reason: "policy", never: true, alpha: 0.001, pMax: 0.02}, {name: latency, slowerThan: 2s}]
+  judges:
+    - {name: cost, prometheus: 'cost{v="{{canary}}"}', failAbove: 0.5, failBelow: 0}
+    - {name: grader, webhook: "https://grader.example.com/judge", every: 1m, timeout: 20s, fails: 1}
   onInsufficient: hold
   rollback: auto-unless-acked-in
   ackWithin: 5m
@@ -76,6 +79,8 @@ inFlight:
 `
 
 const smallest = "name: billing\nversion: 1.0.0\n" + versions.SmallestInFlight
+
+func bound(f float64) *float64 { return &f }
 
 func TestParseEveryField(t *testing.T) {
 	got, err := versions.ParseManifest([]byte(complete))
@@ -104,7 +109,11 @@ func TestParseEveryField(t *testing.T) {
 				}},
 			},
 			Bake: rollout.Bake{For: rollout.Duration(2 * time.Hour), Control: 500}, Alpha: 0.01, PMax: 0.1, MaxHarmed: 8,
-			Metrics:        []rollout.Metric{{Name: "policy", Reason: "policy", Never: true, Alpha: 0.001, PMax: 0.02}, {Name: "latency", SlowerThan: rollout.Duration(2 * time.Second)}},
+			Metrics: []rollout.Metric{{Name: "policy", Reason: "policy", Never: true, Alpha: 0.001, PMax: 0.02}, {Name: "latency", SlowerThan: rollout.Duration(2 * time.Second)}},
+			Judges: []rollout.Judge{
+				{Name: "cost", Prometheus: `cost{v="{{canary}}"}`, FailAbove: bound(0.5), FailBelow: bound(0)},
+				{Name: "grader", Webhook: "https://grader.example.com/judge", Every: rollout.Duration(time.Minute), Timeout: rollout.Duration(20 * time.Second), Fails: 1},
+			},
 			OnInsufficient: "hold", Rollback: rollout.ReactUnlessAcked, AckWithin: rollout.Duration(5 * time.Minute), Outcomes: []string{"stated", "protocol"},
 		},
 		Segments: []drain.Attribute{{Name: "order-type", Header: "x-order-type", Values: []string{"small", "large*"}}, {Name: "route", Values: []string{"/v1/invoices", "/v1/*"}}},
@@ -236,6 +245,14 @@ var bad = []struct {
 	{
 		name: "gates of neither kind, and of both", source: smallest + "rollout:\n  steps:\n    - {weight: 5%, until: manual, gates: [{name: a}, {name: b, manual: true, webhook: \"http://x\"}]}\n",
 		want: []string{"line 7: rollout.steps[0].gates[0]: gate a is either manual or a webhook", "gate b is either"},
+	},
+	{
+		name: "judges that cannot judge", source: smallest + "rollout: {preset: fast, judges: [{name: a, prometheus: x}, {name: b, webhook: \"http://x/y\", failAbove: 1}]}\n",
+		want: []string{"rollout.judges[0]: judge a: say failAbove or failBelow", "rollout.judges[1]: judge b: failAbove and failBelow are for queries"},
+	},
+	{
+		name: "a bound that is none", source: smallest + "rollout: {preset: fast, judges: [{name: a, prometheus: x, failAbove: much}]}\n",
+		want: []string{`rollout.judges[0].failAbove: want a number, not the text "much"`},
 	},
 	{
 		name: "a gate nowhere", source: smallest + "rollout: {steps: [{weight: 5%, until: manual, gates: [{name: a, webhook: \"ftp://x/y\"}]}]}\n",

@@ -1,0 +1,122 @@
+package e2e
+
+import (
+	"encoding/json"
+	"fmt"
+	"io"
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"google.golang.org/protobuf/types/known/durationpb"
+
+	operatorv1 "github.com/specproxy/specproxy/gen/specproxy/operator/v1"
+	"github.com/specproxy/specproxy/internal/controlplane"
+)
+
+// bench are two judges outside: a webhook, and what would be a Prometheus.
+type bench struct {
+	verdict, number atomic.Value // what they say, whole
+	asked           atomic.Value // the webhook's last question
+	query           atomic.Value // the last query
+}
+
+func startBench(t *testing.T) (b *bench, webhook, prometheus string) {
+	t.Helper()
+	b = &bench{}
+	b.verdict.Store("<html>no such page</html>")
+	b.number.Store(`{"status":"success","data":{"resultType":"vector","result":[]}}`)
+	grader := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		body, _ := io.ReadAll(r.Body)
+		b.asked.Store(string(body))
+		if r.Header.Get("Webhook-Signature") == "" {
+			t.Error("a question is not signed")
+		}
+		_, _ = io.WriteString(w, b.verdict.Load().(string))
+	}))
+	t.Cleanup(grader.Close)
+	numbers := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		b.query.Store(r.FormValue("query"))
+		_, _ = io.WriteString(w, b.number.Load().(string))
+	}))
+	t.Cleanup(numbers.Close)
+	return b, grader.URL, numbers.URL
+}
+
+func (b *bench) says(n float64) {
+	b.number.Store(fmt.Sprintf(`{"status":"success","data":{"resultType":"vector","result":[{"metric":{},"value":[1,"%g"]}]}}`, n))
+}
+
+// judgedBy is a plan of one step whose judges are asked each second.
+func judgedBy(webhook string) *operatorv1.RolloutPlan {
+	half := 0.5
+	return &operatorv1.RolloutPlan{
+		Steps: []*operatorv1.RolloutStep{{Weight: 5000, Until: "evidence"}}, PMax: 0.2, MaxHarmed: -1, Rollback: "auto",
+		Judges: []*operatorv1.RolloutJudge{
+			{Name: "grader", Webhook: webhook, Every: durationpb.New(time.Second), Fails: 1},
+			{Name: "cost", Prometheus: `cost{spec="{{spec}}",version="{{canary}}"}`, FailAbove: &half, Every: durationpb.New(time.Second), Fails: 2},
+		},
+	}
+}
+
+// Judges outside let a canary go no further until all of them are content, and stop it by the road of any other failure.
+func TestJudgesOutside(t *testing.T) {
+	b, webhook, prometheus := startBench(t)
+	w := startPlane(t, func(o *controlplane.Options) { o.Prometheus = prometheus })
+	canaries(t, w, map[string]int64{"1.0.0": 0, "1.1.0": 0})
+	w.startRollout("refunds", "1.1.0", judgedBy(webhook))
+	waitsFor := func(judge, why string) {
+		t.Helper()
+		eventually(t, "rollout that waits for "+judge, func() error {
+			r := w.phase("refunds", "stepping")
+			v := r.GetVerdict()
+			if v.GetResult() != "insufficient" || !strings.HasPrefix(v.GetReason(), "judge "+judge+": ") || !strings.Contains(v.GetReason(), why) {
+				return fmt.Errorf("%v", v)
+			}
+			return nil
+		})
+	}
+	waitsFor("grader", "no answer: ")
+	contains(t, w.ctl(0, nil, "canary", "status", "refunds"), "judge grader", "insufficient", "webhook at 127.0.0.1", "judge cost", `cost{spec="refunds",version="1.1.0"}`)
+	b.verdict.Store(`{"result": "pass", "reason": "reads well"}`)
+	waitsFor("cost", "the query gives nothing")
+	var asked struct{ Kind, Judge, Spec, Canary, Stable string }
+	if err := json.Unmarshal([]byte(b.asked.Load().(string)), &asked); err != nil || asked != struct{ Kind, Judge, Spec, Canary, Stable string }{"judge", "grader", "refunds", "1.1.0", "1.0.0"} {
+		t.Errorf("asked %s, %v", b.asked.Load(), err)
+	}
+	b.says(0.1)
+	w.phase("refunds", "promoted")
+}
+
+// A judge that says fail rolls back, and the record says who, what it was asked and what it answered.
+func TestAJudgeStopsACanary(t *testing.T) {
+	b, webhook, prometheus := startBench(t)
+	b.verdict.Store(`{"result": "pass"}`)
+	b.says(0.75)
+	w := startPlane(t, func(o *controlplane.Options) { o.Prometheus = prometheus })
+	canaries(t, w, map[string]int64{"1.0.0": 0, "1.1.0": 0})
+	w.startRollout("refunds", "1.1.0", judgedBy(webhook))
+	r := w.phase("refunds", "aborted")
+	if !strings.Contains(r.GetWhy(), "judge cost: 0.75 is above 0.5 (2 failures in a row)") {
+		t.Errorf("why: %s", r.GetWhy())
+	}
+	contains(t, w.ctl(0, nil, "postmortem", "show", "PM-1"), "judge cost: 0.75 is above 0.5", `cost{spec="refunds",version="1.1.0"}`, "2 of 2", "webhook at 127.0.0.1")
+	if p := w.spec("refunds"); p.GetGeneration() != 3 {
+		t.Errorf("generation %d", p.GetGeneration())
+	}
+}
+
+// A plan that asks a Prometheus which nobody knows is refused before anything moves.
+func TestAQueryNeedsAPrometheus(t *testing.T) {
+	w := startPlane(t, nil)
+	w.publish("refunds", "1.0.0", canaryContract)
+	w.publish("refunds", "1.1.0", canaryContract, "rollout: {preset: fast, judges: [{name: cost, prometheus: 'cost', failAbove: 0.5}]}")
+	w.ctl(0, nil, "deploy", "refunds:1.0.0", "--now")
+	w.ctl(1, []string{"has a judge that queries Prometheus, and this control plane knows none", "xds --prometheus"}, "deploy", "refunds:1.1.0", "--now", "--impossible", "--no-rehearsal", "--reason", "x")
+	if g := w.spec("refunds").GetGeneration(); g != 1 {
+		t.Errorf("generation %d", g)
+	}
+}

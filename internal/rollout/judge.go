@@ -40,7 +40,7 @@ const (
 	staleAfter = 3
 )
 
-// AskTimeout, AskEvery and InARow are the judge's values or their defaults.
+// AskTimeout is how long one question may take.
 func (j Judge) AskTimeout() time.Duration { return time.Duration(or(j.Timeout, defaultTimeout)) }
 
 // AskEvery is how long from an answer to the next question.

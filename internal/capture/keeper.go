@@ -1,6 +1,10 @@
 package capture
 
-import "sync"
+import (
+	"slices"
+	"sync"
+	"time"
+)
 
 // Kept is how many excerpts are kept of the first failing executions, and as many of the last.
 const Kept = 8
@@ -10,13 +14,13 @@ const Kept = 8
 type Keeper struct {
 	redactor *Redactor
 
-	mu    sync.Mutex
-	first []*entry
-	last  []*entry // the oldest first
+	mu   sync.Mutex
+	kept []*entry // by when they began
 }
 
 type entry struct {
 	id                string
+	began             time.Time
 	request, response Body
 	made              *Excerpt // nil until it is asked for
 }
@@ -24,23 +28,18 @@ type entry struct {
 // NewKeeper keeps what redactor makes.
 func NewKeeper(redactor *Redactor) *Keeper { return &Keeper{redactor: redactor} }
 
-// Put takes what was captured of a failing execution. It is the keeper's from then on. Of several exchanges of one execution the first counts.
-func (k *Keeper) Put(id string, request, response Body) {
+// Put takes what was captured of a failing execution, which may end long after others that began later. It is the keeper's from then on. Of several exchanges of one execution the first counts.
+func (k *Keeper) Put(id string, began time.Time, request, response Body) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	if k.find(id) != nil {
 		return
 	}
-	e := &entry{id: id, request: request, response: response}
-	if len(k.first) < Kept {
-		k.first = append(k.first, e)
-		return
+	e := &entry{id: id, began: began, request: request, response: response}
+	i, _ := slices.BinarySearchFunc(k.kept, e, func(a, b *entry) int { return a.began.Compare(b.began) })
+	if k.kept = slices.Insert(k.kept, i, e); len(k.kept) > 2*Kept {
+		k.kept = slices.Delete(k.kept, Kept, Kept+1)
 	}
-	if len(k.last) == Kept {
-		copy(k.last, k.last[1:])
-		k.last = k.last[:Kept-1]
-	}
-	k.last = append(k.last, e)
 }
 
 // Excerpt of an execution; false if none is kept. A nil keeper keeps none.
@@ -62,12 +61,8 @@ func (k *Keeper) Excerpt(id string) (Excerpt, bool) {
 }
 
 func (k *Keeper) find(id string) *entry {
-	for _, all := range [][]*entry{k.first, k.last} {
-		for _, e := range all {
-			if e.id == id {
-				return e
-			}
-		}
+	if i := slices.IndexFunc(k.kept, func(e *entry) bool { return e.id == id }); i >= 0 {
+		return k.kept[i]
 	}
 	return nil
 }

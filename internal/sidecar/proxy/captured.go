@@ -87,6 +87,6 @@ func (c *captured) settle(x *exchange, status int) {
 	request, response := c.request.end(), c.response.end()
 	row := x.execution.Row()
 	if row.Outcome == drain.Failure || row.Outcome == "" && status >= http.StatusInternalServerError && x.cutBy() == nil {
-		x.proxy.Captures.Put(x.id, request, response)
+		x.proxy.Captures.Put(x.id, row.StartedAt, request, response)
 	}
 }

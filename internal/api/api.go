@@ -16,7 +16,6 @@ import (
 
 	operatorv1 "github.com/specproxy/specproxy/gen/specproxy/operator/v1"
 	"github.com/specproxy/specproxy/gen/specproxy/operator/v1/operatorv1connect"
-	"github.com/specproxy/specproxy/internal/auth"
 	"github.com/specproxy/specproxy/internal/control"
 	"github.com/specproxy/specproxy/internal/discovery"
 	"github.com/specproxy/specproxy/internal/fleet"
@@ -46,9 +45,12 @@ type Server struct {
 	figures  postmortem.Figures
 }
 
+// calls is how every service is served.
+var calls = connect.WithInterceptors(connect.UnaryInterceptorFunc(explain), connect.UnaryInterceptorFunc(admit))
+
 // Handler is the API at its path.
 func (s *Server) Handler() (string, http.Handler) {
-	return operatorv1connect.NewOperatorServiceHandler(s, connect.WithReadMaxBytes(maxMessage), connect.WithInterceptors(connect.UnaryInterceptorFunc(explain)))
+	return operatorv1connect.NewOperatorServiceHandler(s, connect.WithReadMaxBytes(maxMessage), calls)
 }
 
 // explain maps the controller's errors to codes.
@@ -82,10 +84,6 @@ func Explained(err error) error {
 	return connect.NewError(connect.CodeInternal, err)
 }
 
-func actor(h http.Header, automation bool) control.Actor {
-	return control.Actor{Name: auth.Actor("admin", h.Get(auth.ActorHeader)), Automation: automation || h.Get(auth.AutomationHeader) != ""}
-}
-
 func invalid(message string) error {
 	return connect.NewError(connect.CodeInvalidArgument, errors.New(message))
 }
@@ -102,7 +100,7 @@ func (s *Server) Publish(ctx context.Context, req *connect.Request[operatorv1.Pu
 		}
 		files[f.GetPath()] = f.GetContent()
 	}
-	p, err := s.Control.Publish(ctx, actor(req.Header(), false), files, req.Msg.GetDigest())
+	p, err := s.Control.Publish(ctx, actor(ctx, req.Header(), false), files, req.Msg.GetDigest())
 	if err != nil {
 		return nil, err
 	}
@@ -120,7 +118,7 @@ func (s *Server) Deploy(ctx context.Context, req *connect.Request[operatorv1.Dep
 	}
 	how := how(m.GetReason(), m.GetDryRun(), m.GetNow(), m.GetOverride())
 	how.AtOnce, how.Impossible, how.NoRehearsal = m.GetAtOnce(), m.GetImpossible(), m.GetNoRehearsal()
-	changes, err := s.Control.Deploy(ctx, actor(req.Header(), m.GetAutomation()), refs, how)
+	changes, err := s.Control.Deploy(ctx, actor(ctx, req.Header(), m.GetAutomation()), refs, how)
 	if err != nil {
 		return nil, err
 	}
@@ -134,7 +132,7 @@ func (s *Server) SetWeights(ctx context.Context, req *connect.Request[operatorv1
 	for _, w := range m.GetWeights() {
 		splits = append(splits, routing.Split{Version: w.GetVersion(), BasisPoints: w.GetBasisPoints()})
 	}
-	change, err := s.Control.SetWeights(ctx, actor(req.Header(), m.GetAutomation()), m.GetSpec(), splits, how(m.GetReason(), m.GetDryRun(), m.GetNow(), m.GetOverride()))
+	change, err := s.Control.SetWeights(ctx, actor(ctx, req.Header(), m.GetAutomation()), m.GetSpec(), splits, how(m.GetReason(), m.GetDryRun(), m.GetNow(), m.GetOverride()))
 	if err != nil {
 		return nil, err
 	}
@@ -156,7 +154,7 @@ func (s *Server) Rollback(ctx context.Context, req *connect.Request[operatorv1.R
 	for _, t := range m.GetTargets() {
 		targets = append(targets, control.RollbackTarget{Spec: t.GetSpec(), To: t.GetTo(), From: t.GetFrom(), Generation: t.GetGeneration()})
 	}
-	changes, err := s.Control.Rollback(ctx, actor(req.Header(), false), targets, how(m.GetReason(), m.GetDryRun(), m.GetNow(), nil))
+	changes, err := s.Control.Rollback(ctx, actor(ctx, req.Header(), false), targets, how(m.GetReason(), m.GetDryRun(), m.GetNow(), nil))
 	if err != nil {
 		return nil, err
 	}
@@ -165,7 +163,7 @@ func (s *Server) Rollback(ctx context.Context, req *connect.Request[operatorv1.R
 
 // Undo takes a rollback back.
 func (s *Server) Undo(ctx context.Context, req *connect.Request[operatorv1.UndoRequest]) (*connect.Response[operatorv1.UndoResponse], error) {
-	changes, err := s.Control.Undo(ctx, actor(req.Header(), false), req.Msg.GetPostmortem(), control.How{Reason: req.Msg.GetReason()})
+	changes, err := s.Control.Undo(ctx, actor(ctx, req.Header(), false), req.Msg.GetPostmortem(), control.How{Reason: req.Msg.GetReason()})
 	if err != nil {
 		return nil, err
 	}
@@ -175,7 +173,7 @@ func (s *Server) Undo(ctx context.Context, req *connect.Request[operatorv1.UndoR
 // SetHeaderTargets leads headers to a version.
 func (s *Server) SetHeaderTargets(ctx context.Context, req *connect.Request[operatorv1.SetHeaderTargetsRequest]) (*connect.Response[operatorv1.SetHeaderTargetsResponse], error) {
 	m := req.Msg
-	change, err := s.Control.Target(ctx, actor(req.Header(), m.GetAutomation()), versions.Ref{Spec: m.GetSpec(), Version: m.GetVersion()}, headersOf(m.GetHeaders()),
+	change, err := s.Control.Target(ctx, actor(ctx, req.Header(), m.GetAutomation()), versions.Ref{Spec: m.GetSpec(), Version: m.GetVersion()}, headersOf(m.GetHeaders()),
 		m.GetLasts().AsDuration(), how(m.GetReason(), m.GetDryRun(), m.GetNow(), nil))
 	if err != nil {
 		return nil, err
@@ -186,7 +184,7 @@ func (s *Server) SetHeaderTargets(ctx context.Context, req *connect.Request[oper
 // RemoveHeaderTargets ends that.
 func (s *Server) RemoveHeaderTargets(ctx context.Context, req *connect.Request[operatorv1.RemoveHeaderTargetsRequest]) (*connect.Response[operatorv1.RemoveHeaderTargetsResponse], error) {
 	m := req.Msg
-	change, err := s.Control.Untarget(ctx, actor(req.Header(), m.GetAutomation()), m.GetSpec(), headersOf(m.GetHeaders()), m.GetAll(), how(m.GetReason(), m.GetDryRun(), false, nil))
+	change, err := s.Control.Untarget(ctx, actor(ctx, req.Header(), m.GetAutomation()), m.GetSpec(), headersOf(m.GetHeaders()), m.GetAll(), how(m.GetReason(), m.GetDryRun(), false, nil))
 	if err != nil {
 		return nil, err
 	}
@@ -203,7 +201,7 @@ func headersOf(headers []*operatorv1.Header) []control.Header {
 
 // Unfreeze lets automation in again.
 func (s *Server) Unfreeze(ctx context.Context, req *connect.Request[operatorv1.UnfreezeRequest]) (*connect.Response[operatorv1.UnfreezeResponse], error) {
-	if err := s.Control.Unfreeze(ctx, actor(req.Header(), false), req.Msg.GetSpec()); err != nil {
+	if err := s.Control.Unfreeze(ctx, actor(ctx, req.Header(), false), req.Msg.GetSpec()); err != nil {
 		return nil, err
 	}
 	return connect.NewResponse(&operatorv1.UnfreezeResponse{}), nil
@@ -228,7 +226,7 @@ func (s *Server) ClosePostMortem(ctx context.Context, req *connect.Request[opera
 	if err != nil {
 		return nil, invalid(err.Error())
 	}
-	record, err := s.Control.ClosePostMortem(ctx, actor(req.Header(), false), req.Msg.GetId(), cause, req.Msg.GetNote())
+	record, err := s.Control.ClosePostMortem(ctx, actor(ctx, req.Header(), false), req.Msg.GetId(), cause, req.Msg.GetNote())
 	if err != nil {
 		return nil, err
 	}

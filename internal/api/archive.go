@@ -59,7 +59,7 @@ func (s *Server) ImportArchive(ctx context.Context, req *connect.Request[operato
 		}
 		choose[ref] = digest
 	}
-	imported, next, err := s.Control.ImportArchive(ctx, actor(req.Header(), false), after, size, choose, m.GetDryRun())
+	imported, next, err := s.Control.ImportArchive(ctx, actor(ctx, req.Header(), false), after, size, choose, m.GetDryRun())
 	if err != nil {
 		return nil, err
 	}

@@ -100,7 +100,7 @@ func (s *Server) ImportVersion(ctx context.Context, req *connect.Request[operato
 	if err != nil {
 		return nil, err
 	}
-	p, err := s.Control.ImportVersion(ctx, actor(req.Header(), false), req.Msg.GetImage(), files, req.Msg.GetDryRun())
+	p, err := s.Control.ImportVersion(ctx, actor(ctx, req.Header(), false), req.Msg.GetImage(), files, req.Msg.GetDryRun())
 	if err != nil {
 		return nil, err
 	}
@@ -121,7 +121,7 @@ func filesOf(list []*operatorv1.File) (map[string][]byte, error) {
 // Attach stores a signature or a test report beside a version.
 func (s *Server) Attach(ctx context.Context, req *connect.Request[operatorv1.AttachRequest]) (*connect.Response[operatorv1.AttachResponse], error) {
 	m := req.Msg
-	at, created, err := s.Control.Attach(ctx, actor(req.Header(), false), control.Attach{
+	at, created, err := s.Control.Attach(ctx, actor(ctx, req.Header(), false), control.Attach{
 		Ref: versions.Ref{Spec: m.GetSpec(), Version: m.GetVersion()}, Digest: m.GetVersionDigest(), Type: m.GetArtifactType(),
 		Data: m.GetContent(), Suite: m.GetSuite(), Image: m.GetImage(),
 	})

@@ -19,7 +19,7 @@ import (
 // PreviewDrain says what a rollback now would do to each running execution.
 func (s *Server) PreviewDrain(ctx context.Context, req *connect.Request[operatorv1.PreviewDrainRequest]) (*connect.Response[operatorv1.PreviewDrainResponse], error) {
 	m := req.Msg
-	change, rows, unseen, err := s.Control.Preview(ctx, actor(req.Header(), false), control.RollbackTarget{Spec: m.GetSpec(), To: m.GetTo(), From: m.GetFrom()})
+	change, rows, unseen, err := s.Control.Preview(ctx, actor(ctx, req.Header(), false), control.RollbackTarget{Spec: m.GetSpec(), To: m.GetTo(), From: m.GetFrom()})
 	if err != nil {
 		return nil, err
 	}
@@ -96,7 +96,7 @@ func drainOf(p control.Progress) *operatorv1.Drain {
 // SettleExecution carries an operator's decision to the execution's sidecar.
 func (s *Server) SettleExecution(ctx context.Context, req *connect.Request[operatorv1.SettleExecutionRequest]) (*connect.Response[operatorv1.SettleExecutionResponse], error) {
 	m := req.Msg
-	made, err := s.Control.Intervene(ctx, actor(req.Header(), false), control.Wish{
+	made, err := s.Control.Intervene(ctx, actor(ctx, req.Header(), false), control.Wish{
 		Execution: m.GetId(), Disposition: drain.Disposition(m.GetDisposition()), Reason: m.GetReason(), DespiteEffects: m.GetDespiteEffects(),
 	})
 	if err != nil {

@@ -36,7 +36,7 @@ func (s *Server) GetPolicy(_ context.Context, req *connect.Request[operatorv1.Ge
 // SetPolicy replaces it.
 func (s *Server) SetPolicy(ctx context.Context, req *connect.Request[operatorv1.SetPolicyRequest]) (*connect.Response[operatorv1.SetPolicyResponse], error) {
 	m := req.Msg
-	set, err := s.Control.SetPolicy(ctx, actor(req.Header(), false),
+	set, err := s.Control.SetPolicy(ctx, actor(ctx, req.Header(), false),
 		versions.Policy{Spec: m.GetSpec(), SignedBy: m.GetSignedBy(), Conformance: m.GetConformance(), Approval: m.GetApproval(), OpenFor: m.GetOpenFor().AsDuration(), Reason: m.GetReason()})
 	if err != nil {
 		return nil, err

@@ -17,7 +17,7 @@ import (
 
 // PostMortems is the service of the records, at its path.
 func (s *Server) PostMortems() (string, http.Handler) {
-	return operatorv1connect.NewPostMortemServiceHandler(s, connect.WithReadMaxBytes(maxText), connect.WithInterceptors(connect.UnaryInterceptorFunc(explain)))
+	return operatorv1connect.NewPostMortemServiceHandler(s, connect.WithReadMaxBytes(maxText), calls)
 }
 
 // maxText bounds a request that carries only what people write.
@@ -33,7 +33,7 @@ func (s *Server) Answer(ctx context.Context, req *connect.Request[operatorv1.Ans
 		}
 		answers = append(answers, postmortem.Answered{Question: q, Text: a.GetText()})
 	}
-	record, err := s.Control.Answer(ctx, actor(req.Header(), false), req.Msg.GetId(), answers)
+	record, err := s.Control.Answer(ctx, actor(ctx, req.Header(), false), req.Msg.GetId(), answers)
 	if err != nil {
 		return nil, err
 	}
@@ -52,7 +52,7 @@ func (s *Server) recordOfNow(record postmortem.Record) *operatorv1.PostMortem {
 
 // Assign gives a record its owner, or adds or ends an action item.
 func (s *Server) Assign(ctx context.Context, req *connect.Request[operatorv1.AssignRequest]) (*connect.Response[operatorv1.AssignResponse], error) {
-	m, who := req.Msg, actor(req.Header(), false)
+	m, who := req.Msg, actor(ctx, req.Header(), false)
 	out := &operatorv1.AssignResponse{}
 	var due time.Time
 	if m.GetDue() != nil {
@@ -78,7 +78,7 @@ func (s *Server) Assign(ctx context.Context, req *connect.Request[operatorv1.Ass
 
 // Approve is a second person's agreement.
 func (s *Server) Approve(ctx context.Context, req *connect.Request[operatorv1.ApproveRequest]) (*connect.Response[operatorv1.ApproveResponse], error) {
-	record, err := s.Control.Approve(ctx, actor(req.Header(), false), req.Msg.GetId(), req.Msg.GetNote())
+	record, err := s.Control.Approve(ctx, actor(ctx, req.Header(), false), req.Msg.GetId(), req.Msg.GetNote())
 	if err != nil {
 		return nil, err
 	}
@@ -87,7 +87,7 @@ func (s *Server) Approve(ctx context.Context, req *connect.Request[operatorv1.Ap
 
 // Reopen takes a closing back.
 func (s *Server) Reopen(ctx context.Context, req *connect.Request[operatorv1.ReopenRequest]) (*connect.Response[operatorv1.ReopenResponse], error) {
-	record, err := s.Control.Reopen(ctx, actor(req.Header(), false), req.Msg.GetId(), req.Msg.GetReason())
+	record, err := s.Control.Reopen(ctx, actor(ctx, req.Header(), false), req.Msg.GetId(), req.Msg.GetReason())
 	if err != nil {
 		return nil, err
 	}
@@ -153,7 +153,7 @@ func (s *Server) Alert(ctx context.Context, req *connect.Request[operatorv1.Aler
 
 // Erase erases personal data of a record.
 func (s *Server) Erase(ctx context.Context, req *connect.Request[operatorv1.EraseRequest]) (*connect.Response[operatorv1.EraseResponse], error) {
-	keys, excerpts, err := s.Control.Erase(ctx, actor(req.Header(), false), req.Msg.GetId(), req.Msg.GetDigests(), req.Msg.GetReason())
+	keys, excerpts, err := s.Control.Erase(ctx, actor(ctx, req.Header(), false), req.Msg.GetId(), req.Msg.GetDigests(), req.Msg.GetReason())
 	if err != nil {
 		return nil, err
 	}
@@ -167,7 +167,7 @@ func (s *Server) HandOver(ctx context.Context, req *connect.Request[operatorv1.H
 	if m.GetDue() != nil {
 		h.Due = m.GetDue().AsTime()
 	}
-	over, err := s.Control.HandOver(ctx, actor(req.Header(), false), h)
+	over, err := s.Control.HandOver(ctx, actor(ctx, req.Header(), false), h)
 	if err != nil {
 		return nil, err
 	}

@@ -22,7 +22,7 @@ import (
 
 // RolloutHandler is the API of canaries at its path.
 func (s *Server) RolloutHandler() (string, http.Handler) {
-	return operatorv1connect.NewRolloutServiceHandler(s, connect.WithReadMaxBytes(1<<20), connect.WithInterceptors(connect.UnaryInterceptorFunc(explain)))
+	return operatorv1connect.NewRolloutServiceHandler(s, connect.WithReadMaxBytes(1<<20), calls)
 }
 
 // commands of people, by their names.
@@ -67,7 +67,7 @@ func (s *Server) StartRollout(ctx context.Context, req *connect.Request[operator
 	ref := versions.Ref{Spec: m.GetSpec(), Version: m.GetVersion()}
 	how := how(m.GetReason(), false, m.GetNow(), m.GetOverride())
 	how.Impossible, how.NoRehearsal = m.GetImpossible(), m.GetNoRehearsal()
-	change, ro, err := s.Control.StartRollout(ctx, actor(req.Header(), m.GetAutomation()), ref, plan, how)
+	change, ro, err := s.Control.StartRollout(ctx, actor(ctx, req.Header(), m.GetAutomation()), ref, plan, how)
 	if err != nil {
 		return nil, err
 	}
@@ -94,7 +94,7 @@ func (s *Server) GetRollout(_ context.Context, req *connect.Request[operatorv1.G
 // ChangeRollout carries out a command.
 func (s *Server) ChangeRollout(ctx context.Context, req *connect.Request[operatorv1.ChangeRolloutRequest]) (*connect.Response[operatorv1.ChangeRolloutResponse], error) {
 	if req.Msg.GetCommand() == "approve" {
-		ro, err := s.Control.OpenGates(ctx, actor(req.Header(), false), req.Msg.GetSpec(), req.Msg.GetReason())
+		ro, err := s.Control.OpenGates(ctx, actor(ctx, req.Header(), false), req.Msg.GetSpec(), req.Msg.GetReason())
 		if err != nil {
 			return nil, err
 		}
@@ -104,7 +104,7 @@ func (s *Server) ChangeRollout(ctx context.Context, req *connect.Request[operato
 	if !ok {
 		return nil, invalid(fmt.Sprintf("command %q: there are pause, resume, promote, abort, retry, ack and approve", req.Msg.GetCommand()))
 	}
-	ro, change, err := s.Control.ChangeRollout(ctx, actor(req.Header(), false), req.Msg.GetSpec(), event, req.Msg.GetReason())
+	ro, change, err := s.Control.ChangeRollout(ctx, actor(ctx, req.Header(), false), req.Msg.GetSpec(), event, req.Msg.GetReason())
 	if err != nil {
 		return nil, err
 	}

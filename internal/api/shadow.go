@@ -15,7 +15,7 @@ import (
 // SetShadow sends copies of requests to a version.
 func (s *Server) SetShadow(ctx context.Context, req *connect.Request[operatorv1.SetShadowRequest]) (*connect.Response[operatorv1.SetShadowResponse], error) {
 	m := req.Msg
-	change, err := s.Control.Shadow(ctx, actor(req.Header(), m.GetAutomation()), versions.Ref{Spec: m.GetSpec(), Version: m.GetVersion()}, m.GetBasisPoints(),
+	change, err := s.Control.Shadow(ctx, actor(ctx, req.Header(), m.GetAutomation()), versions.Ref{Spec: m.GetSpec(), Version: m.GetVersion()}, m.GetBasisPoints(),
 		m.GetLasts().AsDuration(), how(m.GetReason(), m.GetDryRun(), m.GetNow(), nil))
 	if err != nil {
 		return nil, err
@@ -26,7 +26,7 @@ func (s *Server) SetShadow(ctx context.Context, req *connect.Request[operatorv1.
 // StopShadow ends that.
 func (s *Server) StopShadow(ctx context.Context, req *connect.Request[operatorv1.StopShadowRequest]) (*connect.Response[operatorv1.StopShadowResponse], error) {
 	m := req.Msg
-	change, err := s.Control.StopShadow(ctx, actor(req.Header(), m.GetAutomation()), m.GetSpec(), how(m.GetReason(), m.GetDryRun(), false, nil))
+	change, err := s.Control.StopShadow(ctx, actor(ctx, req.Header(), m.GetAutomation()), m.GetSpec(), how(m.GetReason(), m.GetDryRun(), false, nil))
 	if err != nil {
 		return nil, err
 	}

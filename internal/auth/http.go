@@ -15,8 +15,8 @@ const ActorHeader = "X-Specproxy-Actor"
 // AutomationHeader is sent by CI and scripts with every request, whatever its value: a frozen spec, and what only a person may do, refuse them.
 const AutomationHeader = "X-Specproxy-Automation"
 
-// Guard protects an HTTP API: Host and Origin (DNS rebinding, cross-site posts), method and content type, then the token.
-func Guard(next http.Handler, token Token, hosts []string) http.Handler {
+// Guard protects an HTTP API: Host and Origin (DNS rebinding, cross-site posts), method and content type, then the token. Who it is from is CallerOf.
+func Guard(next http.Handler, keys *Keyring, hosts []string) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if why := foreign(r, hosts); why != "" {
 			deny(w, http.StatusForbidden, "permission_denied", why)
@@ -26,12 +26,13 @@ func Guard(next http.Handler, token Token, hosts []string) http.Handler {
 			deny(w, http.StatusUnsupportedMediaType, "invalid_argument", "this API takes POST with JSON or protobuf")
 			return
 		}
-		if !token.MatchesBearer(r.Header.Get("Authorization")) {
+		caller, ok := keys.Bearer(r.Header.Get("Authorization"))
+		if !ok {
 			deny(w, http.StatusUnauthorized, "unauthenticated", "no valid token; the first admin's is in the control plane's data directory: "+
 				"specctl --token-file DATA_DIR/"+AdminTokenFile+" …, or set SPECPROXY_TOKEN")
 			return
 		}
-		next.ServeHTTP(w, r)
+		next.ServeHTTP(w, r.WithContext(withCaller(r.Context(), caller)))
 	})
 }
 

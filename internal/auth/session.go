@@ -2,7 +2,6 @@ package auth
 
 import (
 	"crypto/hmac"
-	"crypto/sha256"
 	"encoding/hex"
 	"net/http"
 	"strconv"
@@ -10,31 +9,22 @@ import (
 	"time"
 )
 
-// Session is what a browser gets for the token: it opens pages that are only read, until then and no longer, and no other token makes it. The
-// token cannot be had from it, and a new token ends it.
-func (t Token) Session(until time.Time) string {
+func (known key) session(secret Token, until time.Time) string {
 	expiry := strconv.FormatInt(until.Unix(), 10)
-	return expiry + "." + hex.EncodeToString(t.sign(expiry))
+	return expiry + "." + hex.EncodeToString(known.sign(secret, expiry))
 }
 
-// MatchesSession says whether a session was made for this token and has not ended. The zero token has none.
-func (t Token) MatchesSession(session string, now time.Time) bool {
+func (known key) opens(secret Token, session string, now time.Time) bool {
 	expiry, sum, ok := strings.Cut(session, ".")
-	if !ok || t == (Token{}) {
+	if !ok || known.Token == (Token{}) {
 		return false
 	}
 	sent, err := hex.DecodeString(sum)
-	if err != nil || !hmac.Equal(sent, t.sign(expiry)) {
+	if err != nil || !hmac.Equal(sent, known.sign(secret, expiry)) {
 		return false
 	}
 	until, err := strconv.ParseInt(expiry, 10, 64)
 	return err == nil && now.Unix() < until
-}
-
-func (t Token) sign(expiry string) []byte {
-	mac := hmac.New(sha256.New, t.sum[:])
-	mac.Write([]byte("specproxy session until " + expiry))
-	return mac.Sum(nil)
 }
 
 // OwnSite refuses what a page of another site could have made a browser send, by Host and Origin, and passes the rest on.

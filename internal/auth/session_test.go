@@ -1,41 +1,78 @@
-package auth
+package auth_test
 
 import (
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
+
+	"go.uber.org/zap"
+
+	"github.com/specproxy/specproxy/internal/auth"
 )
 
 func TestSessionIsOfOneTokenAndEnds(t *testing.T) {
+	const secret, alices, bobs = "a-token-of-good-length", "alices-token-of-good-length", "bobs-token-of-good-length"
 	now := time.Unix(1_700_000_000, 0)
-	token, other := NewToken("a-token-of-good-length"), NewToken("another-token-of-good-length")
-	session := token.Session(now.Add(time.Hour))
-	later := token.Session(now.Add(48 * time.Hour))
-	_, sum, _ := strings.Cut(session, ".")
-	until, _, _ := strings.Cut(later, ".")
-	for _, c := range []struct {
-		name    string
-		token   Token
-		session string
-		at      time.Time
-		want    bool
-	}{
-		{"as it was made", token, session, now, true},
-		{"a second before its end", token, session, now.Add(time.Hour - time.Second), true},
-		{"at its end", token, session, now.Add(time.Hour), false},
-		{"of another token", other, session, now, false},
-		{"of no token", Token{}, Token{}.Session(now.Add(time.Hour)), now, false},
-		{"with a later end", token, until + "." + sum, now, false},
-		{"the token itself", token, "a-token-of-good-length", now, false},
-		{"nothing", token, "", now, false},
-		{"no sum", token, until + ".", now, false},
-		{"no hexadecimal", token, until + ".zz", now, false},
-	} {
-		if got := c.token.MatchesSession(c.session, c.at); got != c.want {
-			t.Errorf("%s: %t, want %t", c.name, got, c.want)
+	clock := func() time.Time { return now }
+	file := filepath.Join(t.TempDir(), "tokens.yaml")
+	list := func(entries ...string) string { return "tokens:\n" + strings.Join(entries, "\n") + "\n" }
+	alice, bob := auth.Entry("alice", auth.Viewer, alices), auth.Entry("bob", auth.Operator, bobs)
+	write := func(text string) {
+		if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
 		}
 	}
-	if strings.Contains(session, "a-token") {
-		t.Errorf("the session shows its token: %s", session)
+	write(list(alice, bob))
+	keys, err := auth.NewKeyring(auth.NewToken(secret), file, zap.NewNop(), clock)
+	if err != nil {
+		t.Fatal(err)
+	}
+	session := func(k *auth.Keyring, secret string, lasts time.Duration) string {
+		s, ok := k.Session(secret, now.Add(lasts))
+		if !ok {
+			t.Fatalf("no session for %s", secret)
+		}
+		if strings.Contains(s, "token") {
+			t.Errorf("the session shows its token: %s", s)
+		}
+		return s
+	}
+	if s, ok := keys.Session("another-token-of-good-length", now.Add(time.Hour)); ok {
+		t.Errorf("a session for an unknown token: %s", s)
+	}
+	elsewhere, err := auth.NewKeyring(auth.NewToken("the-token-of-another-place"), file, zap.NewNop(), clock)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, mine := range []string{secret, alices} {
+		own := session(keys, mine, time.Hour)
+		until, sum, _ := strings.Cut(own, ".")
+		later, _, _ := strings.Cut(session(keys, mine, 48*time.Hour), ".")
+		for _, c := range []struct {
+			name, session string
+			want          bool
+		}{
+			{"as it was made", own, true},
+			{"at its end", session(keys, mine, 0), false},
+			{"a second before its end", session(keys, mine, time.Second), true},
+			{"of another control plane with the same file", session(elsewhere, alices, time.Hour), false},
+			{"with a later end", later + "." + sum, false},
+			{"the token itself", mine, false},
+			{"nothing", "", false},
+			{"no sum", until + ".", false},
+			{"no hexadecimal", until + ".zz", false},
+		} {
+			if got := keys.OpensSession(c.session); got != c.want {
+				t.Errorf("%s, %s: %t, want %t", mine, c.name, got, c.want)
+			}
+		}
+	}
+	alicesSession, bobsSession := session(keys, alices, time.Hour), session(keys, bobs, time.Hour)
+	write(list(bob)) // alice has left
+	now = now.Add(2 * time.Second)
+	if keys.OpensSession(alicesSession) || !keys.OpensSession(bobsSession) {
+		t.Error("a session outlives its token, or went with another's")
 	}
 }

@@ -96,7 +96,7 @@ changed last and when, and the command to type next.`,
 	root.AddCommand(
 		a.publishCommand(), a.lintCommand(), a.verifyCommand(), a.importCommand(), a.exportCommand(),
 		a.showCommand(), a.catCommand(), a.diffCommand(), a.lineageCommand(),
-		a.keyCommand(), a.signCommand(), a.attachCommand(), a.policyCommand(),
+		a.tokenCommand(), a.keyCommand(), a.signCommand(), a.attachCommand(), a.policyCommand(),
 		a.deployCommand(), a.planCommand(), a.canaryCommand(), a.weightsCommand(), a.targetCommand(), a.shadowCommand(), a.rollbackCommand(), a.unfreezeCommand(),
 		a.getCommand(), a.versionsCommand(), a.executionsCommand(), a.executionCommand(), a.drainCommand(), a.effectsCommand(), a.proxiesCommand(),
 		a.postmortemCommand(), a.handoverCommand(), a.statsCommand(), a.versionCommand(),

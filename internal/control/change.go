@@ -350,7 +350,7 @@ func permitted(d *draft, record versions.Record, actor Actor, how How) error {
 	return overridden(record, actor, how)
 }
 
-// overridden says that a person names the open post-mortem of a quarantined version and gives a reason, or refuses.
+// overridden says that an admin names the open post-mortem of a quarantined version and gives a reason, or refuses.
 func overridden(record versions.Record, actor Actor, how How) error {
 	if how.Override == "" {
 		return deployable(record)
@@ -362,6 +362,9 @@ func overridden(record versions.Record, actor Actor, how How) error {
 	if actor.Automation {
 		return refuse("ask a person to run: "+again, "only a person overrides %s", record.PostMortem)
 	}
+	if !actor.Admin {
+		return refuse("ask an admin to run: "+again, "only an admin overrides %s, and %s is none", record.PostMortem, actor.Name)
+	}
 	if strings.TrimSpace(how.OverrideReason) == "" {
 		return refuse(again, "an override of %s needs a reason: it is written into the record", record.PostMortem)
 	}
@@ -369,10 +372,10 @@ func overridden(record versions.Record, actor Actor, how How) error {
 }
 
 // answered refuses a version that never had traffic while a record of its spec has been open for longer than the policy allows. A version that
-// names the record as the one it fixes is let in, and so is what a person's override names the record for.
+// names the record as the one it fixes is let in, and so is what an admin's override names the record for.
 func answered(tx *store.Tx, policy versions.Policy, record versions.Record, actor Actor, how How, now time.Time) error {
 	for _, pm := range overdue(tx, policy, record, now) {
-		if how.Override == pm.ID && strings.TrimSpace(how.OverrideReason) != "" && !actor.Automation {
+		if how.Override == pm.ID && strings.TrimSpace(how.OverrideReason) != "" && !actor.Automation && actor.Admin {
 			continue
 		}
 		return refuse(fmt.Sprintf("specctl postmortem show %s   (or, at once and on record: specctl deploy %s --override %s --reason \"…\")", pm.ID, record.Ref(), pm.ID),

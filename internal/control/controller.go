@@ -99,6 +99,8 @@ type Actor struct {
 	Name string
 	// Automation is set by CI and scripts; a frozen spec refuses them.
 	Automation bool
+	// Admin may override an open post-mortem.
+	Admin bool
 }
 
 // Refused is an error that a person can act on: the command was understood and not carried out; nothing changed.

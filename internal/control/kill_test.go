@@ -83,7 +83,7 @@ func story(dir string) error {
 	disc := discovery.New(discovery.Options{Store: s, Log: zap.NewNop()})
 	fl := fleet.New(fleet.Options{Store: s, Archive: arch, Proxies: disc, Log: zap.NewNop()})
 	c := control.New(control.Options{Store: s, Archive: arch, Fleet: fl, Discovery: disc, Log: zap.NewNop(), Alone: true})
-	ada, bob := control.Actor{Name: "ada"}, control.Actor{Name: "bob"}
+	ada, bob := control.Actor{Name: "ada", Admin: true}, control.Actor{Name: "bob"}
 	now := control.How{Now: true, Reason: "test"}
 	answers := func() []postmortem.Answered {
 		var all []postmortem.Answered

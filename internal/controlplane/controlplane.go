@@ -59,6 +59,8 @@ type Options struct {
 	APIHosts []string
 	// TokenFile is demanded of proxies and sidecars; required beyond loopback.
 	TokenFile string
+	// Tokens is the file of named tokens that the API takes, besides the first admin's; empty: none.
+	Tokens string
 	// TLSCert and TLSKey are PEM files for both listeners.
 	TLSCert, TLSKey string
 	// MetricsTokenFile holds a token that may read /metrics and nothing else, where the API listens beyond loopback. Empty: only the admin's token may.
@@ -144,16 +146,21 @@ func Run(ctx context.Context, o Options) (err error) {
 		defer adminListener.Close()
 	}
 	reg := telemetry.NewRegistry("xds", o.Version)
+	admin, err := auth.AdminToken(o.DataDir)
+	if err != nil {
+		return err
+	}
+	keys, err := auth.NewKeyring(admin, o.Tokens, o.Log.Named("auth"), nil)
+	if err != nil {
+		return &UsageError{err}
+	}
+	keys.Register(reg)
 
 	st, err := o.openStore(ctx, grpcListener.Addr())
 	if err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, st.Close()) }()
-	admin, err := auth.AdminToken(o.DataDir)
-	if err != nil {
-		return err
-	}
 	arch, err := openArchive(o)
 	if err != nil {
 		return err
@@ -179,7 +186,7 @@ func Run(ctx context.Context, o Options) (err error) {
 
 	reg.MustRegister(control.NewRecordMetrics(st))
 	operator := &api.Server{Store: st, Control: ctl, Fleet: fl, Discovery: disc}
-	hs := &http.Server{Handler: pages(o, operator, reg, admin, scraper, spans), ReadHeaderTimeout: 10 * time.Second, TLSConfig: tlsConfig, Protocols: new(http.Protocols)}
+	hs := &http.Server{Handler: pages(o, operator, reg, keys, admin, scraper, spans), ReadHeaderTimeout: 10 * time.Second, TLSConfig: tlsConfig, Protocols: new(http.Protocols)}
 	hs.Protocols.SetHTTP1(true)
 	hs.Protocols.SetHTTP2(true)
 	hs.Protocols.SetUnencryptedHTTP2(true)

@@ -38,8 +38,8 @@ func traced(calls http.Handler, spans trace.TracerProvider) http.Handler {
 		otelhttp.WithSpanNameFormatter(func(_ string, r *http.Request) string { return strings.TrimPrefix(r.URL.Path, "/") }))
 }
 
-// pages is what the API's listener serves. The dashboard is read with the token that reads through the API. Metrics are open to whoever is on this machine if the listener is; beyond loopback they want a token.
-func pages(o Options, operator *api.Server, reg *prometheus.Registry, admin, scraper auth.Token, spans trace.TracerProvider) http.Handler {
+// pages is what the API's listener serves. The dashboard is read with any token of the API. Metrics are open to whoever is on this machine if the listener is; beyond loopback they want a token.
+func pages(o Options, operator *api.Server, reg *prometheus.Registry, keys *auth.Keyring, admin, scraper auth.Token, spans trace.TracerProvider) http.Handler {
 	guarded := http.NewServeMux()
 	guarded.Handle(operator.Handler())
 	guarded.Handle(operator.PostMortems())
@@ -47,10 +47,10 @@ func pages(o Options, operator *api.Server, reg *prometheus.Registry, admin, scr
 	host, _, err := net.SplitHostPort(o.API)
 	open := err == nil && auth.Loopback(host)
 	mux := http.NewServeMux()
-	mux.Handle("/", auth.Guard(traced(guarded, spans), admin, o.APIHosts))
+	mux.Handle("/", auth.Guard(traced(guarded, spans), keys, o.APIHosts))
 	mux.Handle("/gates/", operator.Gates()) // whoever has a link may follow it
 	if !o.NoDashboard {
-		mux.Handle(dashboard.Prefix, dashboard.New(dashboard.Options{Reads: operator, Token: admin, Hosts: o.APIHosts, TLS: o.TLSCert != "", Log: o.Log.Named("dashboard")}))
+		mux.Handle(dashboard.Prefix, dashboard.New(dashboard.Options{Reads: operator, Keys: keys, Hosts: o.APIHosts, TLS: o.TLSCert != "", Log: o.Log.Named("dashboard")}))
 		mux.Handle("GET /{$}", http.RedirectHandler(dashboard.Prefix, http.StatusSeeOther))
 	}
 	mux.Handle("GET /metrics", auth.Readable(telemetry.Metrics(reg), open, o.APIHosts, admin, scraper))

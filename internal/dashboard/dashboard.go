@@ -53,8 +53,8 @@ type Reader interface {
 // Options of a dashboard.
 type Options struct {
 	Reads Reader
-	// Token opens it: the one that reads through the API.
-	Token auth.Token
+	// Keys open it: every token that reads through the API.
+	Keys *auth.Keyring
 	// Hosts are names besides loopback under which it may be called.
 	Hosts []string
 	// TLS says that browsers come by https alone.

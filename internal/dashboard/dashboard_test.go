@@ -82,14 +82,26 @@ func parsed(t *testing.T, page string) *html.Node {
 }
 
 func TestNobodyReadsWithoutTheToken(t *testing.T) {
-	h := New(*handler(t, busy("text"), nil))
-	other := auth.NewToken("another-token-of-good-length")
+	o := handler(t, busy("text"), nil)
+	h := New(*o)
+	session := func(keys *auth.Keyring, secret string, lasts time.Duration) string {
+		made, ok := keys.Session(secret, time.Now().Add(lasts))
+		if !ok {
+			t.Fatal("no session")
+		}
+		return "specproxy-dashboard-18080=" + made
+	}
+	const another = "another-token-of-good-length"
+	other, err := auth.NewKeyring(auth.NewToken(another), "", o.Log, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
 	for _, path := range append(slices.Clone(pages), "/dashboard/nothing", "/dashboard/specs/none") {
 		for name, header := range map[string][]string{
 			"nothing":           nil,
-			"another token":     {"Authorization", "Bearer another-token-of-good-length"},
-			"another's session": {"Cookie", "specproxy-dashboard-18080=" + other.Session(time.Now().Add(time.Hour))},
-			"an ended session":  {"Cookie", "specproxy-dashboard-18080=" + auth.NewToken(secret).Session(time.Now().Add(-time.Second))},
+			"another token":     {"Authorization", "Bearer " + another},
+			"another's session": {"Cookie", session(other, another, time.Hour)},
+			"an ended session":  {"Cookie", session(o.Keys, secret, -time.Second)},
 			"the token":         {"Cookie", "specproxy-dashboard-18080=" + secret},
 		} {
 			res := do(h, "GET", path, nil, header...)
@@ -111,7 +123,7 @@ func TestSigningIn(t *testing.T) {
 	for _, tls := range []bool{false, true} {
 		h := New(*handler(t, busy("text"), func(o *Options) { o.TLS = tls }))
 		res := do(h, "POST", "/dashboard/login", url.Values{"token": {"wrong"}, "next": {"/dashboard/stats"}})
-		if res.Code != http.StatusUnauthorized || len(res.Result().Cookies()) != 0 || !strings.Contains(res.Body.String(), "not the token") {
+		if res.Code != http.StatusUnauthorized || len(res.Result().Cookies()) != 0 || !strings.Contains(res.Body.String(), "no token") {
 			t.Fatalf("a wrong token: %d %v\n%s", res.Code, res.Result().Cookies(), res.Body)
 		}
 		if res = do(h, "GET", "/dashboard/login?token="+secret, nil); len(res.Result().Cookies()) != 0 {

@@ -130,7 +130,11 @@ func (f *fleet) Standpoint() api.Standpoint { return f.stand }
 
 func handler(t *testing.T, f *fleet, change func(*Options)) *Options {
 	t.Helper()
-	o := Options{Reads: f, Token: auth.NewToken(secret), Log: zaptest.NewLogger(t)}
+	keys, err := auth.NewKeyring(auth.NewToken(secret), "", zaptest.NewLogger(t), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	o := Options{Reads: f, Keys: keys, Log: zaptest.NewLogger(t)}
 	if change != nil {
 		change(&o)
 	}

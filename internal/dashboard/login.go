@@ -26,13 +26,13 @@ func cookieName(r *http.Request) string {
 	return "specproxy-dashboard-" + port
 }
 
-// admitted says whether a request may read: by the session of a browser, or by the token as the API takes it.
+// admitted says whether a request may read: by the session of a browser, or by a token as the API takes it.
 func (d *dashboard) admitted(r *http.Request) bool {
-	if d.Token.MatchesBearer(r.Header.Get("Authorization")) {
+	if _, ok := d.Keys.Bearer(r.Header.Get("Authorization")); ok {
 		return true
 	}
 	c, err := r.Cookie(cookieName(r))
-	return err == nil && d.Token.MatchesSession(c.Value, time.Now())
+	return err == nil && d.Keys.OpensSession(c.Value)
 }
 
 // turnAway sends a person to the form, and tells a program what it lacks.
@@ -45,7 +45,7 @@ func (d *dashboard) turnAway(w http.ResponseWriter, r *http.Request) {
 		http.Redirect(w, r, Prefix+"login?"+url.Values{"next": {r.URL.RequestURI()}}.Encode(), http.StatusSeeOther)
 	default:
 		w.Header().Set("WWW-Authenticate", "Bearer")
-		http.Error(w, "no valid token: sign in at "+Prefix+"login, or send Authorization: Bearer with the admin's token", http.StatusUnauthorized)
+		http.Error(w, "no valid token: sign in at "+Prefix+"login, or send Authorization: Bearer with a token of the API", http.StatusUnauthorized)
 	}
 }
 
@@ -64,12 +64,13 @@ func (d *dashboard) showForm(w http.ResponseWriter, f form, status int) {
 func (d *dashboard) login(w http.ResponseWriter, r *http.Request) {
 	r.Body = http.MaxBytesReader(w, r.Body, maxForm)
 	next := localPath(r.PostFormValue("next"))
-	if !d.Token.Matches(strings.TrimSpace(r.PostFormValue("token"))) {
-		d.showForm(w, form{Next: next, Refused: "That is not the token of this control plane."}, http.StatusUnauthorized)
+	until := time.Now().Add(sessionFor)
+	session, ok := d.Keys.Session(strings.TrimSpace(r.PostFormValue("token")), until)
+	if !ok {
+		d.showForm(w, form{Next: next, Refused: "That is no token of this control plane."}, http.StatusUnauthorized)
 		return
 	}
-	until := time.Now().Add(sessionFor)
-	http.SetCookie(w, d.cookie(r, d.Token.Session(until), until))
+	http.SetCookie(w, d.cookie(r, session, until))
 	http.Redirect(w, r, next, http.StatusSeeOther)
 }
 

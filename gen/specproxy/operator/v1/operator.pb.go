@@ -8928,20 +8928,20 @@ const file_specproxy_operator_v1_operator_proto_rawDesc = "" +
 	"\x11SetPolicyResponse\x125\n" +
 	"\x06policy\x18\x01 \x01(\v2\x1d.specproxy.operator.v1.PolicyR\x06policy\x12!\n" +
 	"\falready_done\x18\x02 \x01(\bR\valreadyDone\x12\x1a\n" +
-	"\bwarnings\x18\x03 \x03(\tR\bwarnings2\x8a\x1a\n" +
+	"\bwarnings\x18\x03 \x03(\tR\bwarnings2\xdf\x1a\n" +
 	"\x0fOperatorService\x12X\n" +
-	"\aPublish\x12%.specproxy.operator.v1.PublishRequest\x1a&.specproxy.operator.v1.PublishResponse\x12g\n" +
-	"\fListVersions\x12*.specproxy.operator.v1.ListVersionsRequest\x1a+.specproxy.operator.v1.ListVersionsResponse\x12j\n" +
-	"\rVerifyArchive\x12+.specproxy.operator.v1.VerifyArchiveRequest\x1a,.specproxy.operator.v1.VerifyArchiveResponse\x12j\n" +
-	"\rImportArchive\x12+.specproxy.operator.v1.ImportArchiveRequest\x1a,.specproxy.operator.v1.ImportArchiveResponse\x12X\n" +
-	"\aResolve\x12%.specproxy.operator.v1.ResolveRequest\x1a&.specproxy.operator.v1.ResolveResponse\x12a\n" +
+	"\aPublish\x12%.specproxy.operator.v1.PublishRequest\x1a&.specproxy.operator.v1.PublishResponse\x12l\n" +
+	"\fListVersions\x12*.specproxy.operator.v1.ListVersionsRequest\x1a+.specproxy.operator.v1.ListVersionsResponse\"\x03\x90\x02\x01\x12o\n" +
+	"\rVerifyArchive\x12+.specproxy.operator.v1.VerifyArchiveRequest\x1a,.specproxy.operator.v1.VerifyArchiveResponse\"\x03\x90\x02\x01\x12j\n" +
+	"\rImportArchive\x12+.specproxy.operator.v1.ImportArchiveRequest\x1a,.specproxy.operator.v1.ImportArchiveResponse\x12]\n" +
+	"\aResolve\x12%.specproxy.operator.v1.ResolveRequest\x1a&.specproxy.operator.v1.ResolveResponse\"\x03\x90\x02\x01\x12f\n" +
 	"\n" +
-	"GetVersion\x12(.specproxy.operator.v1.GetVersionRequest\x1a).specproxy.operator.v1.GetVersionResponse\x12j\n" +
+	"GetVersion\x12(.specproxy.operator.v1.GetVersionRequest\x1a).specproxy.operator.v1.GetVersionResponse\"\x03\x90\x02\x01\x12j\n" +
 	"\rImportVersion\x12+.specproxy.operator.v1.ImportVersionRequest\x1a,.specproxy.operator.v1.ImportVersionResponse\x12U\n" +
-	"\x06Attach\x12$.specproxy.operator.v1.AttachRequest\x1a%.specproxy.operator.v1.AttachResponse\x12a\n" +
+	"\x06Attach\x12$.specproxy.operator.v1.AttachRequest\x1a%.specproxy.operator.v1.AttachResponse\x12f\n" +
 	"\n" +
-	"GetLineage\x12(.specproxy.operator.v1.GetLineageRequest\x1a).specproxy.operator.v1.GetLineageResponse\x12^\n" +
-	"\tGetPolicy\x12'.specproxy.operator.v1.GetPolicyRequest\x1a(.specproxy.operator.v1.GetPolicyResponse\x12^\n" +
+	"GetLineage\x12(.specproxy.operator.v1.GetLineageRequest\x1a).specproxy.operator.v1.GetLineageResponse\"\x03\x90\x02\x01\x12c\n" +
+	"\tGetPolicy\x12'.specproxy.operator.v1.GetPolicyRequest\x1a(.specproxy.operator.v1.GetPolicyResponse\"\x03\x90\x02\x01\x12^\n" +
 	"\tSetPolicy\x12'.specproxy.operator.v1.SetPolicyRequest\x1a(.specproxy.operator.v1.SetPolicyResponse\x12U\n" +
 	"\x06Deploy\x12$.specproxy.operator.v1.DeployRequest\x1a%.specproxy.operator.v1.DeployResponse\x12a\n" +
 	"\n" +
@@ -8950,23 +8950,23 @@ const file_specproxy_operator_v1_operator_proto_rawDesc = "" +
 	"\x13RemoveHeaderTargets\x121.specproxy.operator.v1.RemoveHeaderTargetsRequest\x1a2.specproxy.operator.v1.RemoveHeaderTargetsResponse\x12^\n" +
 	"\tSetShadow\x12'.specproxy.operator.v1.SetShadowRequest\x1a(.specproxy.operator.v1.SetShadowResponse\x12a\n" +
 	"\n" +
-	"StopShadow\x12(.specproxy.operator.v1.StopShadowRequest\x1a).specproxy.operator.v1.StopShadowResponse\x12^\n" +
-	"\tGetShadow\x12'.specproxy.operator.v1.GetShadowRequest\x1a(.specproxy.operator.v1.GetShadowResponse\x12[\n" +
+	"StopShadow\x12(.specproxy.operator.v1.StopShadowRequest\x1a).specproxy.operator.v1.StopShadowResponse\x12c\n" +
+	"\tGetShadow\x12'.specproxy.operator.v1.GetShadowRequest\x1a(.specproxy.operator.v1.GetShadowResponse\"\x03\x90\x02\x01\x12[\n" +
 	"\bRollback\x12&.specproxy.operator.v1.RollbackRequest\x1a'.specproxy.operator.v1.RollbackResponse\x12O\n" +
 	"\x04Undo\x12\".specproxy.operator.v1.UndoRequest\x1a#.specproxy.operator.v1.UndoResponse\x12[\n" +
-	"\bUnfreeze\x12&.specproxy.operator.v1.UnfreezeRequest\x1a'.specproxy.operator.v1.UnfreezeResponse\x12^\n" +
-	"\tGetEffect\x12'.specproxy.operator.v1.GetEffectRequest\x1a(.specproxy.operator.v1.GetEffectResponse\x12[\n" +
-	"\bGetFleet\x12&.specproxy.operator.v1.GetFleetRequest\x1a'.specproxy.operator.v1.GetFleetResponse\x12X\n" +
-	"\aGetSpec\x12%.specproxy.operator.v1.GetSpecRequest\x1a&.specproxy.operator.v1.GetSpecResponse\x12m\n" +
-	"\x0eListExecutions\x12,.specproxy.operator.v1.ListExecutionsRequest\x1a-.specproxy.operator.v1.ListExecutionsResponse\x12d\n" +
-	"\vListEffects\x12).specproxy.operator.v1.ListEffectsRequest\x1a*.specproxy.operator.v1.ListEffectsResponse\x12g\n" +
-	"\fPreviewDrain\x12*.specproxy.operator.v1.PreviewDrainRequest\x1a+.specproxy.operator.v1.PreviewDrainResponse\x12a\n" +
+	"\bUnfreeze\x12&.specproxy.operator.v1.UnfreezeRequest\x1a'.specproxy.operator.v1.UnfreezeResponse\x12c\n" +
+	"\tGetEffect\x12'.specproxy.operator.v1.GetEffectRequest\x1a(.specproxy.operator.v1.GetEffectResponse\"\x03\x90\x02\x01\x12`\n" +
+	"\bGetFleet\x12&.specproxy.operator.v1.GetFleetRequest\x1a'.specproxy.operator.v1.GetFleetResponse\"\x03\x90\x02\x01\x12]\n" +
+	"\aGetSpec\x12%.specproxy.operator.v1.GetSpecRequest\x1a&.specproxy.operator.v1.GetSpecResponse\"\x03\x90\x02\x01\x12r\n" +
+	"\x0eListExecutions\x12,.specproxy.operator.v1.ListExecutionsRequest\x1a-.specproxy.operator.v1.ListExecutionsResponse\"\x03\x90\x02\x01\x12i\n" +
+	"\vListEffects\x12).specproxy.operator.v1.ListEffectsRequest\x1a*.specproxy.operator.v1.ListEffectsResponse\"\x03\x90\x02\x01\x12l\n" +
+	"\fPreviewDrain\x12*.specproxy.operator.v1.PreviewDrainRequest\x1a+.specproxy.operator.v1.PreviewDrainResponse\"\x03\x90\x02\x01\x12f\n" +
 	"\n" +
-	"ListDrains\x12(.specproxy.operator.v1.ListDrainsRequest\x1a).specproxy.operator.v1.ListDrainsResponse\x12p\n" +
-	"\x0fSettleExecution\x12-.specproxy.operator.v1.SettleExecutionRequest\x1a..specproxy.operator.v1.SettleExecutionResponse\x12d\n" +
-	"\vListProxies\x12).specproxy.operator.v1.ListProxiesRequest\x1a*.specproxy.operator.v1.ListProxiesResponse\x12p\n" +
-	"\x0fListPostMortems\x12-.specproxy.operator.v1.ListPostMortemsRequest\x1a..specproxy.operator.v1.ListPostMortemsResponse\x12j\n" +
-	"\rGetPostMortem\x12+.specproxy.operator.v1.GetPostMortemRequest\x1a,.specproxy.operator.v1.GetPostMortemResponse\x12p\n" +
+	"ListDrains\x12(.specproxy.operator.v1.ListDrainsRequest\x1a).specproxy.operator.v1.ListDrainsResponse\"\x03\x90\x02\x01\x12p\n" +
+	"\x0fSettleExecution\x12-.specproxy.operator.v1.SettleExecutionRequest\x1a..specproxy.operator.v1.SettleExecutionResponse\x12i\n" +
+	"\vListProxies\x12).specproxy.operator.v1.ListProxiesRequest\x1a*.specproxy.operator.v1.ListProxiesResponse\"\x03\x90\x02\x01\x12u\n" +
+	"\x0fListPostMortems\x12-.specproxy.operator.v1.ListPostMortemsRequest\x1a..specproxy.operator.v1.ListPostMortemsResponse\"\x03\x90\x02\x01\x12o\n" +
+	"\rGetPostMortem\x12+.specproxy.operator.v1.GetPostMortemRequest\x1a,.specproxy.operator.v1.GetPostMortemResponse\"\x03\x90\x02\x01\x12p\n" +
 	"\x0fClosePostMortem\x12-.specproxy.operator.v1.ClosePostMortemRequest\x1a..specproxy.operator.v1.ClosePostMortemResponseB\xe5\x01\n" +
 	"\x19com.specproxy.operator.v1B\rOperatorProtoP\x01ZCgithub.com/specproxy/specproxy/gen/specproxy/operator/v1;operatorv1\xa2\x02\x03SOX\xaa\x02\x15Specproxy.Operator.V1\xca\x02\x15Specproxy\\Operator\\V1\xe2\x02!Specproxy\\Operator\\V1\\GPBMetadata\xea\x02\x17Specproxy::Operator::V1b\x06proto3"
 

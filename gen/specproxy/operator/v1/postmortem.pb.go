@@ -1543,18 +1543,18 @@ const file_specproxy_operator_v1_postmortem_proto_rawDesc = "" +
 	"\x05value\x18\x02 \x01(\rR\x05value:\x028\x01\"~\n" +
 	"\x10GetStatsResponse\x126\n" +
 	"\aoverall\x18\x01 \x01(\v2\x1c.specproxy.operator.v1.StatsR\aoverall\x122\n" +
-	"\x05specs\x18\x02 \x03(\v2\x1c.specproxy.operator.v1.StatsR\x05specs2\x82\a\n" +
+	"\x05specs\x18\x02 \x03(\v2\x1c.specproxy.operator.v1.StatsR\x05specs2\x91\a\n" +
 	"\x11PostMortemService\x12U\n" +
 	"\x06Answer\x12$.specproxy.operator.v1.AnswerRequest\x1a%.specproxy.operator.v1.AnswerResponse\x12U\n" +
 	"\x06Assign\x12$.specproxy.operator.v1.AssignRequest\x1a%.specproxy.operator.v1.AssignResponse\x12X\n" +
 	"\aApprove\x12%.specproxy.operator.v1.ApproveRequest\x1a&.specproxy.operator.v1.ApproveResponse\x12U\n" +
-	"\x06Reopen\x12$.specproxy.operator.v1.ReopenRequest\x1a%.specproxy.operator.v1.ReopenResponse\x12U\n" +
-	"\x06Export\x12$.specproxy.operator.v1.ExportRequest\x1a%.specproxy.operator.v1.ExportResponse\x12U\n" +
-	"\x06Verify\x12$.specproxy.operator.v1.VerifyRequest\x1a%.specproxy.operator.v1.VerifyResponse\x12R\n" +
+	"\x06Reopen\x12$.specproxy.operator.v1.ReopenRequest\x1a%.specproxy.operator.v1.ReopenResponse\x12Z\n" +
+	"\x06Export\x12$.specproxy.operator.v1.ExportRequest\x1a%.specproxy.operator.v1.ExportResponse\"\x03\x90\x02\x01\x12Z\n" +
+	"\x06Verify\x12$.specproxy.operator.v1.VerifyRequest\x1a%.specproxy.operator.v1.VerifyResponse\"\x03\x90\x02\x01\x12R\n" +
 	"\x05Erase\x12#.specproxy.operator.v1.EraseRequest\x1a$.specproxy.operator.v1.EraseResponse\x12R\n" +
 	"\x05Alert\x12#.specproxy.operator.v1.AlertRequest\x1a$.specproxy.operator.v1.AlertResponse\x12[\n" +
-	"\bHandOver\x12&.specproxy.operator.v1.HandOverRequest\x1a'.specproxy.operator.v1.HandOverResponse\x12[\n" +
-	"\bGetStats\x12&.specproxy.operator.v1.GetStatsRequest\x1a'.specproxy.operator.v1.GetStatsResponseB\xe7\x01\n" +
+	"\bHandOver\x12&.specproxy.operator.v1.HandOverRequest\x1a'.specproxy.operator.v1.HandOverResponse\x12`\n" +
+	"\bGetStats\x12&.specproxy.operator.v1.GetStatsRequest\x1a'.specproxy.operator.v1.GetStatsResponse\"\x03\x90\x02\x01B\xe7\x01\n" +
 	"\x19com.specproxy.operator.v1B\x0fPostmortemProtoP\x01ZCgithub.com/specproxy/specproxy/gen/specproxy/operator/v1;operatorv1\xa2\x02\x03SOX\xaa\x02\x15Specproxy.Operator.V1\xca\x02\x15Specproxy\\Operator\\V1\xe2\x02!Specproxy\\Operator\\V1\\GPBMetadata\xea\x02\x17Specproxy::Operator::V1b\x06proto3"
 
 var (

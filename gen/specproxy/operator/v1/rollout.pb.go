@@ -2315,12 +2315,12 @@ const file_specproxy_operator_v1_rollout_proto_rawDesc = "" +
 	"\x03arm\x18\x02 \x01(\tR\x03arm\x12\x16\n" +
 	"\x06weight\x18\x03 \x01(\rR\x06weight\x12*\n" +
 	"\x02at\x18\x04 \x01(\v2\x1a.google.protobuf.TimestampR\x02at\x12\x14\n" +
-	"\x05stake\x18\x05 \x01(\x01R\x05stake2\x9d\x04\n" +
-	"\x0eRolloutService\x12^\n" +
-	"\tLookAhead\x12'.specproxy.operator.v1.LookAheadRequest\x1a(.specproxy.operator.v1.LookAheadResponse\x12g\n" +
-	"\fStartRollout\x12*.specproxy.operator.v1.StartRolloutRequest\x1a+.specproxy.operator.v1.StartRolloutResponse\x12a\n" +
+	"\x05stake\x18\x05 \x01(\x01R\x05stake2\xa7\x04\n" +
+	"\x0eRolloutService\x12c\n" +
+	"\tLookAhead\x12'.specproxy.operator.v1.LookAheadRequest\x1a(.specproxy.operator.v1.LookAheadResponse\"\x03\x90\x02\x01\x12g\n" +
+	"\fStartRollout\x12*.specproxy.operator.v1.StartRolloutRequest\x1a+.specproxy.operator.v1.StartRolloutResponse\x12f\n" +
 	"\n" +
-	"GetRollout\x12(.specproxy.operator.v1.GetRolloutRequest\x1a).specproxy.operator.v1.GetRolloutResponse\x12j\n" +
+	"GetRollout\x12(.specproxy.operator.v1.GetRolloutRequest\x1a).specproxy.operator.v1.GetRolloutResponse\"\x03\x90\x02\x01\x12j\n" +
 	"\rChangeRollout\x12+.specproxy.operator.v1.ChangeRolloutRequest\x1a,.specproxy.operator.v1.ChangeRolloutResponse\x12s\n" +
 	"\x10GetWebhookSecret\x12..specproxy.operator.v1.GetWebhookSecretRequest\x1a/.specproxy.operator.v1.GetWebhookSecretResponseB\xe4\x01\n" +
 	"\x19com.specproxy.operator.v1B\fRolloutProtoP\x01ZCgithub.com/specproxy/specproxy/gen/specproxy/operator/v1;operatorv1\xa2\x02\x03SOX\xaa\x02\x15Specproxy.Operator.V1\xca\x02\x15Specproxy\\Operator\\V1\xe2\x02!Specproxy\\Operator\\V1\\GPBMetadata\xea\x02\x17Specproxy::Operator::V1b\x06proto3"

@@ -214,12 +214,14 @@ func NewOperatorServiceClient(httpClient connect.HTTPClient, baseURL string, opt
 			httpClient,
 			baseURL+OperatorServiceListVersionsProcedure,
 			connect.WithSchema(operatorServiceMethods.ByName("ListVersions")),
+			connect.WithIdempotency(connect.IdempotencyNoSideEffects),
 			connect.WithClientOptions(opts...),
 		),
 		verifyArchive: connect.NewClient[v1.VerifyArchiveRequest, v1.VerifyArchiveResponse](
 			httpClient,
 			baseURL+OperatorServiceVerifyArchiveProcedure,
 			connect.WithSchema(operatorServiceMethods.ByName("VerifyArchive")),
+			connect.WithIdempotency(connect.IdempotencyNoSideEffects),
 			connect.WithClientOptions(opts...),
 		),
 		importArchive: connect.NewClient[v1.ImportArchiveRequest, v1.ImportArchiveResponse](
@@ -232,12 +234,14 @@ func NewOperatorServiceClient(httpClient connect.HTTPClient, baseURL string, opt
 			httpClient,
 			baseURL+OperatorServiceResolveProcedure,
 			connect.WithSchema(operatorServiceMethods.ByName("Resolve")),
+			connect.WithIdempotency(connect.IdempotencyNoSideEffects),
 			connect.WithClientOptions(opts...),
 		),
 		getVersion: connect.NewClient[v1.GetVersionRequest, v1.GetVersionResponse](
 			httpClient,
 			baseURL+OperatorServiceGetVersionProcedure,
 			connect.WithSchema(operatorServiceMethods.ByName("GetVersion")),
+			connect.WithIdempotency(connect.IdempotencyNoSideEffects),
 			connect.WithClientOptions(opts...),
 		),
 		importVersion: connect.NewClient[v1.ImportVersionRequest, v1.ImportVersionResponse](
@@ -256,12 +260,14 @@ func NewOperatorServiceClient(httpClient connect.HTTPClient, baseURL string, opt
 			httpClient,
 			baseURL+OperatorServiceGetLineageProcedure,
 			connect.WithSchema(operatorServiceMethods.ByName("GetLineage")),
+			connect.WithIdempotency(connect.IdempotencyNoSideEffects),
 			connect.WithClientOptions(opts...),
 		),
 		getPolicy: connect.NewClient[v1.GetPolicyRequest, v1.GetPolicyResponse](
 			httpClient,
 			baseURL+OperatorServiceGetPolicyProcedure,
 			connect.WithSchema(operatorServiceMethods.ByName("GetPolicy")),
+			connect.WithIdempotency(connect.IdempotencyNoSideEffects),
 			connect.WithClientOptions(opts...),
 		),
 		setPolicy: connect.NewClient[v1.SetPolicyRequest, v1.SetPolicyResponse](
@@ -310,6 +316,7 @@ func NewOperatorServiceClient(httpClient connect.HTTPClient, baseURL string, opt
 			httpClient,
 			baseURL+OperatorServiceGetShadowProcedure,
 			connect.WithSchema(operatorServiceMethods.ByName("GetShadow")),
+			connect.WithIdempotency(connect.IdempotencyNoSideEffects),
 			connect.WithClientOptions(opts...),
 		),
 		rollback: connect.NewClient[v1.RollbackRequest, v1.RollbackResponse](
@@ -334,42 +341,49 @@ func NewOperatorServiceClient(httpClient connect.HTTPClient, baseURL string, opt
 			httpClient,
 			baseURL+OperatorServiceGetEffectProcedure,
 			connect.WithSchema(operatorServiceMethods.ByName("GetEffect")),
+			connect.WithIdempotency(connect.IdempotencyNoSideEffects),
 			connect.WithClientOptions(opts...),
 		),
 		getFleet: connect.NewClient[v1.GetFleetRequest, v1.GetFleetResponse](
 			httpClient,
 			baseURL+OperatorServiceGetFleetProcedure,
 			connect.WithSchema(operatorServiceMethods.ByName("GetFleet")),
+			connect.WithIdempotency(connect.IdempotencyNoSideEffects),
 			connect.WithClientOptions(opts...),
 		),
 		getSpec: connect.NewClient[v1.GetSpecRequest, v1.GetSpecResponse](
 			httpClient,
 			baseURL+OperatorServiceGetSpecProcedure,
 			connect.WithSchema(operatorServiceMethods.ByName("GetSpec")),
+			connect.WithIdempotency(connect.IdempotencyNoSideEffects),
 			connect.WithClientOptions(opts...),
 		),
 		listExecutions: connect.NewClient[v1.ListExecutionsRequest, v1.ListExecutionsResponse](
 			httpClient,
 			baseURL+OperatorServiceListExecutionsProcedure,
 			connect.WithSchema(operatorServiceMethods.ByName("ListExecutions")),
+			connect.WithIdempotency(connect.IdempotencyNoSideEffects),
 			connect.WithClientOptions(opts...),
 		),
 		listEffects: connect.NewClient[v1.ListEffectsRequest, v1.ListEffectsResponse](
 			httpClient,
 			baseURL+OperatorServiceListEffectsProcedure,
 			connect.WithSchema(operatorServiceMethods.ByName("ListEffects")),
+			connect.WithIdempotency(connect.IdempotencyNoSideEffects),
 			connect.WithClientOptions(opts...),
 		),
 		previewDrain: connect.NewClient[v1.PreviewDrainRequest, v1.PreviewDrainResponse](
 			httpClient,
 			baseURL+OperatorServicePreviewDrainProcedure,
 			connect.WithSchema(operatorServiceMethods.ByName("PreviewDrain")),
+			connect.WithIdempotency(connect.IdempotencyNoSideEffects),
 			connect.WithClientOptions(opts...),
 		),
 		listDrains: connect.NewClient[v1.ListDrainsRequest, v1.ListDrainsResponse](
 			httpClient,
 			baseURL+OperatorServiceListDrainsProcedure,
 			connect.WithSchema(operatorServiceMethods.ByName("ListDrains")),
+			connect.WithIdempotency(connect.IdempotencyNoSideEffects),
 			connect.WithClientOptions(opts...),
 		),
 		settleExecution: connect.NewClient[v1.SettleExecutionRequest, v1.SettleExecutionResponse](
@@ -382,18 +396,21 @@ func NewOperatorServiceClient(httpClient connect.HTTPClient, baseURL string, opt
 			httpClient,
 			baseURL+OperatorServiceListProxiesProcedure,
 			connect.WithSchema(operatorServiceMethods.ByName("ListProxies")),
+			connect.WithIdempotency(connect.IdempotencyNoSideEffects),
 			connect.WithClientOptions(opts...),
 		),
 		listPostMortems: connect.NewClient[v1.ListPostMortemsRequest, v1.ListPostMortemsResponse](
 			httpClient,
 			baseURL+OperatorServiceListPostMortemsProcedure,
 			connect.WithSchema(operatorServiceMethods.ByName("ListPostMortems")),
+			connect.WithIdempotency(connect.IdempotencyNoSideEffects),
 			connect.WithClientOptions(opts...),
 		),
 		getPostMortem: connect.NewClient[v1.GetPostMortemRequest, v1.GetPostMortemResponse](
 			httpClient,
 			baseURL+OperatorServiceGetPostMortemProcedure,
 			connect.WithSchema(operatorServiceMethods.ByName("GetPostMortem")),
+			connect.WithIdempotency(connect.IdempotencyNoSideEffects),
 			connect.WithClientOptions(opts...),
 		),
 		closePostMortem: connect.NewClient[v1.ClosePostMortemRequest, v1.ClosePostMortemResponse](
@@ -687,12 +704,14 @@ func NewOperatorServiceHandler(svc OperatorServiceHandler, opts ...connect.Handl
 		OperatorServiceListVersionsProcedure,
 		svc.ListVersions,
 		connect.WithSchema(operatorServiceMethods.ByName("ListVersions")),
+		connect.WithIdempotency(connect.IdempotencyNoSideEffects),
 		connect.WithHandlerOptions(opts...),
 	)
 	operatorServiceVerifyArchiveHandler := connect.NewUnaryHandler(
 		OperatorServiceVerifyArchiveProcedure,
 		svc.VerifyArchive,
 		connect.WithSchema(operatorServiceMethods.ByName("VerifyArchive")),
+		connect.WithIdempotency(connect.IdempotencyNoSideEffects),
 		connect.WithHandlerOptions(opts...),
 	)
 	operatorServiceImportArchiveHandler := connect.NewUnaryHandler(
@@ -705,12 +724,14 @@ func NewOperatorServiceHandler(svc OperatorServiceHandler, opts ...connect.Handl
 		OperatorServiceResolveProcedure,
 		svc.Resolve,
 		connect.WithSchema(operatorServiceMethods.ByName("Resolve")),
+		connect.WithIdempotency(connect.IdempotencyNoSideEffects),
 		connect.WithHandlerOptions(opts...),
 	)
 	operatorServiceGetVersionHandler := connect.NewUnaryHandler(
 		OperatorServiceGetVersionProcedure,
 		svc.GetVersion,
 		connect.WithSchema(operatorServiceMethods.ByName("GetVersion")),
+		connect.WithIdempotency(connect.IdempotencyNoSideEffects),
 		connect.WithHandlerOptions(opts...),
 	)
 	operatorServiceImportVersionHandler := connect.NewUnaryHandler(
@@ -729,12 +750,14 @@ func NewOperatorServiceHandler(svc OperatorServiceHandler, opts ...connect.Handl
 		OperatorServiceGetLineageProcedure,
 		svc.GetLineage,
 		connect.WithSchema(operatorServiceMethods.ByName("GetLineage")),
+		connect.WithIdempotency(connect.IdempotencyNoSideEffects),
 		connect.WithHandlerOptions(opts...),
 	)
 	operatorServiceGetPolicyHandler := connect.NewUnaryHandler(
 		OperatorServiceGetPolicyProcedure,
 		svc.GetPolicy,
 		connect.WithSchema(operatorServiceMethods.ByName("GetPolicy")),
+		connect.WithIdempotency(connect.IdempotencyNoSideEffects),
 		connect.WithHandlerOptions(opts...),
 	)
 	operatorServiceSetPolicyHandler := connect.NewUnaryHandler(
@@ -783,6 +806,7 @@ func NewOperatorServiceHandler(svc OperatorServiceHandler, opts ...connect.Handl
 		OperatorServiceGetShadowProcedure,
 		svc.GetShadow,
 		connect.WithSchema(operatorServiceMethods.ByName("GetShadow")),
+		connect.WithIdempotency(connect.IdempotencyNoSideEffects),
 		connect.WithHandlerOptions(opts...),
 	)
 	operatorServiceRollbackHandler := connect.NewUnaryHandler(
@@ -807,42 +831,49 @@ func NewOperatorServiceHandler(svc OperatorServiceHandler, opts ...connect.Handl
 		OperatorServiceGetEffectProcedure,
 		svc.GetEffect,
 		connect.WithSchema(operatorServiceMethods.ByName("GetEffect")),
+		connect.WithIdempotency(connect.IdempotencyNoSideEffects),
 		connect.WithHandlerOptions(opts...),
 	)
 	operatorServiceGetFleetHandler := connect.NewUnaryHandler(
 		OperatorServiceGetFleetProcedure,
 		svc.GetFleet,
 		connect.WithSchema(operatorServiceMethods.ByName("GetFleet")),
+		connect.WithIdempotency(connect.IdempotencyNoSideEffects),
 		connect.WithHandlerOptions(opts...),
 	)
 	operatorServiceGetSpecHandler := connect.NewUnaryHandler(
 		OperatorServiceGetSpecProcedure,
 		svc.GetSpec,
 		connect.WithSchema(operatorServiceMethods.ByName("GetSpec")),
+		connect.WithIdempotency(connect.IdempotencyNoSideEffects),
 		connect.WithHandlerOptions(opts...),
 	)
 	operatorServiceListExecutionsHandler := connect.NewUnaryHandler(
 		OperatorServiceListExecutionsProcedure,
 		svc.ListExecutions,
 		connect.WithSchema(operatorServiceMethods.ByName("ListExecutions")),
+		connect.WithIdempotency(connect.IdempotencyNoSideEffects),
 		connect.WithHandlerOptions(opts...),
 	)
 	operatorServiceListEffectsHandler := connect.NewUnaryHandler(
 		OperatorServiceListEffectsProcedure,
 		svc.ListEffects,
 		connect.WithSchema(operatorServiceMethods.ByName("ListEffects")),
+		connect.WithIdempotency(connect.IdempotencyNoSideEffects),
 		connect.WithHandlerOptions(opts...),
 	)
 	operatorServicePreviewDrainHandler := connect.NewUnaryHandler(
 		OperatorServicePreviewDrainProcedure,
 		svc.PreviewDrain,
 		connect.WithSchema(operatorServiceMethods.ByName("PreviewDrain")),
+		connect.WithIdempotency(connect.IdempotencyNoSideEffects),
 		connect.WithHandlerOptions(opts...),
 	)
 	operatorServiceListDrainsHandler := connect.NewUnaryHandler(
 		OperatorServiceListDrainsProcedure,
 		svc.ListDrains,
 		connect.WithSchema(operatorServiceMethods.ByName("ListDrains")),
+		connect.WithIdempotency(connect.IdempotencyNoSideEffects),
 		connect.WithHandlerOptions(opts...),
 	)
 	operatorServiceSettleExecutionHandler := connect.NewUnaryHandler(
@@ -855,18 +886,21 @@ func NewOperatorServiceHandler(svc OperatorServiceHandler, opts ...connect.Handl
 		OperatorServiceListProxiesProcedure,
 		svc.ListProxies,
 		connect.WithSchema(operatorServiceMethods.ByName("ListProxies")),
+		connect.WithIdempotency(connect.IdempotencyNoSideEffects),
 		connect.WithHandlerOptions(opts...),
 	)
 	operatorServiceListPostMortemsHandler := connect.NewUnaryHandler(
 		OperatorServiceListPostMortemsProcedure,
 		svc.ListPostMortems,
 		connect.WithSchema(operatorServiceMethods.ByName("ListPostMortems")),
+		connect.WithIdempotency(connect.IdempotencyNoSideEffects),
 		connect.WithHandlerOptions(opts...),
 	)
 	operatorServiceGetPostMortemHandler := connect.NewUnaryHandler(
 		OperatorServiceGetPostMortemProcedure,
 		svc.GetPostMortem,
 		connect.WithSchema(operatorServiceMethods.ByName("GetPostMortem")),
+		connect.WithIdempotency(connect.IdempotencyNoSideEffects),
 		connect.WithHandlerOptions(opts...),
 	)
 	operatorServiceClosePostMortemHandler := connect.NewUnaryHandler(

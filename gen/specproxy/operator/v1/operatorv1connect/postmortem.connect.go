@@ -128,12 +128,14 @@ func NewPostMortemServiceClient(httpClient connect.HTTPClient, baseURL string, o
 			httpClient,
 			baseURL+PostMortemServiceExportProcedure,
 			connect.WithSchema(postMortemServiceMethods.ByName("Export")),
+			connect.WithIdempotency(connect.IdempotencyNoSideEffects),
 			connect.WithClientOptions(opts...),
 		),
 		verify: connect.NewClient[v1.VerifyRequest, v1.VerifyResponse](
 			httpClient,
 			baseURL+PostMortemServiceVerifyProcedure,
 			connect.WithSchema(postMortemServiceMethods.ByName("Verify")),
+			connect.WithIdempotency(connect.IdempotencyNoSideEffects),
 			connect.WithClientOptions(opts...),
 		),
 		erase: connect.NewClient[v1.EraseRequest, v1.EraseResponse](
@@ -158,6 +160,7 @@ func NewPostMortemServiceClient(httpClient connect.HTTPClient, baseURL string, o
 			httpClient,
 			baseURL+PostMortemServiceGetStatsProcedure,
 			connect.WithSchema(postMortemServiceMethods.ByName("GetStats")),
+			connect.WithIdempotency(connect.IdempotencyNoSideEffects),
 			connect.WithClientOptions(opts...),
 		),
 	}
@@ -287,12 +290,14 @@ func NewPostMortemServiceHandler(svc PostMortemServiceHandler, opts ...connect.H
 		PostMortemServiceExportProcedure,
 		svc.Export,
 		connect.WithSchema(postMortemServiceMethods.ByName("Export")),
+		connect.WithIdempotency(connect.IdempotencyNoSideEffects),
 		connect.WithHandlerOptions(opts...),
 	)
 	postMortemServiceVerifyHandler := connect.NewUnaryHandler(
 		PostMortemServiceVerifyProcedure,
 		svc.Verify,
 		connect.WithSchema(postMortemServiceMethods.ByName("Verify")),
+		connect.WithIdempotency(connect.IdempotencyNoSideEffects),
 		connect.WithHandlerOptions(opts...),
 	)
 	postMortemServiceEraseHandler := connect.NewUnaryHandler(
@@ -317,6 +322,7 @@ func NewPostMortemServiceHandler(svc PostMortemServiceHandler, opts ...connect.H
 		PostMortemServiceGetStatsProcedure,
 		svc.GetStats,
 		connect.WithSchema(postMortemServiceMethods.ByName("GetStats")),
+		connect.WithIdempotency(connect.IdempotencyNoSideEffects),
 		connect.WithHandlerOptions(opts...),
 	)
 	return "/specproxy.operator.v1.PostMortemService/", http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {

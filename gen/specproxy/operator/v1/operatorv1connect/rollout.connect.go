@@ -81,6 +81,7 @@ func NewRolloutServiceClient(httpClient connect.HTTPClient, baseURL string, opts
 			httpClient,
 			baseURL+RolloutServiceLookAheadProcedure,
 			connect.WithSchema(rolloutServiceMethods.ByName("LookAhead")),
+			connect.WithIdempotency(connect.IdempotencyNoSideEffects),
 			connect.WithClientOptions(opts...),
 		),
 		startRollout: connect.NewClient[v1.StartRolloutRequest, v1.StartRolloutResponse](
@@ -93,6 +94,7 @@ func NewRolloutServiceClient(httpClient connect.HTTPClient, baseURL string, opts
 			httpClient,
 			baseURL+RolloutServiceGetRolloutProcedure,
 			connect.WithSchema(rolloutServiceMethods.ByName("GetRollout")),
+			connect.WithIdempotency(connect.IdempotencyNoSideEffects),
 			connect.WithClientOptions(opts...),
 		),
 		changeRollout: connect.NewClient[v1.ChangeRolloutRequest, v1.ChangeRolloutResponse](
@@ -169,6 +171,7 @@ func NewRolloutServiceHandler(svc RolloutServiceHandler, opts ...connect.Handler
 		RolloutServiceLookAheadProcedure,
 		svc.LookAhead,
 		connect.WithSchema(rolloutServiceMethods.ByName("LookAhead")),
+		connect.WithIdempotency(connect.IdempotencyNoSideEffects),
 		connect.WithHandlerOptions(opts...),
 	)
 	rolloutServiceStartRolloutHandler := connect.NewUnaryHandler(
@@ -181,6 +184,7 @@ func NewRolloutServiceHandler(svc RolloutServiceHandler, opts ...connect.Handler
 		RolloutServiceGetRolloutProcedure,
 		svc.GetRollout,
 		connect.WithSchema(rolloutServiceMethods.ByName("GetRollout")),
+		connect.WithIdempotency(connect.IdempotencyNoSideEffects),
 		connect.WithHandlerOptions(opts...),
 	)
 	rolloutServiceChangeRolloutHandler := connect.NewUnaryHandler(

@@ -3,6 +3,8 @@ package control
 import (
 	"context"
 	"fmt"
+	"net/url"
+	"slices"
 	"strings"
 	"time"
 
@@ -117,8 +119,8 @@ func (c *Controller) prepare(s *start) (err error) {
 	if s.plan, err = s.plan.Complete(); err != nil {
 		return refuse("specctl plan "+s.ref.String(), "%v", err)
 	}
-	if s.plan.QueriesPrometheus() && c.prometheus == nil {
-		return refuse("xds --prometheus URL", "the plan of %s has a judge that queries Prometheus, and this control plane knows none", s.origin)
+	if err := c.reaches(s.plan, s.origin); err != nil {
+		return err
 	}
 	view := c.store.View()
 	before, _ := view.Route(s.ref.Spec)
@@ -135,6 +137,35 @@ func (c *Controller) prepare(s *start) (err error) {
 	}
 	return refuse(fmt.Sprintf("specctl plan %s   (or go ahead all the same: repeat the command with --impossible%s)", s.ref, s.orAtOnce()),
 		"the plan of %s would not come to its end by itself: %s", s.origin, strings.Join(o.Impossible, "; "))
+}
+
+// reaches refuses a plan that asks what this control plane cannot ask, or may not: whoever publishes a manifest could else have it post to any host that it sees.
+func (c *Controller) reaches(plan rollout.Plan, origin string) error {
+	if plan.QueriesPrometheus() && c.prometheus == nil {
+		return refuse("xds --prometheus URL", "the plan of %s has a judge that queries Prometheus, and this control plane knows none", origin)
+	}
+	if len(c.planHosts) == 0 {
+		return nil
+	}
+	for _, post := range plan.Posts() {
+		u, err := url.Parse(post)
+		if err != nil || !slices.ContainsFunc(c.planHosts, func(allowed string) bool { return hostAllowed(u, allowed) }) {
+			return refuse("xds --plan-host HOST, or another plan", "the plan of %s posts to %s, which is none of this control plane's --plan-host: %s", origin, u.Host, strings.Join(c.planHosts, ", "))
+		}
+	}
+	return nil
+}
+
+// hostAllowed says whether a URL's host is the one that is allowed: a host with any port, a host with that port, or .domain for all below it.
+func hostAllowed(u *url.URL, allowed string) bool {
+	host := strings.ToLower(u.Hostname())
+	switch {
+	case strings.HasPrefix(allowed, "."):
+		return strings.HasSuffix(host, strings.ToLower(allowed))
+	case u.Port() != "" && strings.EqualFold(u.Host, allowed):
+		return true
+	}
+	return strings.EqualFold(host, strings.Trim(allowed, "[]"))
 }
 
 func (s *start) orAtOnce() string {

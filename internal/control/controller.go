@@ -31,6 +31,8 @@ type Options struct {
 	FreezeFor time.Duration
 	// Prometheus answers the queries of canaries' judges; nil: there is none.
 	Prometheus Numbers
+	// PlanHosts are the hosts that plans may have posted to, as host, host:port or .domain; empty: any.
+	PlanHosts []string
 	// Metrics is where counts are shown; nil: nowhere.
 	Metrics prometheus.Registerer
 	// PublicURL is how people reach the API, for links: scheme, host and port.
@@ -51,6 +53,7 @@ type Controller struct {
 	publicURL string
 
 	prometheus Numbers
+	planHosts  []string
 	started    time.Time
 	metrics    *metrics
 
@@ -71,7 +74,7 @@ func New(o Options) *Controller {
 	}
 	c := &Controller{
 		store: o.Store, archive: o.Archive, fleet: o.Fleet, discovery: o.Discovery, log: o.Log, freezeFor: o.FreezeFor,
-		alone: o.Alone, publicURL: o.PublicURL, prometheus: o.Prometheus, started: time.Now(),
+		alone: o.Alone, publicURL: o.PublicURL, prometheus: o.Prometheus, planHosts: o.PlanHosts, started: time.Now(),
 		effects: map[effectKey]time.Time{}, progress: make(chan struct{}),
 	}
 	c.metrics = newMetrics(o.Metrics, c)

@@ -112,6 +112,9 @@ func (c *Controller) LookAhead(ref versions.Ref, asked *rollout.Plan) (Ahead, er
 	if err != nil {
 		return Ahead{}, refuse("specctl plan --help", "%v", err)
 	}
+	if err := c.reaches(plan, origin); err != nil {
+		return Ahead{}, err
+	}
 	view := c.store.View()
 	before, _ := view.Route(ref.Spec)
 	stable, back, err := c.stableFor(view, before, ref)

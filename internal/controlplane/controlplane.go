@@ -71,6 +71,8 @@ type Options struct {
 	Traces string
 	// Prometheus is the URL of the server that canaries' judges query, PrometheusTokenFile the file with the token that it wants; empty: none.
 	Prometheus, PrometheusTokenFile string
+	// PlanHosts are the hosts that webhooks of plans may name, as host, host:port or .domain; empty: any.
+	PlanHosts []string
 	// Webhooks are who is told of post-mortems; nil: nobody.
 	Webhooks *notify.Config
 	// NoDashboard leaves the dashboard out of the API's listener.
@@ -171,7 +173,7 @@ func Run(ctx context.Context, o Options) (err error) {
 	}
 	disc := discovery.New(dopts)
 	fl := fleet.New(fleet.Options{Store: st, Archive: arch, Proxies: disc, Log: o.Log.Named("fleet"), Grace: o.Grace, Metrics: reg})
-	ctl := control.New(control.Options{Store: st, Archive: arch, Fleet: fl, Discovery: disc, Prometheus: numbers, PublicURL: o.public(apiListener.Addr().String()), Log: o.Log.Named("control"), FreezeFor: o.FreezeFor, Alone: len(o.EtcdEndpoints) == 0, Metrics: reg})
+	ctl := control.New(control.Options{Store: st, Archive: arch, Fleet: fl, Discovery: disc, Prometheus: numbers, PlanHosts: o.PlanHosts, PublicURL: o.public(apiListener.Addr().String()), Log: o.Log.Named("control"), FreezeFor: o.FreezeFor, Alone: len(o.EtcdEndpoints) == 0, Metrics: reg})
 
 	opts := append(auth.GRPC(token), grpc.KeepaliveParams(keepalive.ServerParameters{Time: 10 * time.Second, Timeout: 5 * time.Second}),
 		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: 5 * time.Second, PermitWithoutStream: true}),

@@ -110,6 +110,37 @@ func TestAJudgeStopsACanary(t *testing.T) {
 }
 
 // A plan that asks a Prometheus which nobody knows is refused before anything moves.
+// Whoever publishes a manifest cannot make the control plane post where its operator does not want.
+func TestPlansPostToAllowedHostsAlone(t *testing.T) {
+	w := startPlane(t, func(o *controlplane.Options) {
+		o.PlanHosts = []string{"ledger.example", "127.0.0.1:1", ".chat.example", "[::1]"}
+	})
+	w.publish("refunds", "1.0.0", canaryContract)
+	w.ctl(0, nil, "deploy", "refunds:1.0.0", "--now")
+	n := 0
+	for post, allowed := range map[string]bool{
+		"https://ledger.example/ok": true, "https://LEDGER.example:8443/ok": true, "http://127.0.0.1:1/x": true, "https://eu.chat.example/hook": true, "http://[::1]:8080/x": true,
+		"http://127.0.0.1:2379/v3/kv/put": false, "http://127.0.0.1/": false, "http://169.254.169.254/latest": false, "https://ledger.example.evil.test/": false,
+		"https://chat.example/": false, "https://evilchat.example/": false,
+	} {
+		for _, plan := range []string{
+			"steps: [{weight: 50%, until: manual, gates: [{name: a, webhook: '" + post + "'}]}]",
+			"steps: [{weight: 50%, until: manual, gates: [{name: a, manual: true, notify: '" + post + "'}]}]",
+			"preset: fast, judges: [{name: grader, webhook: '" + post + "'}]",
+		} {
+			n++
+			version := fmt.Sprintf("1.%d.0", n)
+			w.publish("refunds", version, canaryContract, "rollout: {"+plan+"}")
+			for _, command := range [][]string{{"plan", "refunds:" + version}, {"deploy", "refunds:" + version, "--now", "--impossible", "--dry-run"}} {
+				output, code := w.specctl(command...)
+				if (code == 0) != allowed || !allowed && (!strings.Contains(output, "none of this control plane's --plan-host") || strings.Contains(output, "latest") || strings.Contains(output, "kv")) {
+					t.Errorf("%v with %s: %d\n%s", command, post, code, output)
+				}
+			}
+		}
+	}
+}
+
 func TestAQueryNeedsAPrometheus(t *testing.T) {
 	w := startPlane(t, nil)
 	w.publish("refunds", "1.0.0", canaryContract)

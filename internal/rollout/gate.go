@@ -92,6 +92,20 @@ func (p Plan) checkGates(at string, gates []Gate, ps *problems) {
 	}
 }
 
+// Posts are the URLs that are posted to while the plan is followed.
+func (p Plan) Posts() []string {
+	var out []string
+	for _, s := range p.Steps {
+		for _, g := range s.Gates {
+			out = append(out, g.Webhook, g.Notify)
+		}
+	}
+	for _, j := range p.Judges {
+		out = append(out, j.Webhook)
+	}
+	return slices.DeleteFunc(out, func(u string) bool { return u == "" })
+}
+
 // checkURL takes what can be posted to.
 func checkURL(field, text string, ps *problems) {
 	u, err := url.Parse(text)

@@ -13,6 +13,7 @@ import (
 
 	operatorv1 "github.com/specproxy/specproxy/gen/specproxy/operator/v1"
 	"github.com/specproxy/specproxy/internal/envoytest"
+	"github.com/specproxy/specproxy/internal/loopback"
 )
 
 const oneManualStep = "rollout: {steps: [{weight: 10%, until: manual}]}"
@@ -243,6 +244,54 @@ func traces(t *testing.T, e *envoytest.Envoy, want bool) error {
 		return fmt.Errorf("the rehearsal's route is there: %t", has)
 	}
 	return nil
+}
+
+// Without a proxy nobody can say how executions come back, so nothing is proven; and a stable pool of which most instances are away could not take
+// them back. Once there is a proxy and the pool is whole again the same deploy goes through.
+func TestARehearsalWantsAProxyAndAWarmPool(t *testing.T) {
+	w := startPlane(t, nil)
+	w.publish("refunds", "1.0.0", canaryContract)
+	w.publish("refunds", "1.1.0", canaryContract, oneManualStep)
+	agent := failing(t, 0).URL
+	for _, version := range []string{"1.0.0", "1.1.0"} {
+		w.sidecar("refunds:"+version, agent)
+		w.ready("refunds", version, 1)
+	}
+	w.deploy("refunds", "1.0.0")
+	nobody, err := loopback.Address()
+	if err != nil {
+		t.Fatal(err)
+	}
+	deploy := func(code int, parts ...string) {
+		t.Helper()
+		out, got := w.specctl("deploy", "refunds:1.1.0", "--impossible", "--reason", "try")
+		if got != code {
+			t.Errorf("exit %d, want %d", got, code)
+		}
+		contains(t, out, parts...)
+	}
+	waiting := []*process{w.sidecar("refunds:1.0.0", "http://"+nobody), w.sidecar("refunds:1.0.0", "http://"+nobody)}
+	eventually(t, "two instances that wait for their agents", func() error {
+		if n := w.version("refunds:1.0.0").GetPool().GetInstances(); n != 3 {
+			return fmt.Errorf("%d instances", n)
+		}
+		return nil
+	})
+	deploy(1, "pool refunds:1.0.0: only 1 of its 3 instances are ready to take the traffic back", "specctl get refunds")
+	w.phase("refunds", "refused")
+	for _, p := range waiting {
+		p.terminate()
+	}
+	eventually(t, "the instances to be gone", func() error {
+		if n := w.version("refunds:1.0.0").GetPool().GetInstances(); n != 1 {
+			return fmt.Errorf("%d instances", n)
+		}
+		return nil
+	})
+	deploy(1, "no proxy is connected that could send executions", "specctl proxies")
+	w.phase("refunds", "refused")
+	answers(t, w.envoy("edge-1"), "refunds", "done\n")
+	deploy(0, "this deploy can be undone in ", "as rehearsed at 1 proxy")
 }
 
 // A candidate that an Envoy cannot reach is found out before anybody is sent to it, and so is a pool that has gone cold: the stable version's alone would

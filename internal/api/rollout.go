@@ -261,10 +261,14 @@ func rehearsalOf(r *rollout.Rehearsal) *operatorv1.Rehearsal {
 }
 
 func judgeOf(run *rollout.Run, j rollout.JudgeVerdict) *operatorv1.JudgeVerdict {
-	return &operatorv1.JudgeVerdict{
-		Name: j.Judge.Name, Result: string(j.Result), Reason: j.Reason, Asks: run.Question(j.Judge), At: stamp(j.State.At),
+	out := &operatorv1.JudgeVerdict{
+		Name: j.Judge.Name, Result: string(j.Result), Reason: j.Reason, Asks: run.Question(j.Judge), At: stamp(j.State.Last().At),
 		Failing: uint32(max(0, j.State.Failing)), Fails: uint32(max(0, j.Judge.InARow())), Asked: uint32(max(0, j.State.Asked)), //nolint:gosec // small counts
 	}
+	for _, a := range j.State.Answers {
+		out.Answers = append(out.Answers, &operatorv1.JudgeAnswer{AskedAt: stamp(a.AskedAt), At: stamp(a.At), Result: string(a.Result), Reason: a.Why})
+	}
+	return out
 }
 
 func verdictOf(v evidence.Verdict, rules evidence.Rules) *operatorv1.RolloutVerdict {

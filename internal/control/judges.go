@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"time"
 
+	"github.com/specproxy/specproxy/internal/rollout"
 	judge "github.com/specproxy/specproxy/internal/rollout/evidence"
 	"github.com/specproxy/specproxy/internal/store"
 )
@@ -30,6 +31,7 @@ func (c *Controller) tendJudges(ctx context.Context, ro store.Rollout, now time.
 
 func (c *Controller) askJudge(ctx context.Context, ro store.Rollout, i, times int) {
 	j := ro.Plan.Judges[i]
+	began := time.Now().UTC()
 	var a answer
 	if j.Webhook != "" {
 		q := asked(ro, "judge")
@@ -48,7 +50,7 @@ func (c *Controller) askJudge(ctx context.Context, ro store.Rollout, i, times in
 		if !ok || now.Canary != ro.Canary || now.Attempt != ro.Attempt || !now.StartedAt.Equal(ro.StartedAt) || now.Phase.Ended() {
 			return nil
 		}
-		now.Run = now.Heard(i, a.Result, a.reason(), time.Now().UTC())
+		now.Run = now.Heard(i, rollout.JudgeAnswer{AskedAt: began, At: time.Now().UTC(), Result: a.Result, Why: a.reason()})
 		tx.PutRollout(now)
 		return nil
 	})

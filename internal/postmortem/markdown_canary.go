@@ -70,18 +70,24 @@ func judges(p func(string, ...any), c *Canary) {
 	if len(c.Run.Plan.Judges) == 0 {
 		return
 	}
-	p("| judge | asked | answers | failures in a row | the last one | at |")
-	p("|---|---|---:|---:|---|---|")
+	p("What judges outside were asked, and their last answers:")
+	p("")
+	p("| judge | asked | answers | failures in a row |")
+	p("|---|---|---:|---:|")
 	for i, j := range c.Run.Plan.Judges {
 		var s rollout.JudgeState
 		if i < len(c.Run.Judges) {
 			s = c.Run.Judges[i]
 		}
-		last, at := "none", ""
-		if s.Asked > 0 {
-			last, at = fmt.Sprintf("%s: %s", s.Result, s.Why), s.At.UTC().Format(clock)
+		p("| %s | `%s` | %d | %d of %d |", cell(j.Name), strings.ReplaceAll(cell(c.Run.Question(j)), "`", "'"), s.Asked, s.Failing, j.InARow())
+	}
+	p("")
+	p("| at | judge | answered | |")
+	p("|---|---|---|---|")
+	for i, s := range c.Run.Judges {
+		for _, a := range s.Answers {
+			p("| %s | %s | %s | %s |", a.At.UTC().Format(clock), cell(c.Run.Plan.Judges[i].Name), a.Result, cell(a.Why))
 		}
-		p("| %s | `%s` | %d | %d of %d | %s | %s |", cell(j.Name), strings.ReplaceAll(cell(c.Run.Question(j)), "`", "'"), s.Asked, s.Failing, j.InARow(), cell(last), at)
 	}
 	p("")
 }

@@ -30,12 +30,18 @@ func TestOnlyANumberIsANumber(t *testing.T) {
 	answers := map[string]string{
 		"scalar": `{"status":"success","data":{"resultType":"scalar","result":[1,"0.25"]}}`, "one": vector("0.5"), "none": vector(), "two": vector("1", "2"),
 		"matrix": `{"status":"success","data":{"resultType":"matrix","result":[]}}`, "string": `{"status":"success","data":{"resultType":"string","result":[1,"x"]}}`,
-		"wrong": `{"status":"error","errorType":"bad_data","error":"parse error: unexpected end"}`, "garbage": `<html>`, "empty": ``, "NaN": vector("NaN"),
+		"wrong": `{"status":"error","errorType":"bad_data","error":"parse error: unexpected end"}`, "garbage": `<html>`, "empty": ``, "NaN": vector("NaN"), "Inf": vector("+Inf"),
+		"histogram": `{"status":"success","data":{"resultType":"vector","result":[{"metric":{},"histogram":[1,{"count":"3","sum":"4","buckets":[[0,"0","1","3"]]}]}]}}`,
+		"partial":   strings.TrimSuffix(vector("1"), "}") + `,"warnings":["one store did not answer"]}`,
+		"endless":   strings.Repeat(" ", 1<<20) + vector("1"),
 	}
 	hang := make(chan struct{})
 	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if got := r.Header.Get("Authorization"); got != "Bearer secret" {
 			t.Errorf("authorization %q", got)
+		}
+		if r.URL.Path == "/elsewhere" {
+			t.Error("a redirect is followed, with the token")
 		}
 		query := r.FormValue("query")
 		switch query {
@@ -46,6 +52,8 @@ func TestOnlyANumberIsANumber(t *testing.T) {
 			}
 		case "denied":
 			w.WriteHeader(http.StatusUnauthorized)
+		case "moved":
+			http.Redirect(w, r, "/elsewhere", http.StatusTemporaryRedirect)
 		case "wrong":
 			w.WriteHeader(http.StatusBadRequest)
 		}
@@ -60,6 +68,7 @@ func TestOnlyANumberIsANumber(t *testing.T) {
 	for query, want := range map[string]string{
 		"scalar": "0.25", "one": "0.5", "NaN": "NaN", "none": "the query gives nothing", "two": "gives 2 numbers, not one", "matrix": "gives a matrix", "string": "unexpected value type",
 		"wrong": "parse error", "garbage": "bad_response", "empty": "bad_response", "hang": "no answer in time", "denied": "401",
+		"Inf": "+Inf", "histogram": "gives a histogram, not a number", "partial": "warns of its answer: one store did not answer", "endless": "more than 1048576 bytes", "moved": "307",
 	} {
 		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 		if query == "hang" {
@@ -78,6 +87,9 @@ func TestOnlyANumberIsANumber(t *testing.T) {
 	server.Close()
 	if _, err := c.Number(t.Context(), "one"); err == nil || !strings.Contains(err.Error(), "connection refused") {
 		t.Errorf("nobody there: %v", err)
+	}
+	if _, err := promquery.New("http://ada:hunter2@prometheus:9090", ""); err == nil || strings.Contains(err.Error(), "hunter2") || !strings.Contains(err.Error(), "--prometheus-token-file") {
+		t.Errorf("a password in the URL: %v", err)
 	}
 	if _, err := promquery.New("prometheus:9090", ""); err == nil {
 		t.Error("an address without a scheme is taken")

@@ -172,8 +172,8 @@ func (r Run) Answered(gate int, noticed bool, why string, now time.Time) Run {
 	return r
 }
 
-// tickGates goes on once all gates are open and the step in force still has what it asks for.
-func (r *Run) tickGates(v evidence.Verdict) (Event, string) {
+// tickGates goes on once all gates are open, the step in force still has what it asks for, and no judge is silent.
+func (r *Run) tickGates(v evidence.Verdict, now time.Time) (Event, string) {
 	why := "gates open:"
 	for _, g := range r.Gates {
 		if !g.Open {
@@ -181,7 +181,7 @@ func (r *Run) tickGates(v evidence.Verdict) (Event, string) {
 		}
 		why += fmt.Sprintf(" %s (%s%s)", g.Gate.Name, g.By, because(g.Why))
 	}
-	if v.Broken || r.Step >= 0 && r.Plan.Steps[r.Step].Until == UntilEvidence && v.Result != evidence.Pass {
+	if v.Broken || r.Step >= 0 && r.Plan.Steps[r.Step].Until == UntilEvidence && v.Result != evidence.Pass || r.silence(now) != "" {
 		return "", ""
 	}
 	return EventOpen, why

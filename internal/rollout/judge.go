@@ -38,6 +38,10 @@ const (
 	leastEvery = Duration(time.Second)
 	// staleAfter is how many times Every an answer is good for, the time to give one apart.
 	staleAfter = 3
+	// maxQuery bounds a query in bytes: it is stored with the rollout, and asked for ever.
+	maxQuery = 4 << 10
+	// keptAnswers is how many of a judge's newest answers are kept.
+	keptAnswers = 5
 )
 
 // AskTimeout is how long one question may take.
@@ -49,17 +53,31 @@ func (j Judge) AskEvery() time.Duration { return time.Duration(or(j.Every, defau
 // InARow is how many failures in a row stop the canary.
 func (j Judge) InARow() int { return or(j.Fails, defaultFails) }
 
+// JudgeAnswer is one answer: when it was asked for, when it came, and what it was.
+type JudgeAnswer struct {
+	AskedAt time.Time       `json:"askedAt"`
+	At      time.Time       `json:"at"`
+	Result  evidence.Result `json:"result"`
+	Why     string          `json:"why"`
+}
+
 // JudgeState is what a judge has answered, in this attempt.
 type JudgeState struct {
-	// Result of the newest answer, with why and when it came; the zero value: none has.
-	Result evidence.Result `json:"result,omitempty"`
-	Why    string          `json:"why,omitempty"`
-	At     time.Time       `json:"at,omitzero"`
+	// Answers are the newest, oldest first.
+	Answers []JudgeAnswer `json:"answers,omitempty"`
 	// Failing is how many answers in a row were a failure; what is not known neither adds to them nor ends them.
 	Failing int `json:"failing,omitempty"`
 	// Asked is how often it was asked, Next when it is again.
 	Asked int       `json:"asked,omitempty"`
 	Next  time.Time `json:"next,omitzero"`
+}
+
+// Last is the newest answer; the zero value: there is none.
+func (s JudgeState) Last() JudgeAnswer {
+	if n := len(s.Answers); n > 0 {
+		return s.Answers[n-1]
+	}
+	return JudgeAnswer{}
 }
 
 // placeholder is what may stand in a query.
@@ -82,11 +100,11 @@ func (r *Run) Question(j Judge) string {
 	return "webhook"
 }
 
-// Measured is what a number means to the judge. Not a number means nothing.
+// Measured is what a number means to the judge. One that is not finite means nothing: a ratio to nothing is no measurement.
 func (j Judge) Measured(n float64) (evidence.Result, string) {
 	switch {
-	case math.IsNaN(n):
-		return evidence.Insufficient, "the query gives no number (NaN)"
+	case math.IsNaN(n) || math.IsInf(n, 0):
+		return evidence.Insufficient, fmt.Sprintf("the query gives no number (%v)", n)
 	case j.FailAbove != nil && n > *j.FailAbove:
 		return evidence.Fail, fmt.Sprintf("%.4g is above %.4g", n, *j.FailAbove)
 	case j.FailBelow != nil && n < *j.FailBelow:
@@ -140,6 +158,9 @@ func (p Plan) checkJudges(ps *problems) {
 				ps.add(at+".prometheus", "%s stands for nothing: there are {{spec}}, {{canary}} and {{stable}}", found[0])
 			}
 		}
+		if len(j.Prometheus) > maxQuery {
+			ps.add(at+".prometheus", "judge %s: the query has %d bytes, at most %d: make it a recording rule", j.Name, len(j.Prometheus), maxQuery)
+		}
 		if j.Webhook != "" {
 			checkURL(at+".webhook", j.Webhook, ps)
 		}
@@ -165,19 +186,24 @@ func (r *Run) judgeState(i int) JudgeState {
 	return JudgeState{}
 }
 
-// Asks says whether a judge is to be asked now: while the canary has traffic and nothing is decided.
+// Asks says whether a judge is to be asked now: while the canary has traffic and nothing is decided, and at once when a step begins.
 func (r *Run) Asks(judge int, now time.Time) bool {
-	return !r.Phase.Ended() && r.Phase != Failed && r.Step >= 0 && judge < len(r.Plan.Judges) && !now.Before(r.judgeState(judge).Next)
+	if r.Phase.Ended() || r.Phase == Failed || r.Step < 0 || judge >= len(r.Plan.Judges) {
+		return false
+	}
+	s := r.judgeState(judge)
+	return !now.Before(s.Next) || s.Last().AskedAt.Before(r.EnteredAt)
 }
 
 // Heard returns the rollout with a judge's answer.
-func (r Run) Heard(judge int, result evidence.Result, why string, now time.Time) Run {
+func (r Run) Heard(judge int, a JudgeAnswer) Run {
 	states := make([]JudgeState, len(r.Plan.Judges))
 	copy(states, r.Judges)
 	s := &states[judge]
-	s.Result, s.Why, s.At, s.Next = result, why, now, now.Add(r.Plan.Judges[judge].AskEvery())
+	s.Answers = append(slices.Clone(s.Answers[max(0, len(s.Answers)+1-keptAnswers):]), a)
+	s.Next = a.At.Add(r.Plan.Judges[judge].AskEvery())
 	s.Asked++
-	switch result {
+	switch a.Result {
 	case evidence.Fail:
 		s.Failing++
 	case evidence.Pass:
@@ -196,34 +222,58 @@ type JudgeVerdict struct {
 	Reason string
 }
 
-// JudgeVerdicts are those of all judges of the plan. An answer is good for the step in force if it came in it, and not too long ago.
+// JudgeVerdicts are those of all judges of the plan. An answer is good for the step in force if it was asked for in it, and came not too long ago.
 func (r *Run) JudgeVerdicts(now time.Time) []JudgeVerdict {
 	out := make([]JudgeVerdict, len(r.Plan.Judges))
 	for i, j := range r.Plan.Judges {
 		s := r.judgeState(i)
+		last := s.Last()
 		v := JudgeVerdict{Judge: j, State: s, Result: evidence.Insufficient}
 		switch {
 		case s.Failing >= j.InARow():
-			v.Result, v.Reason = evidence.Fail, s.Why
+			v.Result, v.Reason = evidence.Fail, s.failure()
 			if s.Failing > 1 {
 				v.Reason += fmt.Sprintf(" (%d failures in a row)", s.Failing)
 			}
 		case s.Asked == 0:
 			v.Reason = "it has not answered yet"
-		case s.Result == evidence.Insufficient:
-			v.Reason = or(s.Why, "it cannot say")
+		case last.Result == evidence.Insufficient:
+			v.Reason = or(last.Why, "it cannot say")
 		case s.Failing > 0:
-			v.Reason = fmt.Sprintf("%s (%d of %d failures in a row)", s.Why, s.Failing, j.InARow())
-		case s.At.Before(r.EnteredAt):
-			v.Reason = "it has not answered since this step began"
-		case now.Sub(s.At) > staleAfter*j.AskEvery()+j.AskTimeout():
-			v.Reason = "it has not answered since " + s.At.UTC().Format("15:04:05Z")
+			v.Reason = fmt.Sprintf("%s (%d of %d failures in a row)", last.Why, s.Failing, j.InARow())
+		case last.AskedAt.Before(r.EnteredAt):
+			v.Reason = "it has not been asked and answered since this step began"
+		case now.Sub(last.At) > staleAfter*j.AskEvery()+j.AskTimeout():
+			v.Reason = "it has not answered since " + last.At.UTC().Format("15:04:05Z")
 		default:
-			v.Result, v.Reason = evidence.Pass, s.Why
+			v.Result, v.Reason = evidence.Pass, last.Why
 		}
 		out[i] = v
 	}
 	return out
+}
+
+// failure is what the newest failure was; nothing that came after it ended it.
+func (s JudgeState) failure() string {
+	for _, a := range slices.Backward(s.Answers) {
+		if a.Result == evidence.Fail {
+			return a.Why
+		}
+	}
+	return "it failed"
+}
+
+// silence says which judge has not passed, and why; empty if all have. Before the canary has traffic nothing is asked.
+func (r *Run) silence(now time.Time) string {
+	if r.Step < 0 {
+		return ""
+	}
+	for _, j := range r.JudgeVerdicts(now) {
+		if j.Result != evidence.Pass {
+			return fmt.Sprintf("judge %s: %s", j.Judge.Name, j.Reason)
+		}
+	}
+	return ""
 }
 
 // Judge is the verdict on the canary, by what the step in force asks for: of the executions, and of the judges. One that fails fails it; a pass needs

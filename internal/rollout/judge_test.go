@@ -30,6 +30,7 @@ func TestJudgesOfAPlan(t *testing.T) {
 		"outcome":         {"{name: outcome, prometheus: y, failAbove: 1}", "names of their own"},
 		"too often":       {"{name: x, prometheus: y, failAbove: 1, every: 10ms}", "every is 1s at least"},
 		"too patient":     {"{name: x, prometheus: y, failAbove: 1, fails: 101}", "between 1 and 100"},
+		"too long":        {"{name: x, prometheus: '" + strings.Repeat("y", 4097) + "', failAbove: 1}", "the query has 4097 bytes, at most 4096"},
 		"no URL":          {"{name: x, webhook: 'grader'}", "is no URL"},
 	} {
 		p, err := rollout.ParsePlan([]byte("metrics: [{name: latency, slowerThan: 2s}]\njudges: [" + c.yaml + "]"))
@@ -49,7 +50,7 @@ func TestJudgesOfAPlan(t *testing.T) {
 func TestWhatANumberMeans(t *testing.T) {
 	j := rollout.Judge{FailAbove: bound(1), FailBelow: bound(-1)}
 	for n, want := range map[float64]evidence.Result{
-		0: evidence.Pass, 1: evidence.Pass, -1: evidence.Pass, 1.001: evidence.Fail, -2: evidence.Fail, math.Inf(1): evidence.Fail, math.Inf(-1): evidence.Fail,
+		0: evidence.Pass, 1: evidence.Pass, -1: evidence.Pass, 1.001: evidence.Fail, -2: evidence.Fail, math.Inf(1): evidence.Insufficient, math.Inf(-1): evidence.Insufficient,
 	} {
 		if got, why := j.Measured(n); got != want || why == "" {
 			t.Errorf("%g: %s, %s", n, got, why)
@@ -80,6 +81,92 @@ func judged(t *testing.T, now time.Time) rollout.Run {
 	return r
 }
 
+func answer(result evidence.Result, why string, at time.Time) rollout.JudgeAnswer {
+	return rollout.JudgeAnswer{AskedAt: at, At: at, Result: result, Why: why}
+}
+
+// Neither the clock of a step until a duration nor an open gate goes by a judge that is silent; what was never asked anything, the way to the first
+// step, does.
+func TestNothingGoesByASilentJudge(t *testing.T) {
+	begin := time.Date(2026, 11, 24, 2, 18, 0, 0, time.UTC)
+	for name, c := range map[string]struct {
+		steps string
+		// phase in which it stands while the judge is silent.
+		phase rollout.Phase
+	}{
+		"duration":           {"{weight: 10%, until: duration, within: 5m}, {weight: 50%, until: evidence}", rollout.Held},
+		"duration and gate":  {"{weight: 10%, until: duration, within: 5m}, {weight: 50%, until: evidence, gates: [{name: ok, manual: true}]}", rollout.Held},
+		"evidence":           {"{weight: 10%, until: evidence, within: 5m}, {weight: 50%, until: evidence}", rollout.Held},
+		"bake":               {"{weight: 10%, until: manual}", rollout.Held},
+		"gate before step 1": {"{weight: 10%, until: duration, within: 5m, gates: [{name: ok, manual: true}]}, {weight: 50%, until: evidence}", rollout.Held},
+	} {
+		t.Run(name, func(t *testing.T) {
+			p, err := rollout.ParsePlan([]byte("{steps: [" + c.steps + "], bake: {for: 5m}, judges: [{name: grade, webhook: 'https://grader.example.com'}]}"))
+			if err == nil {
+				p, err = p.Complete()
+			}
+			if err != nil {
+				t.Fatal(err)
+			}
+			now := begin
+			r, _, err := rollout.Begin("shop", "2.0.0", "1.0.0", p, 0, "ada", now)
+			if err != nil {
+				t.Fatal(err)
+			}
+			tick := func() {
+				t.Helper()
+				if event, why := r.Tick(r.Judge(now), now); event != "" {
+					if r, _, _, err = r.Apply(event, "engine", why, now); err != nil {
+						t.Fatal(err)
+					}
+				}
+			}
+			if r.Step < 0 { // nobody is asked of a canary without traffic
+				if r.Asks(0, now) {
+					t.Error("it is asked before there is any traffic")
+				}
+				r = r.Opened(0, "bob", "fine")
+				tick()
+			}
+			if p.Steps[0].Until == rollout.UntilManual {
+				if r, _, _, err = r.Apply(rollout.EventPromote, "ada", "", now); err != nil || r.Phase != rollout.Baking {
+					t.Fatalf("%s, %v", r.Phase, err)
+				}
+			}
+			m := &r.Evidence.Metrics[0]
+			m.Counts.Ended[evidence.Canary], m.Counts.Ended[evidence.Stable] = 1000, 9000
+			step := r.Step
+			now = now.Add(5 * time.Minute)
+			tick()
+			if r.Phase != c.phase || r.Step != step || !strings.Contains(r.Why, "judge grade: it has not answered yet") {
+				t.Fatalf("%s at step %d: %s", r.Phase, r.Step, r.Why)
+			}
+			now = now.Add(time.Hour)
+			r = r.Heard(0, answer(evidence.Insufficient, "the grader is away", now))
+			if tick(); r.Phase != c.phase || r.Step != step {
+				t.Fatalf("%s at step %d: %s", r.Phase, r.Step, r.Why)
+			}
+			r = r.Heard(0, answer(evidence.Pass, "good", now))
+			tick()
+			if r.Step != step+1 && r.Phase != rollout.Gated && r.Phase != rollout.Promoted {
+				t.Fatalf("it passed, and is %s at step %d: %s", r.Phase, r.Step, r.Why)
+			}
+			if r.Phase != rollout.Gated {
+				return
+			}
+			r = r.Heard(0, answer(evidence.Insufficient, "the grader is away", now))
+			r = r.Opened(0, "bob", "fine")
+			if tick(); r.Phase != rollout.Gated || r.Step != step {
+				t.Fatalf("an open gate goes by a silent judge: %s at step %d", r.Phase, r.Step)
+			}
+			r = r.Heard(0, answer(evidence.Pass, "good", now))
+			if tick(); r.Step != step+1 {
+				t.Fatalf("%s at step %d: %s", r.Phase, r.Step, r.Why)
+			}
+		})
+	}
+}
+
 func TestAPassNeedsItsJudges(t *testing.T) {
 	begin := time.Date(2026, 11, 24, 2, 18, 0, 0, time.UTC)
 	r := judged(t, begin)
@@ -97,7 +184,7 @@ func TestAPassNeedsItsJudges(t *testing.T) {
 			t.Errorf("it ticks %q, want %q", event, wants)
 		}
 	}
-	hear := func(result evidence.Result, why string) { r = r.Heard(0, result, why, now) }
+	hear := func(result evidence.Result, why string) { r = r.Heard(0, answer(result, why, now)) }
 
 	verdict(evidence.Insufficient, "judge cost: it has not answered yet")
 	if !r.Asks(0, now) {
@@ -127,7 +214,21 @@ func TestAPassNeedsItsJudges(t *testing.T) {
 	if r, _, _, err = r.Apply(rollout.EventPass, "engine", "", now); err != nil || r.Step != 1 {
 		t.Fatalf("step %d, %v", r.Step, err)
 	}
-	verdict(evidence.Insufficient, "it has not answered since this step began")
+	verdict(evidence.Insufficient, "it has not been asked and answered since this step began")
+	if !r.Asks(0, now) {
+		t.Error("the step that began does not ask at once")
+	}
+	// What was asked in the step before says nothing of this one, though it comes in it.
+	late := answer(evidence.Pass, "0.5 is not above 1", now.Add(time.Second))
+	late.AskedAt = begin
+	r = r.Heard(0, late)
+	verdict(evidence.Insufficient, "it has not been asked and answered since this step began")
+	if !r.Asks(0, now) {
+		t.Error("a late answer keeps the new step from asking")
+	}
+	if a := r.Judges[0].Answers; len(a) != 5 || a[4] != late || a[0].Why != "2 is above 1" || r.Judges[0].Asked != 7 {
+		t.Errorf("answers %+v, asked %d", a, r.Judges[0].Asked)
+	}
 	// A person may go by it, and with a new attempt nothing of the old one counts.
 	hear(evidence.Fail, "2 is above 1")
 	if r, _, _, err = r.Apply(rollout.EventRetry, "ada", "", now); err != nil || len(r.Judges) != 0 || r.Step != 0 {
@@ -150,7 +251,7 @@ func TestAJudgeDoesNotHideAFailure(t *testing.T) {
 	if v := r.Judge(now); v.Result == evidence.Pass {
 		t.Errorf("%s: %s", v.Result, v.Reason)
 	}
-	r = r.Heard(0, evidence.Pass, "fine", now)
+	r = r.Heard(0, answer(evidence.Pass, "fine", now))
 	if v := r.Judge(now); v.Result == evidence.Pass {
 		t.Errorf("with a judge that is content: %s: %s", v.Result, v.Reason)
 	}

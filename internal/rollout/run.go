@@ -304,7 +304,7 @@ func (r *Run) Tick(v evidence.Verdict, now time.Time) (Event, string) {
 		return EventFail, v.Reason
 	}
 	if r.Phase == Gated {
-		return r.tickGates(v)
+		return r.tickGates(v, now)
 	}
 	if v.Broken && (r.Phase == Stepping || r.Phase == Baking) {
 		return EventBroken, v.Reason
@@ -322,11 +322,15 @@ func (r *Run) Tick(v evidence.Verdict, now time.Time) (Event, string) {
 	case until == UntilEvidence && v.Result == evidence.Pass:
 		return EventPass, v.Reason
 	case until == UntilDuration && (clock || r.Bound() == 0):
-		// All the traffic is given only on evidence; on the way there a duration may end a step by itself.
-		if !last || v.Result == evidence.Pass {
-			return EventPass, fmt.Sprintf("%s have passed, and nothing speaks against the canary", r.Bound())
+		// All the traffic is given only on evidence; on the way there a duration may end a step by itself, if no judge is silent.
+		silence := r.silence(now)
+		switch {
+		case last && v.Result != evidence.Pass:
+			return r.due(v.Reason)
+		case silence != "":
+			return r.due(fmt.Sprintf("%s have passed: %s", r.Bound(), silence))
 		}
-		return r.due(v.Reason)
+		return EventPass, fmt.Sprintf("%s have passed, and nothing speaks against the canary", r.Bound())
 	case clock && until != UntilDuration:
 		return r.due(fmt.Sprintf("%s have passed: %s", r.Bound(), v.Reason))
 	}

@@ -1731,9 +1731,11 @@ type JudgeVerdict struct {
 	// When it answered last; unset: never.
 	At *timestamppb.Timestamp `protobuf:"bytes,5,opt,name=at,proto3" json:"at,omitempty"`
 	// Failures in a row, how many stop the canary, and how often it was asked.
-	Failing       uint32 `protobuf:"varint,6,opt,name=failing,proto3" json:"failing,omitempty"`
-	Fails         uint32 `protobuf:"varint,7,opt,name=fails,proto3" json:"fails,omitempty"`
-	Asked         uint32 `protobuf:"varint,8,opt,name=asked,proto3" json:"asked,omitempty"`
+	Failing uint32 `protobuf:"varint,6,opt,name=failing,proto3" json:"failing,omitempty"`
+	Fails   uint32 `protobuf:"varint,7,opt,name=fails,proto3" json:"fails,omitempty"`
+	Asked   uint32 `protobuf:"varint,8,opt,name=asked,proto3" json:"asked,omitempty"`
+	// The newest answers, oldest first.
+	Answers       []*JudgeAnswer `protobuf:"bytes,9,rep,name=answers,proto3" json:"answers,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1824,6 +1826,82 @@ func (x *JudgeVerdict) GetAsked() uint32 {
 	return 0
 }
 
+func (x *JudgeVerdict) GetAnswers() []*JudgeAnswer {
+	if x != nil {
+		return x.Answers
+	}
+	return nil
+}
+
+type JudgeAnswer struct {
+	state   protoimpl.MessageState `protogen:"open.v1"`
+	AskedAt *timestamppb.Timestamp `protobuf:"bytes,1,opt,name=asked_at,json=askedAt,proto3" json:"asked_at,omitempty"`
+	At      *timestamppb.Timestamp `protobuf:"bytes,2,opt,name=at,proto3" json:"at,omitempty"`
+	// pass, fail, insufficient.
+	Result        string `protobuf:"bytes,3,opt,name=result,proto3" json:"result,omitempty"`
+	Reason        string `protobuf:"bytes,4,opt,name=reason,proto3" json:"reason,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *JudgeAnswer) Reset() {
+	*x = JudgeAnswer{}
+	mi := &file_specproxy_operator_v1_rollout_proto_msgTypes[20]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *JudgeAnswer) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*JudgeAnswer) ProtoMessage() {}
+
+func (x *JudgeAnswer) ProtoReflect() protoreflect.Message {
+	mi := &file_specproxy_operator_v1_rollout_proto_msgTypes[20]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use JudgeAnswer.ProtoReflect.Descriptor instead.
+func (*JudgeAnswer) Descriptor() ([]byte, []int) {
+	return file_specproxy_operator_v1_rollout_proto_rawDescGZIP(), []int{20}
+}
+
+func (x *JudgeAnswer) GetAskedAt() *timestamppb.Timestamp {
+	if x != nil {
+		return x.AskedAt
+	}
+	return nil
+}
+
+func (x *JudgeAnswer) GetAt() *timestamppb.Timestamp {
+	if x != nil {
+		return x.At
+	}
+	return nil
+}
+
+func (x *JudgeAnswer) GetResult() string {
+	if x != nil {
+		return x.Result
+	}
+	return ""
+}
+
+func (x *JudgeAnswer) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
 type MetricVerdict struct {
 	state  protoimpl.MessageState `protogen:"open.v1"`
 	Name   string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
@@ -1844,7 +1922,7 @@ type MetricVerdict struct {
 
 func (x *MetricVerdict) Reset() {
 	*x = MetricVerdict{}
-	mi := &file_specproxy_operator_v1_rollout_proto_msgTypes[20]
+	mi := &file_specproxy_operator_v1_rollout_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1856,7 +1934,7 @@ func (x *MetricVerdict) String() string {
 func (*MetricVerdict) ProtoMessage() {}
 
 func (x *MetricVerdict) ProtoReflect() protoreflect.Message {
-	mi := &file_specproxy_operator_v1_rollout_proto_msgTypes[20]
+	mi := &file_specproxy_operator_v1_rollout_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1869,7 +1947,7 @@ func (x *MetricVerdict) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MetricVerdict.ProtoReflect.Descriptor instead.
 func (*MetricVerdict) Descriptor() ([]byte, []int) {
-	return file_specproxy_operator_v1_rollout_proto_rawDescGZIP(), []int{20}
+	return file_specproxy_operator_v1_rollout_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *MetricVerdict) GetName() string {
@@ -1963,7 +2041,7 @@ type RolloutEntry struct {
 
 func (x *RolloutEntry) Reset() {
 	*x = RolloutEntry{}
-	mi := &file_specproxy_operator_v1_rollout_proto_msgTypes[21]
+	mi := &file_specproxy_operator_v1_rollout_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1975,7 +2053,7 @@ func (x *RolloutEntry) String() string {
 func (*RolloutEntry) ProtoMessage() {}
 
 func (x *RolloutEntry) ProtoReflect() protoreflect.Message {
-	mi := &file_specproxy_operator_v1_rollout_proto_msgTypes[21]
+	mi := &file_specproxy_operator_v1_rollout_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1988,7 +2066,7 @@ func (x *RolloutEntry) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RolloutEntry.ProtoReflect.Descriptor instead.
 func (*RolloutEntry) Descriptor() ([]byte, []int) {
-	return file_specproxy_operator_v1_rollout_proto_rawDescGZIP(), []int{21}
+	return file_specproxy_operator_v1_rollout_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *RolloutEntry) GetAt() *timestamppb.Timestamp {
@@ -2048,7 +2126,7 @@ type EvidenceEvent struct {
 
 func (x *EvidenceEvent) Reset() {
 	*x = EvidenceEvent{}
-	mi := &file_specproxy_operator_v1_rollout_proto_msgTypes[22]
+	mi := &file_specproxy_operator_v1_rollout_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2060,7 +2138,7 @@ func (x *EvidenceEvent) String() string {
 func (*EvidenceEvent) ProtoMessage() {}
 
 func (x *EvidenceEvent) ProtoReflect() protoreflect.Message {
-	mi := &file_specproxy_operator_v1_rollout_proto_msgTypes[22]
+	mi := &file_specproxy_operator_v1_rollout_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2073,7 +2151,7 @@ func (x *EvidenceEvent) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use EvidenceEvent.ProtoReflect.Descriptor instead.
 func (*EvidenceEvent) Descriptor() ([]byte, []int) {
-	return file_specproxy_operator_v1_rollout_proto_rawDescGZIP(), []int{22}
+	return file_specproxy_operator_v1_rollout_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *EvidenceEvent) GetExecution() string {
@@ -2280,7 +2358,7 @@ const file_specproxy_operator_v1_rollout_proto_rawDesc = "" +
 	"\x06harmed\x18\x04 \x01(\x01R\x06harmed\x12\x16\n" +
 	"\x06broken\x18\x05 \x01(\bR\x06broken\x12>\n" +
 	"\ametrics\x18\x06 \x03(\v2$.specproxy.operator.v1.MetricVerdictR\ametrics\x12;\n" +
-	"\x06judges\x18\a \x03(\v2#.specproxy.operator.v1.JudgeVerdictR\x06judges\"\xd8\x01\n" +
+	"\x06judges\x18\a \x03(\v2#.specproxy.operator.v1.JudgeVerdictR\x06judges\"\x96\x02\n" +
 	"\fJudgeVerdict\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x16\n" +
 	"\x06result\x18\x02 \x01(\tR\x06result\x12\x16\n" +
@@ -2289,7 +2367,13 @@ const file_specproxy_operator_v1_rollout_proto_rawDesc = "" +
 	"\x02at\x18\x05 \x01(\v2\x1a.google.protobuf.TimestampR\x02at\x12\x18\n" +
 	"\afailing\x18\x06 \x01(\rR\afailing\x12\x14\n" +
 	"\x05fails\x18\a \x01(\rR\x05fails\x12\x14\n" +
-	"\x05asked\x18\b \x01(\rR\x05asked\"\xcc\x02\n" +
+	"\x05asked\x18\b \x01(\rR\x05asked\x12<\n" +
+	"\aanswers\x18\t \x03(\v2\".specproxy.operator.v1.JudgeAnswerR\aanswers\"\xa0\x01\n" +
+	"\vJudgeAnswer\x125\n" +
+	"\basked_at\x18\x01 \x01(\v2\x1a.google.protobuf.TimestampR\aaskedAt\x12*\n" +
+	"\x02at\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\x02at\x12\x16\n" +
+	"\x06result\x18\x03 \x01(\tR\x06result\x12\x16\n" +
+	"\x06reason\x18\x04 \x01(\tR\x06reason\"\xcc\x02\n" +
 	"\rMetricVerdict\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x16\n" +
 	"\x06result\x18\x02 \x01(\tR\x06result\x12\x16\n" +
@@ -2337,7 +2421,7 @@ func file_specproxy_operator_v1_rollout_proto_rawDescGZIP() []byte {
 	return file_specproxy_operator_v1_rollout_proto_rawDescData
 }
 
-var file_specproxy_operator_v1_rollout_proto_msgTypes = make([]protoimpl.MessageInfo, 23)
+var file_specproxy_operator_v1_rollout_proto_msgTypes = make([]protoimpl.MessageInfo, 24)
 var file_specproxy_operator_v1_rollout_proto_goTypes = []any{
 	(*RolloutPlan)(nil),              // 0: specproxy.operator.v1.RolloutPlan
 	(*RolloutJudge)(nil),             // 1: specproxy.operator.v1.RolloutJudge
@@ -2359,75 +2443,79 @@ var file_specproxy_operator_v1_rollout_proto_goTypes = []any{
 	(*GateStatus)(nil),               // 17: specproxy.operator.v1.GateStatus
 	(*RolloutVerdict)(nil),           // 18: specproxy.operator.v1.RolloutVerdict
 	(*JudgeVerdict)(nil),             // 19: specproxy.operator.v1.JudgeVerdict
-	(*MetricVerdict)(nil),            // 20: specproxy.operator.v1.MetricVerdict
-	(*RolloutEntry)(nil),             // 21: specproxy.operator.v1.RolloutEntry
-	(*EvidenceEvent)(nil),            // 22: specproxy.operator.v1.EvidenceEvent
-	(*durationpb.Duration)(nil),      // 23: google.protobuf.Duration
-	(*Override)(nil),                 // 24: specproxy.operator.v1.Override
-	(*Change)(nil),                   // 25: specproxy.operator.v1.Change
-	(*timestamppb.Timestamp)(nil),    // 26: google.protobuf.Timestamp
-	(*Rehearsal)(nil),                // 27: specproxy.operator.v1.Rehearsal
+	(*JudgeAnswer)(nil),              // 20: specproxy.operator.v1.JudgeAnswer
+	(*MetricVerdict)(nil),            // 21: specproxy.operator.v1.MetricVerdict
+	(*RolloutEntry)(nil),             // 22: specproxy.operator.v1.RolloutEntry
+	(*EvidenceEvent)(nil),            // 23: specproxy.operator.v1.EvidenceEvent
+	(*durationpb.Duration)(nil),      // 24: google.protobuf.Duration
+	(*Override)(nil),                 // 25: specproxy.operator.v1.Override
+	(*Change)(nil),                   // 26: specproxy.operator.v1.Change
+	(*timestamppb.Timestamp)(nil),    // 27: google.protobuf.Timestamp
+	(*Rehearsal)(nil),                // 28: specproxy.operator.v1.Rehearsal
 }
 var file_specproxy_operator_v1_rollout_proto_depIdxs = []int32{
 	2,  // 0: specproxy.operator.v1.RolloutPlan.steps:type_name -> specproxy.operator.v1.RolloutStep
-	23, // 1: specproxy.operator.v1.RolloutPlan.bake_for:type_name -> google.protobuf.Duration
+	24, // 1: specproxy.operator.v1.RolloutPlan.bake_for:type_name -> google.protobuf.Duration
 	4,  // 2: specproxy.operator.v1.RolloutPlan.metrics:type_name -> specproxy.operator.v1.RolloutMetric
-	23, // 3: specproxy.operator.v1.RolloutPlan.ack_within:type_name -> google.protobuf.Duration
+	24, // 3: specproxy.operator.v1.RolloutPlan.ack_within:type_name -> google.protobuf.Duration
 	1,  // 4: specproxy.operator.v1.RolloutPlan.judges:type_name -> specproxy.operator.v1.RolloutJudge
-	23, // 5: specproxy.operator.v1.RolloutJudge.every:type_name -> google.protobuf.Duration
-	23, // 6: specproxy.operator.v1.RolloutJudge.timeout:type_name -> google.protobuf.Duration
-	23, // 7: specproxy.operator.v1.RolloutStep.within:type_name -> google.protobuf.Duration
+	24, // 5: specproxy.operator.v1.RolloutJudge.every:type_name -> google.protobuf.Duration
+	24, // 6: specproxy.operator.v1.RolloutJudge.timeout:type_name -> google.protobuf.Duration
+	24, // 7: specproxy.operator.v1.RolloutStep.within:type_name -> google.protobuf.Duration
 	3,  // 8: specproxy.operator.v1.RolloutStep.gates:type_name -> specproxy.operator.v1.RolloutGate
-	23, // 9: specproxy.operator.v1.RolloutGate.links_for:type_name -> google.protobuf.Duration
-	23, // 10: specproxy.operator.v1.RolloutGate.timeout:type_name -> google.protobuf.Duration
-	23, // 11: specproxy.operator.v1.RolloutGate.every:type_name -> google.protobuf.Duration
-	23, // 12: specproxy.operator.v1.RolloutMetric.slower_than:type_name -> google.protobuf.Duration
+	24, // 9: specproxy.operator.v1.RolloutGate.links_for:type_name -> google.protobuf.Duration
+	24, // 10: specproxy.operator.v1.RolloutGate.timeout:type_name -> google.protobuf.Duration
+	24, // 11: specproxy.operator.v1.RolloutGate.every:type_name -> google.protobuf.Duration
+	24, // 12: specproxy.operator.v1.RolloutMetric.slower_than:type_name -> google.protobuf.Duration
 	0,  // 13: specproxy.operator.v1.LookAheadRequest.plan:type_name -> specproxy.operator.v1.RolloutPlan
 	0,  // 14: specproxy.operator.v1.LookAheadResponse.plan:type_name -> specproxy.operator.v1.RolloutPlan
 	7,  // 15: specproxy.operator.v1.LookAheadResponse.steps:type_name -> specproxy.operator.v1.StepOutlook
-	23, // 16: specproxy.operator.v1.LookAheadResponse.total:type_name -> google.protobuf.Duration
-	23, // 17: specproxy.operator.v1.StepOutlook.duration:type_name -> google.protobuf.Duration
+	24, // 16: specproxy.operator.v1.LookAheadResponse.total:type_name -> google.protobuf.Duration
+	24, // 17: specproxy.operator.v1.StepOutlook.duration:type_name -> google.protobuf.Duration
 	0,  // 18: specproxy.operator.v1.StartRolloutRequest.plan:type_name -> specproxy.operator.v1.RolloutPlan
-	24, // 19: specproxy.operator.v1.StartRolloutRequest.override:type_name -> specproxy.operator.v1.Override
-	25, // 20: specproxy.operator.v1.StartRolloutResponse.change:type_name -> specproxy.operator.v1.Change
+	25, // 19: specproxy.operator.v1.StartRolloutRequest.override:type_name -> specproxy.operator.v1.Override
+	26, // 20: specproxy.operator.v1.StartRolloutResponse.change:type_name -> specproxy.operator.v1.Change
 	14, // 21: specproxy.operator.v1.StartRolloutResponse.rollout:type_name -> specproxy.operator.v1.Rollout
 	14, // 22: specproxy.operator.v1.GetRolloutResponse.rollout:type_name -> specproxy.operator.v1.Rollout
 	14, // 23: specproxy.operator.v1.ChangeRolloutResponse.rollout:type_name -> specproxy.operator.v1.Rollout
-	25, // 24: specproxy.operator.v1.ChangeRolloutResponse.change:type_name -> specproxy.operator.v1.Change
+	26, // 24: specproxy.operator.v1.ChangeRolloutResponse.change:type_name -> specproxy.operator.v1.Change
 	0,  // 25: specproxy.operator.v1.Rollout.plan:type_name -> specproxy.operator.v1.RolloutPlan
-	26, // 26: specproxy.operator.v1.Rollout.started_at:type_name -> google.protobuf.Timestamp
-	26, // 27: specproxy.operator.v1.Rollout.entered_at:type_name -> google.protobuf.Timestamp
-	23, // 28: specproxy.operator.v1.Rollout.elapsed:type_name -> google.protobuf.Duration
-	23, // 29: specproxy.operator.v1.Rollout.bound:type_name -> google.protobuf.Duration
-	26, // 30: specproxy.operator.v1.Rollout.ack_by:type_name -> google.protobuf.Timestamp
+	27, // 26: specproxy.operator.v1.Rollout.started_at:type_name -> google.protobuf.Timestamp
+	27, // 27: specproxy.operator.v1.Rollout.entered_at:type_name -> google.protobuf.Timestamp
+	24, // 28: specproxy.operator.v1.Rollout.elapsed:type_name -> google.protobuf.Duration
+	24, // 29: specproxy.operator.v1.Rollout.bound:type_name -> google.protobuf.Duration
+	27, // 30: specproxy.operator.v1.Rollout.ack_by:type_name -> google.protobuf.Timestamp
 	18, // 31: specproxy.operator.v1.Rollout.verdict:type_name -> specproxy.operator.v1.RolloutVerdict
-	21, // 32: specproxy.operator.v1.Rollout.history:type_name -> specproxy.operator.v1.RolloutEntry
-	23, // 33: specproxy.operator.v1.Rollout.eta:type_name -> google.protobuf.Duration
-	22, // 34: specproxy.operator.v1.Rollout.events:type_name -> specproxy.operator.v1.EvidenceEvent
+	22, // 32: specproxy.operator.v1.Rollout.history:type_name -> specproxy.operator.v1.RolloutEntry
+	24, // 33: specproxy.operator.v1.Rollout.eta:type_name -> google.protobuf.Duration
+	23, // 34: specproxy.operator.v1.Rollout.events:type_name -> specproxy.operator.v1.EvidenceEvent
 	17, // 35: specproxy.operator.v1.Rollout.gates:type_name -> specproxy.operator.v1.GateStatus
-	27, // 36: specproxy.operator.v1.Rollout.rehearsal:type_name -> specproxy.operator.v1.Rehearsal
+	28, // 36: specproxy.operator.v1.Rollout.rehearsal:type_name -> specproxy.operator.v1.Rehearsal
 	3,  // 37: specproxy.operator.v1.GateStatus.gate:type_name -> specproxy.operator.v1.RolloutGate
-	26, // 38: specproxy.operator.v1.GateStatus.since:type_name -> google.protobuf.Timestamp
-	20, // 39: specproxy.operator.v1.RolloutVerdict.metrics:type_name -> specproxy.operator.v1.MetricVerdict
+	27, // 38: specproxy.operator.v1.GateStatus.since:type_name -> google.protobuf.Timestamp
+	21, // 39: specproxy.operator.v1.RolloutVerdict.metrics:type_name -> specproxy.operator.v1.MetricVerdict
 	19, // 40: specproxy.operator.v1.RolloutVerdict.judges:type_name -> specproxy.operator.v1.JudgeVerdict
-	26, // 41: specproxy.operator.v1.JudgeVerdict.at:type_name -> google.protobuf.Timestamp
-	26, // 42: specproxy.operator.v1.RolloutEntry.at:type_name -> google.protobuf.Timestamp
-	26, // 43: specproxy.operator.v1.EvidenceEvent.at:type_name -> google.protobuf.Timestamp
-	5,  // 44: specproxy.operator.v1.RolloutService.LookAhead:input_type -> specproxy.operator.v1.LookAheadRequest
-	8,  // 45: specproxy.operator.v1.RolloutService.StartRollout:input_type -> specproxy.operator.v1.StartRolloutRequest
-	10, // 46: specproxy.operator.v1.RolloutService.GetRollout:input_type -> specproxy.operator.v1.GetRolloutRequest
-	12, // 47: specproxy.operator.v1.RolloutService.ChangeRollout:input_type -> specproxy.operator.v1.ChangeRolloutRequest
-	15, // 48: specproxy.operator.v1.RolloutService.GetWebhookSecret:input_type -> specproxy.operator.v1.GetWebhookSecretRequest
-	6,  // 49: specproxy.operator.v1.RolloutService.LookAhead:output_type -> specproxy.operator.v1.LookAheadResponse
-	9,  // 50: specproxy.operator.v1.RolloutService.StartRollout:output_type -> specproxy.operator.v1.StartRolloutResponse
-	11, // 51: specproxy.operator.v1.RolloutService.GetRollout:output_type -> specproxy.operator.v1.GetRolloutResponse
-	13, // 52: specproxy.operator.v1.RolloutService.ChangeRollout:output_type -> specproxy.operator.v1.ChangeRolloutResponse
-	16, // 53: specproxy.operator.v1.RolloutService.GetWebhookSecret:output_type -> specproxy.operator.v1.GetWebhookSecretResponse
-	49, // [49:54] is the sub-list for method output_type
-	44, // [44:49] is the sub-list for method input_type
-	44, // [44:44] is the sub-list for extension type_name
-	44, // [44:44] is the sub-list for extension extendee
-	0,  // [0:44] is the sub-list for field type_name
+	27, // 41: specproxy.operator.v1.JudgeVerdict.at:type_name -> google.protobuf.Timestamp
+	20, // 42: specproxy.operator.v1.JudgeVerdict.answers:type_name -> specproxy.operator.v1.JudgeAnswer
+	27, // 43: specproxy.operator.v1.JudgeAnswer.asked_at:type_name -> google.protobuf.Timestamp
+	27, // 44: specproxy.operator.v1.JudgeAnswer.at:type_name -> google.protobuf.Timestamp
+	27, // 45: specproxy.operator.v1.RolloutEntry.at:type_name -> google.protobuf.Timestamp
+	27, // 46: specproxy.operator.v1.EvidenceEvent.at:type_name -> google.protobuf.Timestamp
+	5,  // 47: specproxy.operator.v1.RolloutService.LookAhead:input_type -> specproxy.operator.v1.LookAheadRequest
+	8,  // 48: specproxy.operator.v1.RolloutService.StartRollout:input_type -> specproxy.operator.v1.StartRolloutRequest
+	10, // 49: specproxy.operator.v1.RolloutService.GetRollout:input_type -> specproxy.operator.v1.GetRolloutRequest
+	12, // 50: specproxy.operator.v1.RolloutService.ChangeRollout:input_type -> specproxy.operator.v1.ChangeRolloutRequest
+	15, // 51: specproxy.operator.v1.RolloutService.GetWebhookSecret:input_type -> specproxy.operator.v1.GetWebhookSecretRequest
+	6,  // 52: specproxy.operator.v1.RolloutService.LookAhead:output_type -> specproxy.operator.v1.LookAheadResponse
+	9,  // 53: specproxy.operator.v1.RolloutService.StartRollout:output_type -> specproxy.operator.v1.StartRolloutResponse
+	11, // 54: specproxy.operator.v1.RolloutService.GetRollout:output_type -> specproxy.operator.v1.GetRolloutResponse
+	13, // 55: specproxy.operator.v1.RolloutService.ChangeRollout:output_type -> specproxy.operator.v1.ChangeRolloutResponse
+	16, // 56: specproxy.operator.v1.RolloutService.GetWebhookSecret:output_type -> specproxy.operator.v1.GetWebhookSecretResponse
+	52, // [52:57] is the sub-list for method output_type
+	47, // [47:52] is the sub-list for method input_type
+	47, // [47:47] is the sub-list for extension type_name
+	47, // [47:47] is the sub-list for extension extendee
+	0,  // [0:47] is the sub-list for field type_name
 }
 
 func init() { file_specproxy_operator_v1_rollout_proto_init() }
@@ -2443,7 +2531,7 @@ func file_specproxy_operator_v1_rollout_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_specproxy_operator_v1_rollout_proto_rawDesc), len(file_specproxy_operator_v1_rollout_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   23,
+			NumMessages:   24,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -108,7 +108,7 @@ func limitFlags(f *pflag.FlagSet, o *sidecar.Options) {
 	f.IntVar(&o.Limits.Streams, "max-streams", gate.DefaultStreams, "`requests` at a time on one HTTP/2 connection")
 	f.IntVar(&o.Limits.HeaderBytes, "max-header-bytes", gate.DefaultHeaderBytes, "most `bytes` of a request's line and headers")
 	f.DurationVar(&o.Limits.HeaderTimeout, "header-timeout", gate.DefaultHeaderTimeout, "how long a request's headers may take")
-	f.DurationVar(&o.Limits.BodyTimeout, "body-timeout", gate.DefaultBodyTimeout, "how long a client may pause within a request's body of stated length, over HTTP/1.1")
+	f.DurationVar(&o.Limits.BodyTimeout, "body-timeout", gate.DefaultBodyTimeout, "how long a client may pause within a request's body of stated length")
 	f.DurationVar(&o.Limits.IdleTimeout, "idle-timeout", gate.DefaultIdleTimeout, "how long a connection may wait for a request; Envoy's own must be shorter (it is set to 1m)")
 	f.Int64Var(&o.BufferTotal, "max-buffer-bytes", sidecar.DefaultBufferTotal, "most `bytes` of request bodies kept for hand-overs, all together")
 }

@@ -33,7 +33,7 @@ type Limits struct {
 	HeaderBytes int
 	// HeaderTimeout is how long a request's headers may take from their first byte on.
 	HeaderTimeout time.Duration
-	// BodyTimeout is how long a client may pause within a request's body of stated length, over HTTP/1.1. The handler sees to it.
+	// BodyTimeout is how long a client may pause within a request's body of stated length. The handler sees to it.
 	BodyTimeout time.Duration
 	// IdleTimeout is how long a connection may wait for a request. It must be longer than the caller's own, or a request can meet a
 	// connection that is being closed.

@@ -45,7 +45,7 @@ type Config struct {
 	BufferTotal int64
 	// Peers is how other sidecars are spoken to that take requests over TLS; nil: they cannot be.
 	Peers func() (*tls.Config, error)
-	// BodyPause is how long a client may leave a request's body of stated length unfinished without a byte, over HTTP/1.1; 0: for ever.
+	// BodyPause is how long a client may leave a request's body of stated length unfinished without a byte; 0: for ever.
 	BodyPause time.Duration
 	Contract  drain.Contract
 	// Segments are the attributes that the ledger counts by.
@@ -158,13 +158,13 @@ func (p *Proxy) ServeHTTP(rw http.ResponseWriter, r *http.Request) {
 		strip(r.Trailer) // the names; values come with the end
 		w.waits = strings.EqualFold(r.Header.Get("Expect"), "100-continue")
 		w.request = &watchedBody{ReadCloser: r.Body, http2: r.ProtoMajor == 2, trailer: r.Trailer}
+		if r.ContentLength > 0 { // what has no stated length may be one side of a conversation
+			w.request.pause = p.BodyPause
+		}
 		if !w.request.http2 {
 			// A proxy must not wait for the end of the request before it passes the response on, nor read what the agent is to get.
 			w.request.control = http.NewResponseController(w)
 			_ = w.request.control.EnableFullDuplex()
-			if r.ContentLength > 0 { // what has no stated length may be one side of a conversation
-				w.request.pause = p.BodyPause
-			}
 		}
 		r.Body = w.request
 		answered := false // not if the handler panics, which ends the connection or the stream

@@ -50,10 +50,11 @@ type watchedBody struct {
 	cut atomic.Bool
 	// heard is when the last bytes came, in nanoseconds of Unix time.
 	heard atomic.Int64
-	// pause bounds how long the next bytes may take; 0: nothing does. It is set through control.
+	// pause bounds how long the next bytes may take; 0: nothing does. On HTTP/1.1 it is set through control.
 	pause    time.Duration
 	control  *http.ResponseController
 	paused   atomic.Bool // they took longer
+	closed   atomic.Bool
 	retiring atomic.Bool
 
 	mu      sync.Mutex // held over every Read: the transport reads on a goroutine of its own
@@ -62,6 +63,47 @@ type watchedBody struct {
 
 // errInterrupted ends the reading of a request whose exchange has been cut.
 var errInterrupted = errors.New("the exchange has been cut")
+
+// Close may come during a Read and from several goroutines, where net/http lets an HTTP/2 body be closed by one.
+func (b *watchedBody) Close() error {
+	if b.closed.Swap(true) {
+		return nil
+	}
+	return b.ReadCloser.Close()
+}
+
+// alarm closes an HTTP/2 body whose next bytes do not come. net/http has a deadline for that, but to set it takes a message to the connection's loop.
+type alarm struct {
+	timer *time.Timer
+	body  atomic.Pointer[watchedBody]
+}
+
+var alarms = sync.Pool{New: func() any {
+	a := new(alarm)
+	a.timer = time.AfterFunc(time.Hour, a.ring)
+	a.timer.Stop()
+	return a
+}}
+
+func (a *alarm) ring() {
+	if b := a.body.Load(); b != nil {
+		b.paused.Store(true)
+		_ = b.Close()
+	}
+}
+
+// inTime reads from an HTTP/2 body.
+func (b *watchedBody) inTime(p []byte) (int, error) {
+	a := alarms.Get().(*alarm)
+	a.body.Store(b)
+	a.timer.Reset(b.pause)
+	n, err := b.ReadCloser.Read(p)
+	if a.timer.Stop() { // else it rings, and is nobody else's
+		a.body.Store(nil)
+		alarms.Put(a)
+	}
+	return n, err
+}
 
 // interrupt ends a Read under way and refuses those that follow. What still comes is left for retire.
 func (b *watchedBody) interrupt(w *response) {
@@ -138,7 +180,8 @@ func (b *watchedBody) Read(p []byte) (int, error) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	var until time.Time
-	if b.pause > 0 {
+	deadline := b.pause > 0 && !b.http2
+	if deadline {
 		until = time.Now().Add(b.pause)
 		_ = b.control.SetReadDeadline(until)
 	}
@@ -149,16 +192,22 @@ func (b *watchedBody) Read(p []byte) (int, error) {
 	if b.cut.Load() {
 		return 0, errInterrupted
 	}
-	n, err := b.ReadCloser.Read(p)
+	var n int
+	var err error
+	if b.pause > 0 && b.http2 {
+		n, err = b.inTime(p)
+	} else {
+		n, err = b.ReadCloser.Read(p)
+	}
 	b.heard.Store(time.Now().UnixNano())
 	switch {
-	case err == io.EOF:
+	case err == io.EOF: //nolint:errorlint // io.Reader's contract
 		strip(b.trailer)
 		b.ended.Store(true)
-		if b.pause > 0 {
+		if deadline {
 			_ = b.control.SetReadDeadline(time.Time{})
 		}
-	case b.pause > 0 && errors.Is(err, os.ErrDeadlineExceeded) && !time.Now().Before(until): // else it was brought forward, to end this Read
+	case deadline && errors.Is(err, os.ErrDeadlineExceeded) && !time.Now().Before(until): // else it was brought forward, to end this Read
 		b.paused.Store(true)
 	}
 	return n, err

@@ -266,6 +266,68 @@ func TestABodyWhoseRestDoesNotComeIsGivenUp(t *testing.T) {
 	}
 }
 
+// The same over HTTP/2, where other streams of the connection go on.
+func TestAnHTTP2BodyWhoseRestDoesNotComeIsGivenUp(t *testing.T) {
+	cut := make(chan error, 1)
+	r := newRig(t, completes, http.HandlerFunc(func(_ http.ResponseWriter, req *http.Request) {
+		_, err := io.Copy(io.Discard, req.Body)
+		cut <- err
+	}))
+	c := client(t, true)
+	post := func(length int64, body io.Reader) (*http.Response, error) {
+		req, err := http.NewRequestWithContext(t.Context(), http.MethodPost, "http://"+r.addr, body)
+		if err != nil {
+			t.Fatal(err)
+		}
+		req.ContentLength = length
+		res, err := c.Do(req)
+		if err == nil {
+			t.Cleanup(func() { res.Body.Close() })
+		}
+		return res, err
+	}
+	for n, begin := range []string{"", "half"} {
+		reader, writer := io.Pipe()
+		go func() { _, _ = io.WriteString(writer, begin) }()
+		res, err := post(10, reader)
+		if err != nil || res.StatusCode != http.StatusRequestTimeout {
+			t.Fatalf("after %q: %v, %v", begin, res, err)
+		}
+		if get(t, "the agent's end", cut) == nil {
+			t.Errorf("after %q the agent takes half a body for whole", begin)
+		}
+		if row := r.endedRow(); row.Status != http.StatusRequestTimeout || r.refusals.Of(gate.BodyTimeout) != uint64(n+1) {
+			t.Errorf("after %q: ledger %+v, %d counted", begin, row, r.refusals.Of(gate.BodyTimeout))
+		}
+		_ = reader.Close()
+	}
+	// Slow is not silent; and one without a length may pause for as long as it likes.
+	for _, length := range []int64{6, -1} {
+		reader, writer := io.Pipe()
+		go func() {
+			pause := bodyPause / 4
+			if length < 0 {
+				pause = 2 * bodyPause
+			}
+			for _, piece := range []string{"a", "b", "c", "d", "e", "f"} {
+				timer := time.NewTimer(pause)
+				<-timer.C
+				_, _ = io.WriteString(writer, piece)
+				if length < 0 {
+					break
+				}
+			}
+			_ = writer.Close()
+		}()
+		if res, err := post(length, reader); err != nil || res.StatusCode != http.StatusOK || get(t, "the agent's end", cut) != nil {
+			t.Errorf("length %d: %v, %v", length, res, err)
+		}
+	}
+	if n := r.refusals.Of(gate.BodyTimeout); n != 2 {
+		t.Errorf("%d counted", n)
+	}
+}
+
 // TestAgentOverTLS speaks HTTP/1.1 and, for gRPC, HTTP/2 to an agent with a certificate of its own authority.
 func TestAgentOverTLS(t *testing.T) {
 	seen := make(chan string, 2)

@@ -261,12 +261,15 @@ func rehearsalOf(r *rollout.Rehearsal) *operatorv1.Rehearsal {
 }
 
 func judgeOf(run *rollout.Run, j rollout.JudgeVerdict) *operatorv1.JudgeVerdict {
+	last, _ := j.State.Last()
 	out := &operatorv1.JudgeVerdict{
-		Name: j.Judge.Name, Result: string(j.Result), Reason: j.Reason, Asks: run.Question(j.Judge), At: stamp(j.State.Last().At),
+		Name: j.Judge.Name, Result: string(j.Result), Reason: j.Reason, Asks: run.Question(j.Judge), At: stamp(last.At),
 		Failing: uint32(max(0, j.State.Failing)), Fails: uint32(max(0, j.Judge.InARow())), Asked: uint32(max(0, j.State.Asked)), //nolint:gosec // small counts
 	}
 	for _, a := range j.State.Answers {
-		out.Answers = append(out.Answers, &operatorv1.JudgeAnswer{AskedAt: stamp(a.AskedAt), At: stamp(a.At), Result: string(a.Result), Reason: a.Why})
+		out.Answers = append(out.Answers, &operatorv1.JudgeAnswer{
+			Step: uint32(max(0, a.Step)) + 1, AskedAt: stamp(a.AskedAt), At: stamp(a.At), Result: string(a.Result), Value: a.Value, Reason: a.Why, //nolint:gosec // a step of the plan
+		})
 	}
 	return out
 }

@@ -6,7 +6,9 @@ import (
 	"io"
 	"net/http"
 	"net/http/httptest"
+	"slices"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -109,7 +111,52 @@ func TestAJudgeStopsACanary(t *testing.T) {
 	}
 }
 
-// A plan that asks a Prometheus which nobody knows is refused before anything moves.
+// A step that begins asks at once, though the one before it still waits for its answer; what that says when it comes is kept, and moves nothing.
+func TestALateAnswerIsNoAnswerToThisStep(t *testing.T) {
+	hanging, release := make(chan struct{}), make(chan struct{})
+	var hangs, released sync.Once
+	grader := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		var asked struct{ Step int }
+		if err := json.NewDecoder(r.Body).Decode(&asked); err != nil {
+			t.Error(err)
+		}
+		if asked.Step > 1 {
+			_, _ = io.WriteString(w, `{"result": "pass", "reason": "reads well"}`)
+			return
+		}
+		hangs.Do(func() { close(hanging) })
+		<-release
+		_, _ = io.WriteString(w, `{"result": "fail", "reason": "read badly"}`)
+	}))
+	t.Cleanup(grader.Close)
+	t.Cleanup(func() { released.Do(func() { close(release) }) })
+
+	w := startPlane(t, nil)
+	canaries(t, w, map[string]int64{"1.0.0": 0, "1.1.0": 0})
+	w.startRollout("refunds", "1.1.0", &operatorv1.RolloutPlan{
+		Steps: []*operatorv1.RolloutStep{{Weight: 1000, Until: "manual"}, {Weight: 5000, Until: "manual"}}, MaxHarmed: -1, Rollback: "auto",
+		Judges: []*operatorv1.RolloutJudge{{Name: "grader", Webhook: grader.URL, Every: durationpb.New(time.Second), Timeout: durationpb.New(10 * time.Minute), Fails: 1}},
+	})
+	<-hanging
+	w.ctl(0, nil, "canary", "promote", "refunds", "--reason", "it takes long")
+	says := func(what string, has func(*operatorv1.JudgeAnswer) bool) {
+		t.Helper()
+		eventually(t, what, func() error {
+			j := w.phase("refunds", "stepping").GetVerdict().GetJudges()[0]
+			if j.GetResult() != "pass" || !slices.ContainsFunc(j.GetAnswers(), has) {
+				return fmt.Errorf("%v", j)
+			}
+			return nil
+		})
+	}
+	says("an answer to the second step", func(a *operatorv1.JudgeAnswer) bool { return a.GetStep() == 2 && a.GetResult() == "pass" })
+	released.Do(func() { close(release) })
+	says("the late answer beside it", func(a *operatorv1.JudgeAnswer) bool { return a.GetStep() == 1 && a.GetReason() == "read badly" })
+	if r := w.phase("refunds", "stepping"); r.GetVerdict().GetResult() == "fail" || r.GetStep() != 2 {
+		t.Errorf("step %d: %v", r.GetStep(), r.GetVerdict())
+	}
+}
+
 // Whoever publishes a manifest cannot make the control plane post where its operator does not want.
 func TestPlansPostToAllowedHostsAlone(t *testing.T) {
 	w := startPlane(t, func(o *controlplane.Options) {
@@ -141,6 +188,7 @@ func TestPlansPostToAllowedHostsAlone(t *testing.T) {
 	}
 }
 
+// A plan that asks a Prometheus which nobody knows is refused before anything moves.
 func TestAQueryNeedsAPrometheus(t *testing.T) {
 	w := startPlane(t, nil)
 	w.publish("refunds", "1.0.0", canaryContract)

@@ -82,11 +82,15 @@ func judges(p func(string, ...any), c *Canary) {
 		p("| %s | `%s` | %d | %d of %d |", cell(j.Name), strings.ReplaceAll(cell(c.Run.Question(j)), "`", "'"), s.Asked, s.Failing, j.InARow())
 	}
 	p("")
-	p("| at | judge | answered | |")
-	p("|---|---|---|---|")
+	p("| at | judge | asked in | answered | |")
+	p("|---|---|---|---|---|")
 	for i, s := range c.Run.Judges {
 		for _, a := range s.Answers {
-			p("| %s | %s | %s | %s |", a.At.UTC().Format(clock), cell(c.Run.Plan.Judges[i].Name), a.Result, cell(a.Why))
+			in := fmt.Sprintf("step %d", a.Step+1)
+			if a.Step >= len(c.Run.Plan.Steps) {
+				in = "the bake"
+			}
+			p("| %s | %s | %s | %s | %s |", a.At.UTC().Format(clock), cell(c.Run.Plan.Judges[i].Name), in, a.Result, cell(a.Why))
 		}
 	}
 	p("")

@@ -53,17 +53,22 @@ func (j Judge) AskEvery() time.Duration { return time.Duration(or(j.Every, defau
 // InARow is how many failures in a row stop the canary.
 func (j Judge) InARow() int { return or(j.Fails, defaultFails) }
 
-// JudgeAnswer is one answer: when it was asked for, when it came, and what it was.
+// JudgeAnswer is one answer: in which step and when it was asked for, when it came, and what it was.
 type JudgeAnswer struct {
+	// Step that was in force when the question was put; the answer is about no other.
+	Step    int             `json:"step"`
 	AskedAt time.Time       `json:"askedAt"`
 	At      time.Time       `json:"at"`
 	Result  evidence.Result `json:"result"`
-	Why     string          `json:"why"`
+	// Value is the number that a query gave; nil: it gave none, or a webhook was asked.
+	Value *float64 `json:"value,omitempty"`
+	// Why, in the judge's words or ours; or why there was no answer.
+	Why string `json:"why"`
 }
 
 // JudgeState is what a judge has answered, in this attempt.
 type JudgeState struct {
-	// Answers are the newest, oldest first.
+	// Answers are the newest, in the order in which they were asked for.
 	Answers []JudgeAnswer `json:"answers,omitempty"`
 	// Failing is how many answers in a row were a failure; what is not known neither adds to them nor ends them.
 	Failing int `json:"failing,omitempty"`
@@ -72,12 +77,12 @@ type JudgeState struct {
 	Next  time.Time `json:"next,omitzero"`
 }
 
-// Last is the newest answer; the zero value: there is none.
-func (s JudgeState) Last() JudgeAnswer {
+// Last is the answer that was asked for last; ok is false if there is none.
+func (s JudgeState) Last() (a JudgeAnswer, ok bool) {
 	if n := len(s.Answers); n > 0 {
-		return s.Answers[n-1]
+		return s.Answers[n-1], true
 	}
-	return JudgeAnswer{}
+	return JudgeAnswer{}, false
 }
 
 // placeholder is what may stand in a query.
@@ -192,17 +197,28 @@ func (r *Run) Asks(judge int, now time.Time) bool {
 		return false
 	}
 	s := r.judgeState(judge)
-	return !now.Before(s.Next) || s.Last().AskedAt.Before(r.EnteredAt)
+	last, _ := s.Last()
+	return !now.Before(s.Next) || last.Step != r.Step
 }
 
-// Heard returns the rollout with a judge's answer.
+// Heard returns the rollout with a judge's answer. One that was asked for in an earlier step is kept, and counts for nothing: it is about another share
+// of the traffic, and the step in force has asked anew.
 func (r Run) Heard(judge int, a JudgeAnswer) Run {
 	states := make([]JudgeState, len(r.Plan.Judges))
 	copy(states, r.Judges)
+	r.Judges = states
 	s := &states[judge]
-	s.Answers = append(slices.Clone(s.Answers[max(0, len(s.Answers)+1-keptAnswers):]), a)
-	s.Next = a.At.Add(r.Plan.Judges[judge].AskEvery())
 	s.Asked++
+	at := len(s.Answers)
+	for at > 0 && s.Answers[at-1].AskedAt.After(a.AskedAt) {
+		at--
+	}
+	s.Answers = slices.Insert(slices.Clone(s.Answers), at, a)
+	s.Answers = s.Answers[max(0, len(s.Answers)-keptAnswers):]
+	if a.Step != r.Step {
+		return r
+	}
+	s.Next = a.At.Add(r.Plan.Judges[judge].AskEvery())
 	switch a.Result {
 	case evidence.Fail:
 		s.Failing++
@@ -210,7 +226,6 @@ func (r Run) Heard(judge int, a JudgeAnswer) Run {
 		s.Failing = 0
 	case evidence.Insufficient:
 	}
-	r.Judges = states
 	return r
 }
 
@@ -227,7 +242,7 @@ func (r *Run) JudgeVerdicts(now time.Time) []JudgeVerdict {
 	out := make([]JudgeVerdict, len(r.Plan.Judges))
 	for i, j := range r.Plan.Judges {
 		s := r.judgeState(i)
-		last := s.Last()
+		last, answered := s.Last()
 		v := JudgeVerdict{Judge: j, State: s, Result: evidence.Insufficient}
 		switch {
 		case s.Failing >= j.InARow():
@@ -235,13 +250,13 @@ func (r *Run) JudgeVerdicts(now time.Time) []JudgeVerdict {
 			if s.Failing > 1 {
 				v.Reason += fmt.Sprintf(" (%d failures in a row)", s.Failing)
 			}
-		case s.Asked == 0:
+		case !answered:
 			v.Reason = "it has not answered yet"
 		case last.Result == evidence.Insufficient:
 			v.Reason = or(last.Why, "it cannot say")
 		case s.Failing > 0:
 			v.Reason = fmt.Sprintf("%s (%d of %d failures in a row)", last.Why, s.Failing, j.InARow())
-		case last.AskedAt.Before(r.EnteredAt):
+		case last.Step != r.Step:
 			v.Reason = "it has not been asked and answered since this step began"
 		case now.Sub(last.At) > staleAfter*j.AskEvery()+j.AskTimeout():
 			v.Reason = "it has not answered since " + last.At.UTC().Format("15:04:05Z")

@@ -3,6 +3,7 @@ package rollout_test
 import (
 	"fmt"
 	"math"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -81,8 +82,8 @@ func judged(t *testing.T, now time.Time) rollout.Run {
 	return r
 }
 
-func answer(result evidence.Result, why string, at time.Time) rollout.JudgeAnswer {
-	return rollout.JudgeAnswer{AskedAt: at, At: at, Result: result, Why: why}
+func answer(r rollout.Run, result evidence.Result, why string, at time.Time) rollout.JudgeAnswer {
+	return rollout.JudgeAnswer{Step: r.Step, AskedAt: at, At: at, Result: result, Why: why}
 }
 
 // Neither the clock of a step until a duration nor an open gate goes by a judge that is silent; what was never asked anything, the way to the first
@@ -142,11 +143,11 @@ func TestNothingGoesByASilentJudge(t *testing.T) {
 				t.Fatalf("%s at step %d: %s", r.Phase, r.Step, r.Why)
 			}
 			now = now.Add(time.Hour)
-			r = r.Heard(0, answer(evidence.Insufficient, "the grader is away", now))
+			r = r.Heard(0, answer(r, evidence.Insufficient, "the grader is away", now))
 			if tick(); r.Phase != c.phase || r.Step != step {
 				t.Fatalf("%s at step %d: %s", r.Phase, r.Step, r.Why)
 			}
-			r = r.Heard(0, answer(evidence.Pass, "good", now))
+			r = r.Heard(0, answer(r, evidence.Pass, "good", now))
 			tick()
 			if r.Step != step+1 && r.Phase != rollout.Gated && r.Phase != rollout.Promoted {
 				t.Fatalf("it passed, and is %s at step %d: %s", r.Phase, r.Step, r.Why)
@@ -154,12 +155,12 @@ func TestNothingGoesByASilentJudge(t *testing.T) {
 			if r.Phase != rollout.Gated {
 				return
 			}
-			r = r.Heard(0, answer(evidence.Insufficient, "the grader is away", now))
+			r = r.Heard(0, answer(r, evidence.Insufficient, "the grader is away", now))
 			r = r.Opened(0, "bob", "fine")
 			if tick(); r.Phase != rollout.Gated || r.Step != step {
 				t.Fatalf("an open gate goes by a silent judge: %s at step %d", r.Phase, r.Step)
 			}
-			r = r.Heard(0, answer(evidence.Pass, "good", now))
+			r = r.Heard(0, answer(r, evidence.Pass, "good", now))
 			if tick(); r.Step != step+1 {
 				t.Fatalf("%s at step %d: %s", r.Phase, r.Step, r.Why)
 			}
@@ -184,7 +185,7 @@ func TestAPassNeedsItsJudges(t *testing.T) {
 			t.Errorf("it ticks %q, want %q", event, wants)
 		}
 	}
-	hear := func(result evidence.Result, why string) { r = r.Heard(0, answer(result, why, now)) }
+	hear := func(result evidence.Result, why string) { r = r.Heard(0, answer(r, result, why, now)) }
 
 	verdict(evidence.Insufficient, "judge cost: it has not answered yet")
 	if !r.Asks(0, now) {
@@ -218,16 +219,8 @@ func TestAPassNeedsItsJudges(t *testing.T) {
 	if !r.Asks(0, now) {
 		t.Error("the step that began does not ask at once")
 	}
-	// What was asked in the step before says nothing of this one, though it comes in it.
-	late := answer(evidence.Pass, "0.5 is not above 1", now.Add(time.Second))
-	late.AskedAt = begin
-	r = r.Heard(0, late)
-	verdict(evidence.Insufficient, "it has not been asked and answered since this step began")
-	if !r.Asks(0, now) {
-		t.Error("a late answer keeps the new step from asking")
-	}
-	if a := r.Judges[0].Answers; len(a) != 5 || a[4] != late || a[0].Why != "2 is above 1" || r.Judges[0].Asked != 7 {
-		t.Errorf("answers %+v, asked %d", a, r.Judges[0].Asked)
+	if n := len(r.Judges[0].Answers); n != 5 || r.Judges[0].Answers[0].Why != "0.5 is not above 1" || r.Judges[0].Asked != 6 {
+		t.Errorf("%d answers are kept, asked %d: %+v", n, r.Judges[0].Asked, r.Judges[0].Answers)
 	}
 	// A person may go by it, and with a new attempt nothing of the old one counts.
 	hear(evidence.Fail, "2 is above 1")
@@ -243,6 +236,75 @@ func TestAPassNeedsItsJudges(t *testing.T) {
 	}
 }
 
+// An answer belongs to the step in which it was asked for: one that comes later counts neither for the canary nor against it, and what the step in force
+// has asked goes before it, whichever comes first.
+func TestAnAnswerBelongsToTheStepThatAsked(t *testing.T) {
+	begin := time.Date(2026, 11, 24, 2, 18, 0, 0, time.UTC)
+	entered := begin.Add(time.Minute)
+	for name, c := range map[string]struct {
+		late evidence.Result
+		// before is what the step in force has heard when the late answer comes, failing what is counted in a row then.
+		before  []evidence.Result
+		failing int
+		want    evidence.Result
+	}{
+		"a pass is none":                 {late: evidence.Pass, want: evidence.Insufficient},
+		"a failure is none":              {late: evidence.Fail, want: evidence.Insufficient},
+		"a failure is not the second":    {late: evidence.Fail, before: []evidence.Result{evidence.Fail}, failing: 1, want: evidence.Insufficient},
+		"a pass does not excuse":         {late: evidence.Pass, before: []evidence.Result{evidence.Fail}, failing: 1, want: evidence.Insufficient},
+		"a failure does not hide a pass": {late: evidence.Fail, before: []evidence.Result{evidence.Pass}, want: evidence.Pass},
+		"nothing does not hide a pass":   {late: evidence.Insufficient, before: []evidence.Result{evidence.Pass}, want: evidence.Pass},
+		"a pass does not hide a failure": {late: evidence.Pass, before: []evidence.Result{evidence.Fail, evidence.Fail}, failing: 2, want: evidence.Fail},
+		"a pass does not hide ignorance": {late: evidence.Pass, before: []evidence.Result{evidence.Insufficient}, want: evidence.Insufficient},
+		"the oldest of many gives way":   {late: evidence.Fail, before: slices.Repeat([]evidence.Result{evidence.Pass}, 6), want: evidence.Pass},
+	} {
+		t.Run(name, func(t *testing.T) {
+			r := judged(t, begin)
+			late := answer(r, c.late, "late", entered.Add(-time.Second))
+			var err error
+			if r, _, _, err = r.Apply(rollout.EventPromote, "ada", "", entered); err != nil || r.Step != 1 {
+				t.Fatalf("step %d, %v", r.Step, err)
+			}
+			m := &r.Evidence.Metrics[0]
+			m.Counts.Ended[evidence.Canary], m.Counts.Ended[evidence.Stable] = 1000, 9000
+			now := entered
+			if !r.Asks(0, now) {
+				t.Error("the step that began does not ask at once")
+			}
+			for _, result := range c.before {
+				now = now.Add(time.Second)
+				r = r.Heard(0, answer(r, result, "in time", now))
+			}
+			next := !r.Asks(0, now)
+			now = now.Add(time.Second)
+			late.At = now
+			r = r.Heard(0, late)
+			if asks := r.Asks(0, now); asks == next {
+				t.Errorf("a late answer changes when it is asked: %t", asks)
+			}
+			if v := r.Judge(now); v.Result != c.want || strings.Contains(v.Reason, "late") {
+				t.Errorf("%s: %s, want %s", v.Result, v.Reason, c.want)
+			}
+			s := r.Judges[0]
+			if s.Failing != c.failing || s.Asked != len(c.before)+1 || len(s.Answers) != min(5, s.Asked) || s.Asked <= 5 && s.Answers[0] != late {
+				t.Errorf("%+v", s)
+			}
+		})
+	}
+
+	// Failures in a row are the canary's, whatever its weight: they go on from step to step.
+	r := judged(t, begin)
+	r = r.Heard(0, answer(r, evidence.Fail, "2 is above 1", begin))
+	r, _, _, err := r.Apply(rollout.EventPromote, "ada", "", entered)
+	if err != nil {
+		t.Fatal(err)
+	}
+	r = r.Heard(0, answer(r, evidence.Fail, "3 is above 1", entered))
+	if v := r.Judge(entered); v.Result != evidence.Fail {
+		t.Errorf("%s: %s", v.Result, v.Reason)
+	}
+}
+
 // What executions prove goes before what judges say.
 func TestAJudgeDoesNotHideAFailure(t *testing.T) {
 	now := time.Date(2026, 11, 24, 2, 18, 0, 0, time.UTC)
@@ -251,7 +313,7 @@ func TestAJudgeDoesNotHideAFailure(t *testing.T) {
 	if v := r.Judge(now); v.Result == evidence.Pass {
 		t.Errorf("%s: %s", v.Result, v.Reason)
 	}
-	r = r.Heard(0, answer(evidence.Pass, "fine", now))
+	r = r.Heard(0, answer(r, evidence.Pass, "fine", now))
 	if v := r.Judge(now); v.Result == evidence.Pass {
 		t.Errorf("with a judge that is content: %s: %s", v.Result, v.Reason)
 	}

@@ -1734,7 +1734,7 @@ type JudgeVerdict struct {
 	Failing uint32 `protobuf:"varint,6,opt,name=failing,proto3" json:"failing,omitempty"`
 	Fails   uint32 `protobuf:"varint,7,opt,name=fails,proto3" json:"fails,omitempty"`
 	Asked   uint32 `protobuf:"varint,8,opt,name=asked,proto3" json:"asked,omitempty"`
-	// The newest answers, oldest first.
+	// The newest answers, in the order in which they were asked for.
 	Answers       []*JudgeAnswer `protobuf:"bytes,9,rep,name=answers,proto3" json:"answers,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -1838,8 +1838,12 @@ type JudgeAnswer struct {
 	AskedAt *timestamppb.Timestamp `protobuf:"bytes,1,opt,name=asked_at,json=askedAt,proto3" json:"asked_at,omitempty"`
 	At      *timestamppb.Timestamp `protobuf:"bytes,2,opt,name=at,proto3" json:"at,omitempty"`
 	// pass, fail, insufficient.
-	Result        string `protobuf:"bytes,3,opt,name=result,proto3" json:"result,omitempty"`
-	Reason        string `protobuf:"bytes,4,opt,name=reason,proto3" json:"reason,omitempty"`
+	Result string `protobuf:"bytes,3,opt,name=result,proto3" json:"result,omitempty"`
+	Reason string `protobuf:"bytes,4,opt,name=reason,proto3" json:"reason,omitempty"`
+	// Of the plan, from 1, in which it was asked for; an answer is about no other. The bake comes after the last.
+	Step uint32 `protobuf:"varint,5,opt,name=step,proto3" json:"step,omitempty"`
+	// What a query gave; absent if it gave no number, and for webhooks.
+	Value         *float64 `protobuf:"fixed64,6,opt,name=value,proto3,oneof" json:"value,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1900,6 +1904,20 @@ func (x *JudgeAnswer) GetReason() string {
 		return x.Reason
 	}
 	return ""
+}
+
+func (x *JudgeAnswer) GetStep() uint32 {
+	if x != nil {
+		return x.Step
+	}
+	return 0
+}
+
+func (x *JudgeAnswer) GetValue() float64 {
+	if x != nil && x.Value != nil {
+		return *x.Value
+	}
+	return 0
 }
 
 type MetricVerdict struct {
@@ -2368,12 +2386,15 @@ const file_specproxy_operator_v1_rollout_proto_rawDesc = "" +
 	"\afailing\x18\x06 \x01(\rR\afailing\x12\x14\n" +
 	"\x05fails\x18\a \x01(\rR\x05fails\x12\x14\n" +
 	"\x05asked\x18\b \x01(\rR\x05asked\x12<\n" +
-	"\aanswers\x18\t \x03(\v2\".specproxy.operator.v1.JudgeAnswerR\aanswers\"\xa0\x01\n" +
+	"\aanswers\x18\t \x03(\v2\".specproxy.operator.v1.JudgeAnswerR\aanswers\"\xd9\x01\n" +
 	"\vJudgeAnswer\x125\n" +
 	"\basked_at\x18\x01 \x01(\v2\x1a.google.protobuf.TimestampR\aaskedAt\x12*\n" +
 	"\x02at\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\x02at\x12\x16\n" +
 	"\x06result\x18\x03 \x01(\tR\x06result\x12\x16\n" +
-	"\x06reason\x18\x04 \x01(\tR\x06reason\"\xcc\x02\n" +
+	"\x06reason\x18\x04 \x01(\tR\x06reason\x12\x12\n" +
+	"\x04step\x18\x05 \x01(\rR\x04step\x12\x19\n" +
+	"\x05value\x18\x06 \x01(\x01H\x00R\x05value\x88\x01\x01B\b\n" +
+	"\x06_value\"\xcc\x02\n" +
 	"\rMetricVerdict\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x16\n" +
 	"\x06result\x18\x02 \x01(\tR\x06result\x12\x16\n" +
@@ -2525,6 +2546,7 @@ func file_specproxy_operator_v1_rollout_proto_init() {
 	}
 	file_specproxy_operator_v1_operator_proto_init()
 	file_specproxy_operator_v1_rollout_proto_msgTypes[1].OneofWrappers = []any{}
+	file_specproxy_operator_v1_rollout_proto_msgTypes[20].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{

@@ -78,7 +78,7 @@ When it listens it prints one JSON line with its addresses; logs go to standard 
 	f.StringVar(&o.ScopeHeader, "scope-header", "", "request header that names the spec's host, where all specs share one address (default :authority)")
 	f.DurationVar(&o.FreezeFor, "freeze-for", 0, "how long a rollback keeps automation away from its spec (default 24h)")
 	f.StringVar(&o.Prometheus, "prometheus", "", "`URL` of the Prometheus that the judges of canaries query, such as http://127.0.0.1:9090 (default: none)")
-	f.StringVar(&o.PrometheusTokenFile, "prometheus-token-file", "", "file with the bearer token that it wants")
+	f.StringVar(&o.PrometheusTokenFile, "prometheus-token-file", "", "file with the bearer token that it wants; no name or password goes into its URL")
 	f.StringSliceVar(&o.PlanHosts, "plan-host", nil, "`HOST`, HOST:PORT or .DOMAIN that webhooks of canaries' plans may name (default: any)")
 	f.StringVar(&webhooks, "webhooks", "", "YAML file of those who are told of rollbacks and post-mortems; see: xds webhooks --help")
 	f.StringVar(&level, "log-level", "info", "debug, info, warn or error")

@@ -3,12 +3,15 @@ package promquery
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
 	"net/http"
 	"net/url"
 	"os"
+	"regexp"
+	"slices"
 	"strings"
 	"time"
 
@@ -22,10 +25,11 @@ type Client struct{ api promv1.API }
 
 // New makes a client of the server at a URL. tokenFile holds a bearer token, and is read again for every question; empty: none is sent.
 func New(server, tokenFile string) (*Client, error) {
-	u, err := url.Parse(server)
-	if err == nil && u.User != nil {
-		return nil, fmt.Errorf("%s has a name or password in it, which would be shown: give a bearer token by --prometheus-token-file", u.Redacted())
+	// Before anything is quoted, and also of what is no URL.
+	if strings.Contains(server, "@") {
+		return nil, errors.New("the URL of Prometheus has a name or password before an @, where others see it: leave that out, and put a bearer token into the file of --prometheus-token-file")
 	}
+	u, err := url.Parse(server)
 	if err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Host == "" || u.RawQuery != "" || u.Fragment != "" {
 		return nil, fmt.Errorf("%q is no Prometheus: write http:// or https:// and a host, such as http://127.0.0.1:9090", server)
 	}
@@ -35,7 +39,29 @@ func New(server, tokenFile string) (*Client, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Client{promv1.NewAPI(c)}, nil
+	return &Client{promv1.NewAPI(whole{c})}, nil
+}
+
+// whole takes no answer that is about a part of what was asked for, by the infos that Prometheus gives beside warnings, which the library leaves out. Most
+// of them are about style, as that a name is not a counter's; some say that samples were left out.
+type whole struct{ api.Client }
+
+var leftOut = regexp.MustCompile(`(?i)\b(ignored|excluded|omitted|incompatible|incomplete|partial(ly)?)\b`)
+
+func (w whole) Do(ctx context.Context, req *http.Request) (*http.Response, []byte, error) {
+	res, body, err := w.Client.Do(ctx, req)
+	if err != nil {
+		return res, body, err
+	}
+	var said struct {
+		Infos []string `json:"infos"`
+	}
+	if json.Unmarshal(body, &said) == nil { // what is no JSON is found out by who wants its data
+		if i := slices.IndexFunc(said.Infos, leftOut.MatchString); i >= 0 {
+			return res, nil, fmt.Errorf("it answers for a part only: %s", said.Infos[i])
+		}
+	}
+	return res, body, nil
 }
 
 type bearer struct{ file string }

@@ -20,6 +20,9 @@ func TestOnlyANumberIsANumber(t *testing.T) {
 	if err := os.WriteFile(token, []byte("secret\n"), 0o600); err != nil {
 		t.Fatal(err)
 	}
+	told := func(key, text string) string {
+		return fmt.Sprintf(`{"status":"success","data":{"resultType":"scalar","result":[1,"0.25"]},%q:[%q]}`, key, text)
+	}
 	vector := func(values ...string) string {
 		var out []string
 		for _, v := range values {
@@ -32,7 +35,12 @@ func TestOnlyANumberIsANumber(t *testing.T) {
 		"matrix": `{"status":"success","data":{"resultType":"matrix","result":[]}}`, "string": `{"status":"success","data":{"resultType":"string","result":[1,"x"]}}`,
 		"wrong": `{"status":"error","errorType":"bad_data","error":"parse error: unexpected end"}`, "garbage": `<html>`, "empty": ``, "NaN": vector("NaN"), "Inf": vector("+Inf"),
 		"histogram": `{"status":"success","data":{"resultType":"vector","result":[{"metric":{},"histogram":[1,{"count":"3","sum":"4","buckets":[[0,"0","1","3"]]}]}]}}`,
-		"partial":   strings.TrimSuffix(vector("1"), "}") + `,"warnings":["one store did not answer"]}`,
+		"partial":   told("warnings", "one store did not answer"),
+		"style":     told("infos", `PromQL info: metric might not be a counter, name does not end in _total/_sum/_count/_bucket: "cost" (1:5)`),
+		"aggregate": told("infos", "PromQL info: ignored histogram in max aggregation (1:1)"),
+		"operator":  told("infos", `PromQL info: incompatible sample types encountered for binary operator "+": float + histogram (1:1)`),
+		"fraction":  told("infos", "PromQL info: input to histogram_fraction has NaN observations, which are excluded from all fractions (1:1)"),
+		"many":      told("infos", "3 more info annotations omitted"),
 		"endless":   strings.Repeat(" ", 1<<20) + vector("1"),
 	}
 	hang := make(chan struct{})
@@ -68,6 +76,7 @@ func TestOnlyANumberIsANumber(t *testing.T) {
 	for query, want := range map[string]string{
 		"scalar": "0.25", "one": "0.5", "NaN": "NaN", "none": "the query gives nothing", "two": "gives 2 numbers, not one", "matrix": "gives a matrix", "string": "unexpected value type",
 		"wrong": "parse error", "garbage": "bad_response", "empty": "bad_response", "hang": "no answer in time", "denied": "401",
+		"style": "0.25", "aggregate": "answers for a part only: PromQL info: ignored histogram in max", "operator": "part only", "fraction": "part only", "many": "part only",
 		"Inf": "+Inf", "histogram": "gives a histogram, not a number", "partial": "warns of its answer: one store did not answer", "endless": "more than 1048576 bytes", "moved": "307",
 	} {
 		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
@@ -88,8 +97,10 @@ func TestOnlyANumberIsANumber(t *testing.T) {
 	if _, err := c.Number(t.Context(), "one"); err == nil || !strings.Contains(err.Error(), "connection refused") {
 		t.Errorf("nobody there: %v", err)
 	}
-	if _, err := promquery.New("http://ada:hunter2@prometheus:9090", ""); err == nil || strings.Contains(err.Error(), "hunter2") || !strings.Contains(err.Error(), "--prometheus-token-file") {
-		t.Errorf("a password in the URL: %v", err)
+	for _, server := range []string{"http://ada:hunter2@prometheus:9090", "http://ada:hunter2%zz@prometheus:9090", "ada:hunter2@prometheus:9090"} {
+		if _, err := promquery.New(server, ""); err == nil || strings.Contains(err.Error(), "hunter2") || !strings.Contains(err.Error(), "--prometheus-token-file") {
+			t.Errorf("a password in the URL: %v", err)
+		}
 	}
 	if _, err := promquery.New("prometheus:9090", ""); err == nil {
 		t.Error("an address without a scheme is taken")

@@ -296,7 +296,8 @@ func (a *app) canaryStatusCommand() *cobra.Command {
 		Use:   "status SPEC",
 		Short: "Show a rollout: its step, set and actual share, evidence",
 		Long: `Show a spec's newest rollout: its step and clock, the set weight and the share that
-the canary really gets, the verdict and what it rests on, and what happened so far.`,
+the canary really gets, the verdict and what it rests on, what judges outside answered
+last, and what happened so far.`,
 		Example: `  specctl canary status customer-service
   specctl canary status customer-service --watch
   specctl canary status customer-service -o json | jq -r .rollout.verdict.result`,
@@ -319,6 +320,7 @@ the canary really gets, the verdict and what it rests on, and what happened so f
 		return poll(cmd.Context(), a, c, *watch, format, read, func(got *operatorv1.GetRolloutResponse) {
 			a.printRollout(got.GetRollout())
 			a.printRehearsed(got.GetRollout().GetRehearsal())
+			a.printAnswers(got.GetRollout())
 			a.printRolloutHistory(got.GetRollout())
 		})
 	}
@@ -478,6 +480,23 @@ func (a *app) printRehearsed(r *operatorv1.Rehearsal) {
 	if r.GetMore() > 0 {
 		a.out.line("  and %d more proxies, which were faster or are at other replicas", r.GetMore())
 	}
+}
+
+// printAnswers prints the newest answers of judges outside; their words are another's.
+func (a *app) printAnswers(r *operatorv1.Rollout) {
+	t := newTable("ANSWERED", "JUDGE", "ASKED IN", "SAYS", "WHY")
+	none := true
+	for _, j := range r.GetVerdict().GetJudges() {
+		for _, answer := range j.GetAnswers() {
+			t.row(a.clock(answer.GetAt()), j.GetName(), rollout.StepName(int(answer.GetStep())-1, len(r.GetPlan().GetSteps())), answer.GetResult(), answer.GetReason())
+			none = false
+		}
+	}
+	if none {
+		return
+	}
+	a.out.line("")
+	a.out.print(t, "  ")
 }
 
 func brief(d *durationpb.Duration) string {

@@ -322,7 +322,8 @@ func TestOverviewShowsProblemsFirst(t *testing.T) {
 		"2.0.0 90 % 88 % 98 % of 200 8.8/s 2 of 2 4 good",
 		"1 more without traffic or instance",
 		"Rollout of 2.1.0 failed against 2.0.0", "step 2 of 3, for 1 min of at most 1 h", "Way back outside", "outside: waits for a person; outside", "10 % set, 12 % in fact", "fail", "Answer by",
-		"outside 5 of 12 7 of 280 22 20 below 40 %", "Rehearsal of the way back", "outside 41ms 38ms – outside", "specctl canary status shop", "specctl canary approve shop",
+		"outside 5 of 12 7 of 280 22 20 below 40 %", "Rehearsal of the way back", "outside 41ms 38ms – outside", "What judges answered last", "outside step 1", "fail 0.75 is above 0.5, late", "outside the bake", "insufficient outside",
+		"specctl canary status shop", "specctl canary approve shop",
 		"2.1.0 drains to 2.0.0 held", "10 completed", "5 handed over, 5 arrived", "2 cancelled with a signal to retry", "1 held", "3 running", "hand-overs go to 1.9.0 now", "specctl executions shop --on 2.1.0",
 		"not yet proven effective ; 1 of 2 proxies acknowledged, 0 of 1 instance fenced", "A rollback would go to 2.0.0", `specctl rollback shop --reason "…"`,
 		"Open post-mortems", "PM-1", "shop 2.1.0 → 2.0.0")

@@ -197,7 +197,13 @@ func busy(text string) *fleet {
 				Undo: durationpb.New(38 * time.Millisecond), Summary: text, EndedAt: ago(time.Minute), StartedAt: ago(time.Minute),
 				Proxies: []*operatorv1.RehearsedProxy{{Node: text, There: durationpb.New(41 * time.Millisecond), Acked: durationpb.New(38 * time.Millisecond), Note: text}},
 			},
-			Verdict: &operatorv1.RolloutVerdict{Result: "fail", Reason: text, Metrics: []*operatorv1.MetricVerdict{{Name: text, Result: "fail", Stake: 22, Alpha: .05, Bound: .4, CanaryFailed: 5, CanaryEnded: 12, StableFailed: 7, StableEnded: 280}}},
+			Verdict: &operatorv1.RolloutVerdict{Result: "fail", Reason: text, Metrics: []*operatorv1.MetricVerdict{{Name: text, Result: "fail", Stake: 22, Alpha: .05, Bound: .4, CanaryFailed: 5, CanaryEnded: 12, StableFailed: 7, StableEnded: 280}}, Judges: []*operatorv1.JudgeVerdict{{
+				Name: text, Result: "insufficient", Reason: text, Asks: text, At: ago(time.Minute), Asked: 7,
+				Answers: []*operatorv1.JudgeAnswer{
+					{Step: 1, AskedAt: ago(time.Hour), At: ago(2 * time.Minute), Result: "fail", Reason: "0.75 is above 0.5, late"},
+					{Step: 4, AskedAt: ago(time.Minute), At: ago(time.Minute), Result: "insufficient", Reason: text},
+				},
+			}}},
 		},
 		drains: []*operatorv1.Drain{{
 			Spec: "shop", Version: "2.1.0", Target: "2.0.0", Kind: "rollback", State: "held", OrderedAt: ago(time.Minute), InFlight: 3, Completed: 10, HandedOver: 5, Arrived: 5, Cancelled: 2, Held: 1,

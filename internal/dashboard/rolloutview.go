@@ -21,6 +21,8 @@ type rolloutView struct {
 	Bad                        bool
 	Metrics                    []metricView
 	Judges                     []judgeView
+	// Answered are the judges' newest answers.
+	Answered []answerView
 	// Gates that it stands at, in words. The links that open them are not for a page that only reads.
 	Gates []string
 	// Rehearsal of the way back, in words and by proxy; Unrehearsed: it proves nothing.
@@ -45,6 +47,12 @@ type judgeView struct {
 	Name, Says, Why, Asks string
 	At                    moment
 	Bad                   bool
+}
+
+type answerView struct {
+	Judge, In, Says, Why string
+	At                   moment
+	Bad                  bool
 }
 
 type metricView struct {
@@ -104,6 +112,13 @@ func rolloutOf(r *operatorv1.Rollout, now time.Time) *rolloutView {
 	}
 	for _, j := range verdict.GetJudges() {
 		v.Judges = append(v.Judges, judgeView{Name: j.GetName(), Says: j.GetResult(), Why: j.GetReason(), Asks: j.GetAsks(), At: stamped(j.GetAt(), now), Bad: j.GetResult() == "fail"})
+		for _, a := range j.GetAnswers() {
+			in := fmt.Sprintf("step %d", a.GetStep())
+			if int(a.GetStep()) > len(plan.GetSteps()) {
+				in = "the bake"
+			}
+			v.Answered = append(v.Answered, answerView{Judge: j.GetName(), In: in, Says: a.GetResult(), Why: a.GetReason(), At: stamped(a.GetAt(), now), Bad: a.GetResult() == "fail"})
+		}
 	}
 	for _, g := range r.GetGates() {
 		v.Gates = append(v.Gates, gateOf(g))

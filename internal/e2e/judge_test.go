@@ -12,6 +12,7 @@ import (
 	"sync/atomic"
 	"testing"
 	"time"
+	"unicode/utf8"
 
 	"google.golang.org/protobuf/types/known/durationpb"
 
@@ -96,7 +97,7 @@ func TestJudgesOutside(t *testing.T) {
 // A judge that says fail rolls back, and the record says who, what it was asked and what it answered.
 func TestAJudgeStopsACanary(t *testing.T) {
 	b, webhook, prometheus := startBench(t)
-	b.verdict.Store(`{"result": "pass"}`)
+	b.verdict.Store(`{"result": "pass", "reason": "` + strings.Repeat("é", 10_000) + `"}`)
 	b.says(0.75)
 	w := startPlane(t, func(o *controlplane.Options) { o.Prometheus = prometheus })
 	canaries(t, w, map[string]int64{"1.0.0": 0, "1.1.0": 0})
@@ -105,7 +106,21 @@ func TestAJudgeStopsACanary(t *testing.T) {
 	if !strings.Contains(r.GetWhy(), "judge cost: 0.75 is above 0.5 (2 failures in a row)") {
 		t.Errorf("why: %s", r.GetWhy())
 	}
-	contains(t, w.ctl(0, nil, "postmortem", "show", "PM-1"), "judge cost: 0.75 is above 0.5", `cost{spec="refunds",version="1.1.0"}`, "2 of 2", "webhook at 127.0.0.1")
+	for _, j := range r.GetVerdict().GetJudges() {
+		if n := len(j.GetAnswers()); n == 0 || n > 5 {
+			t.Errorf("judge %s has %d answers", j.GetName(), n)
+		}
+		for _, a := range j.GetAnswers() {
+			if a.GetStep() != 1 || !a.GetAskedAt().IsValid() || a.GetAt().AsTime().Before(a.GetAskedAt().AsTime()) || utf8.RuneCountInString(a.GetReason()) > 301 {
+				t.Errorf("%v", a)
+			}
+			if number := j.GetName() == "cost"; number != (a.Value != nil) || number && (a.GetValue() != 0.75 || a.GetResult() != "fail") {
+				t.Errorf("judge %s: %v", j.GetName(), a)
+			}
+		}
+	}
+	contains(t, w.ctl(0, nil, "canary", "status", "refunds"), "ANSWERED", "cost    step 1    fail  0.75 is above 0.5", "grader  step 1    pass")
+	contains(t, w.ctl(0, nil, "postmortem", "show", "PM-1"), "judge cost: 0.75 is above 0.5", `cost{spec="refunds",version="1.1.0"}`, "2 of 2", "webhook at 127.0.0.1", "| cost | step 1 | fail | 0.75 is above 0.5 |")
 	if p := w.spec("refunds"); p.GetGeneration() != 3 {
 		t.Errorf("generation %d", p.GetGeneration())
 	}

@@ -86,11 +86,7 @@ func judges(p func(string, ...any), c *Canary) {
 	p("|---|---|---|---|---|")
 	for i, s := range c.Run.Judges {
 		for _, a := range s.Answers {
-			in := fmt.Sprintf("step %d", a.Step+1)
-			if a.Step >= len(c.Run.Plan.Steps) {
-				in = "the bake"
-			}
-			p("| %s | %s | %s | %s | %s |", a.At.UTC().Format(clock), cell(c.Run.Plan.Judges[i].Name), in, a.Result, cell(a.Why))
+			p("| %s | %s | %s | %s | %s |", a.At.UTC().Format(clock), cell(c.Run.Plan.Judges[i].Name), rollout.StepName(a.Step, len(c.Run.Plan.Steps)), a.Result, cell(a.Why))
 		}
 	}
 	p("")

@@ -170,6 +170,14 @@ func (o *Outlook) foresee(p Plan, base, alpha float64, exposures []evidence.Expo
 	}
 }
 
+// StepName is a step of a plan with so many, by its place from 0; after the last comes the bake.
+func StepName(step, steps int) string {
+	if step >= steps {
+		return "the bake"
+	}
+	return fmt.Sprintf("step %d", step+1)
+}
+
 // Long writes a duration as people say it.
 func Long(d time.Duration) string {
 	switch {

@@ -210,7 +210,7 @@ func (r Run) Heard(judge int, a JudgeAnswer) Run {
 	s := &states[judge]
 	s.Asked++
 	at := len(s.Answers)
-	for at > 0 && s.Answers[at-1].AskedAt.After(a.AskedAt) {
+	for at > 0 && s.Answers[at-1].Step > a.Step {
 		at--
 	}
 	s.Answers = slices.Insert(slices.Clone(s.Answers), at, a)

@@ -168,6 +168,69 @@ func TestNothingGoesByASilentJudge(t *testing.T) {
 	}
 }
 
+// A manual step is the person's: no judge ends it, and none keeps anybody from going on. The gates after it are no person's word on the judges.
+func TestAManualStepIsThePersons(t *testing.T) {
+	now := time.Date(2026, 11, 24, 2, 18, 0, 0, time.UTC)
+	for _, c := range []struct {
+		gates string
+		// says is the judge's answer in step 1; "": it is silent. after is where a promote leads, opened where the rollout is once the gates are open.
+		says          evidence.Result
+		after, opened rollout.Phase
+	}{
+		{says: "", after: rollout.Stepping, opened: rollout.Stepping},
+		{says: evidence.Insufficient, after: rollout.Stepping, opened: rollout.Stepping},
+		{says: evidence.Pass, after: rollout.Stepping, opened: rollout.Stepping},
+		{gates: ", gates: [{name: ok, manual: true}]", says: "", after: rollout.Gated, opened: rollout.Gated},
+		{gates: ", gates: [{name: ok, manual: true}]", says: evidence.Insufficient, after: rollout.Gated, opened: rollout.Gated},
+		{gates: ", gates: [{name: ok, manual: true}]", says: evidence.Fail, after: rollout.Gated, opened: rollout.Gated},
+		{gates: ", gates: [{name: ok, manual: true}]", says: evidence.Pass, after: rollout.Gated, opened: rollout.Stepping},
+	} {
+		t.Run(fmt.Sprintf("%s%s", c.says, c.gates), func(t *testing.T) {
+			p, err := rollout.ParsePlan([]byte("{steps: [{weight: 10%, until: manual}, {weight: 50%, until: manual" + c.gates + "}], judges: [{name: grade, webhook: 'https://grader.example.com'}]}"))
+			if err == nil {
+				p, err = p.Complete()
+			}
+			if err != nil {
+				t.Fatal(err)
+			}
+			r, _, err := rollout.Begin("shop", "2.0.0", "1.0.0", p, 0, "ada", now)
+			if err != nil {
+				t.Fatal(err)
+			}
+			apply := func(event rollout.Event, why string) {
+				t.Helper()
+				if r, _, _, err = r.Apply(event, "ada", why, now); err != nil {
+					t.Fatal(err)
+				}
+			}
+			if c.says != "" {
+				r = r.Heard(0, answer(r, c.says, "so it says", now))
+			}
+			if event, why := r.Tick(r.Judge(now), now); event != "" {
+				t.Fatalf("a manual step ends by itself: %s, %s", event, why)
+			}
+			if apply(rollout.EventPromote, ""); r.Phase != c.after {
+				t.Fatalf("promoted, it is %s", r.Phase)
+			}
+			if len(r.Gates) > 0 {
+				r = r.Opened(0, "bob", "fine")
+				if event, why := r.Tick(r.Judge(now), now); event != "" {
+					apply(event, why)
+				}
+			}
+			if r.Phase != c.opened {
+				t.Fatalf("with its gates open, it is %s: %s", r.Phase, r.Why)
+			}
+			if r.Phase == rollout.Gated {
+				apply(rollout.EventPromote, "")
+			}
+			if r.Step != 1 || r.Phase != rollout.Stepping {
+				t.Errorf("%s at step %d", r.Phase, r.Step)
+			}
+		})
+	}
+}
+
 func TestAPassNeedsItsJudges(t *testing.T) {
 	begin := time.Date(2026, 11, 24, 2, 18, 0, 0, time.UTC)
 	r := judged(t, begin)

@@ -36,7 +36,7 @@ var arrows = []struct {
 	{"internal/api", []string{
 		"internal/auth", "internal/control", "internal/discovery", "internal/fleet", "internal/store",
 		"internal/routing", "internal/postmortem", "internal/versions", "internal/drain", "internal/signing", "gen/operator",
-		"internal/rollout", "internal/rollout/evidence",
+		"internal/rollout", "internal/rollout/evidence", "internal/roster",
 	}},
 	{"internal/control", []string{
 		"internal/discovery", "internal/fleet", "internal/archive", "internal/store",
@@ -46,10 +46,10 @@ var arrows = []struct {
 	{"internal/discovery", []string{"internal/store", "internal/routing", "internal/routing/envoy", "internal/versions", "internal/drain"}},
 	{"internal/fleet", []string{"internal/capture", "internal/store", "internal/shadow", "internal/routing", "internal/postmortem", "internal/versions", "internal/drain", "gen/sidecar"}},
 	// What receivers outside are told of the records.
-	{"internal/notify", []string{"internal/store", "internal/postmortem", "internal/webhook"}},
+	{"internal/notify", []string{"internal/store", "internal/postmortem", "internal/webhook", "internal/yamlerr"}},
 	{"internal/store", []string{"internal/capture", "internal/shadow", "internal/routing", "internal/postmortem", "internal/rollout", "internal/rollout/evidence", "internal/versions", "internal/drain"}},
 	{"internal/cli", []string{
-		"internal/archive/bundle", "internal/specdiff", "internal/signing", "internal/versions", "internal/drain", "internal/rollout", "gen/operator",
+		"internal/archive/bundle", "internal/specdiff", "internal/signing", "internal/versions", "internal/drain", "internal/rollout", "internal/roster", "gen/operator",
 	}},
 
 	{"internal/sidecar", []string{
@@ -76,7 +76,7 @@ var arrows = []struct {
 
 	// What a process shows of itself, and who may see it: of xds and of the sidecar alike.
 	{"internal/telemetry", []string{"internal/auth"}},
-	{"internal/auth", nil},
+	{"internal/auth", []string{"internal/roster"}},
 
 	{"internal/archive/registry", []string{"internal/archive", "internal/versions"}},
 	{"internal/archive", []string{"internal/versions"}},
@@ -117,7 +117,7 @@ var arrows = []struct {
 	{"internal/conformance", nil},
 	{"internal/versions", []string{"internal/rollout", "internal/drain", "internal/capture"}},
 	// Canaries: plans, and the machine that follows one.
-	{"internal/rollout", []string{"internal/rollout/evidence", "internal/drain"}},
+	{"internal/rollout", []string{"internal/rollout/evidence", "internal/drain", "internal/yamlerr"}},
 	// The judge of canaries: tests on few failing executions, and what they can be expected to see.
 	{"internal/rollout/evidence", nil},
 	// Excerpts of failing executions, redacted.
@@ -125,12 +125,16 @@ var arrows = []struct {
 	// What a version makes of copies of requests, beside the requests.
 	{"internal/shadow", nil},
 	{"internal/drain", nil},
+	// Who has a token of their own, and what they may do.
+	{"internal/roster", []string{"internal/yamlerr"}},
+	// What the YAML library says of a file, in words for who wrote it.
+	{"internal/yamlerr", nil},
 }
 
 // pure packages read no clock, do no I/O and start no goroutine.
 var pure = []string{
 	"internal/agentproto", "internal/agentproto/a2a", "internal/agentproto/grpc", "internal/agentproto/jsonpeek", "internal/agentproto/mcp", "internal/agentproto/plain", "internal/agentproto/terminal", "internal/agentproto/websocket", "internal/capture", "internal/conformance", "internal/drain", "internal/postmortem",
-	"internal/rollout", "internal/rollout/evidence", "internal/routing", "internal/routing/envoy", "internal/shadow", "internal/specdiff", "internal/versions",
+	"internal/rollout", "internal/rollout/evidence", "internal/roster", "internal/routing", "internal/routing/envoy", "internal/shadow", "internal/specdiff", "internal/versions", "internal/yamlerr",
 }
 
 // sole names the one package that may import a library, by prefix of the library's path.

@@ -10,6 +10,7 @@ import (
 	"github.com/specproxy/specproxy/gen/specproxy/operator/v1/operatorv1connect"
 	"github.com/specproxy/specproxy/internal/auth"
 	"github.com/specproxy/specproxy/internal/control"
+	"github.com/specproxy/specproxy/internal/roster"
 )
 
 // adminsOnly are the calls that change the rules for everybody, destroy evidence, or show a secret.
@@ -30,7 +31,7 @@ func admit(next connect.UnaryFunc) connect.UnaryFunc {
 		spec := req.Spec()
 		switch {
 		case adminsOnly[spec.Procedure]:
-			if caller.Role != auth.Admin {
+			if caller.Role != roster.Admin {
 				return nil, forbidden(caller, "an admin may do this", "an admin")
 			}
 		case spec.IdempotencyLevel != connect.IdempotencyNoSideEffects:
@@ -51,7 +52,7 @@ func actor(ctx context.Context, h http.Header, automation bool) control.Actor {
 	caller, _ := auth.CallerOf(ctx)
 	return control.Actor{
 		Name:       caller.Actor(h.Get(auth.ActorHeader)),
-		Automation: automation || caller.Role == auth.Automation || h.Get(auth.AutomationHeader) != "",
-		Admin:      caller.Role == auth.Admin,
+		Automation: automation || caller.Role == roster.Automation || h.Get(auth.AutomationHeader) != "",
+		Admin:      caller.Role == roster.Admin,
 	}
 }

@@ -477,8 +477,8 @@ func TestDependenciesAreLight(t *testing.T) {
 	}
 	allowed := []string{
 		"github.com/specproxy/specproxy/internal/archive", "github.com/specproxy/specproxy/internal/versions", "github.com/specproxy/specproxy/internal/drain",
-		"github.com/specproxy/specproxy/internal/rollout", // pure: a manifest declares its plan
-		"github.com/specproxy/specproxy/internal/capture", // pure: and what of failing executions may be kept
+		"github.com/specproxy/specproxy/internal/rollout",                                                    // pure: a manifest declares its plan
+		"github.com/specproxy/specproxy/internal/capture", "github.com/specproxy/specproxy/internal/yamlerr", // pure: and what of failing executions may be kept
 		"github.com/Masterminds/semver/", "github.com/opencontainers/", "github.com/rogpeppe/go-internal/lockedfile", "go.uber.org/zap", "go.uber.org/multierr",
 		"go.yaml.in/yaml/", "golang.org/x/sync/", "oras.land/oras-go/",
 	}

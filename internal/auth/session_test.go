@@ -10,6 +10,7 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/specproxy/specproxy/internal/auth"
+	"github.com/specproxy/specproxy/internal/roster"
 )
 
 func TestSessionIsOfOneTokenAndEnds(t *testing.T) {
@@ -18,7 +19,7 @@ func TestSessionIsOfOneTokenAndEnds(t *testing.T) {
 	clock := func() time.Time { return now }
 	file := filepath.Join(t.TempDir(), "tokens.yaml")
 	list := func(entries ...string) string { return "tokens:\n" + strings.Join(entries, "\n") + "\n" }
-	alice, bob := auth.Entry("alice", auth.Viewer, alices), auth.Entry("bob", auth.Operator, bobs)
+	alice, bob := roster.Line("alice", roster.Viewer, alices), roster.Line("bob", roster.Operator, bobs)
 	write := func(text string) {
 		if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
 			t.Fatal(err)

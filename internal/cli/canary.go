@@ -226,7 +226,12 @@ func (a *app) printOutlook(got *operatorv1.LookAheadResponse) {
 }
 
 // number writes a count that need not be whole.
-func number(f float64) string { return fmt.Sprintf("%.3g", f) }
+func number(f float64) string {
+	if f >= 1000 && f < 1e9 {
+		return fmt.Sprintf("%.0f", f)
+	}
+	return fmt.Sprintf("%.3g", f)
+}
 
 // share writes a part of 1 as a percentage.
 func share(f float64) string {
@@ -418,11 +423,11 @@ func (a *app) printRollout(r *operatorv1.Rollout) {
 	for _, g := range r.GetGates() {
 		a.printGate(r.GetSpec(), g)
 	}
-	actual := "none counted yet"
+	actual := "no new execution has been counted yet"
 	if r.GetShare() >= 0 {
-		actual = share(r.GetShare())
+		actual = share(r.GetShare()) + " of new executions in fact"
 	}
-	a.out.field("share", "%s set, %s of new executions in fact", percent(r.GetWeight()), actual)
+	a.out.field("share", "%s set, %s", percent(r.GetWeight()), actual)
 	if r.GetElapsed() != nil {
 		clock := rollout.Long(r.GetElapsed().AsDuration())
 		if r.GetBound() != nil {

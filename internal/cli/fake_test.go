@@ -57,6 +57,12 @@ type fakeControl struct {
 	rollback *operatorv1.RollbackRequest
 	// deployed is the newest Deploy request.
 	deployed *operatorv1.DeployRequest
+	// rollout is the spec's newest; planned is the plan that was sent last, nil: none.
+	rollout *operatorv1.Rollout
+	planned *operatorv1.RolloutPlan
+	shadow  *operatorv1.Shadow
+	// trickle of traffic makes plans impossible; hole is a proxy that keeps rehearsals from being proven.
+	trickle, hole bool
 	// aborts is how many questions for an effect end with a cut connection, as those of a control plane that dies.
 	aborts int
 }
@@ -67,7 +73,9 @@ func newFake() *fakeControl { return &fakeControl{moved: make(chan struct{})} }
 func serve(t testing.TB, f *fakeControl) *httptest.Server {
 	t.Helper()
 	mux := http.NewServeMux()
-	mux.Handle(operatorv1connect.NewOperatorServiceHandler(f, connect.WithInterceptors(connect.UnaryInterceptorFunc(f.admit))))
+	admit := connect.WithInterceptors(connect.UnaryInterceptorFunc(f.admit))
+	mux.Handle(operatorv1connect.NewOperatorServiceHandler(f, admit))
+	mux.Handle(operatorv1connect.NewRolloutServiceHandler(fakeRollouts{fakeControl: f}, admit))
 	server := httptest.NewServer(mux)
 	t.Cleanup(server.Close)
 	return server

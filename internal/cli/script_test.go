@@ -98,6 +98,12 @@ func given(ts *testscript.TestScript, _ bool, args []string) {
 		f.spec.Exit, f.spec.ExitReason = "", "2.0.3 is the last good version, but has no ready instance"
 	case "no earlier good version":
 		f.spec.Exit, f.spec.ExitReason = "", "no version was ever good"
+	case "a trickle of traffic":
+		f.trickle = true
+	case "an Envoy that does not answer":
+		f.hole = true
+	case "a canary that is stepping", "a canary that is gated", "a canary that is failed":
+		f.rollout = rolloutOf(args[len(args)-1], "it says why")
 	case "a token":
 		f.token = "s3cret"
 	default:

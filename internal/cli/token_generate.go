@@ -8,7 +8,7 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"github.com/specproxy/specproxy/internal/auth"
+	"github.com/specproxy/specproxy/internal/roster"
 )
 
 func (a *app) tokenCommand() *cobra.Command {
@@ -22,7 +22,7 @@ func (a *app) tokenCommand() *cobra.Command {
 		},
 	}
 	var roles []string
-	for _, r := range auth.Roles {
+	for _, r := range roster.Roles() {
 		roles = append(roles, string(r))
 	}
 	generate := &cobra.Command{
@@ -45,13 +45,13 @@ token away. A file that exists is never overwritten.
 	role := generate.Flags().String("role", "", "what its bearer may do: "+strings.Join(roles, ", "))
 	generate.RunE = func(cmd *cobra.Command, args []string) error {
 		name := args[0]
-		if err := auth.CheckTokenName(name); err != nil {
+		if err := roster.CheckName(name); err != nil {
 			return usageError(cmd, "%v", err)
 		}
 		if *role == "" {
 			return usageError(cmd, "say what %s may do: --role %s", name, strings.Join(roles, "|"))
 		}
-		may, err := auth.ParseRole(*role)
+		may, err := roster.ParseRole(*role)
 		if err != nil {
 			return usageError(cmd, "--role: %v", err)
 		}
@@ -64,7 +64,7 @@ token away. A file that exists is never overwritten.
 			return err
 		}
 		fmt.Fprintf(a.env.Stderr, "specctl: %s.token is for its bearer alone; the line goes below \"tokens:\" in the file of xds --tokens\n", name)
-		a.out.line("%s", auth.Entry(name, may, secret))
+		a.out.line("%s", roster.Line(name, may, secret))
 		return nil
 	}
 	cmd.AddCommand(generate)

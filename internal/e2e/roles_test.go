@@ -14,19 +14,19 @@ import (
 	"google.golang.org/protobuf/reflect/protoreflect"
 
 	operatorv1 "github.com/specproxy/specproxy/gen/specproxy/operator/v1"
-	"github.com/specproxy/specproxy/internal/auth"
 	"github.com/specproxy/specproxy/internal/controlplane"
+	"github.com/specproxy/specproxy/internal/roster"
 )
 
-// roster is a file of xds --tokens and the secrets of its bearers.
-type roster struct {
+// office is a file of xds --tokens and the secrets of its bearers.
+type office struct {
 	file    string
 	entries []string
 	secrets map[string]string
 }
 
 // generate makes a token with the command that people use.
-func (r *roster) generate(t *testing.T, name string, role auth.Role) {
+func (r *office) generate(t *testing.T, name string, role roster.Role) {
 	t.Helper()
 	dir := filepath.Dir(r.file)
 	cmd := exec.CommandContext(t.Context(), filepath.Join(binDir, "specctl"), "token", "generate", name, "--role", string(role))
@@ -44,7 +44,7 @@ func (r *roster) generate(t *testing.T, name string, role auth.Role) {
 	r.write(t)
 }
 
-func (r *roster) write(t *testing.T) {
+func (r *office) write(t *testing.T) {
 	t.Helper()
 	if err := os.WriteFile(r.file, []byte("tokens:\n"+strings.Join(r.entries, "")), 0o600); err != nil {
 		t.Fatal(err)
@@ -52,8 +52,8 @@ func (r *roster) write(t *testing.T) {
 }
 
 func TestRolesSayWhoMayDoWhat(t *testing.T) {
-	r := &roster{file: filepath.Join(t.TempDir(), "tokens.yaml"), secrets: map[string]string{}}
-	for _, role := range auth.Roles {
+	r := &office{file: filepath.Join(t.TempDir(), "tokens.yaml"), secrets: map[string]string{}}
+	for _, role := range roster.Roles() {
 		r.generate(t, "a-"+string(role), role)
 	}
 	w := startPlane(t, func(o *controlplane.Options) { o.Tokens = r.file })
@@ -74,10 +74,10 @@ func TestRolesSayWhoMayDoWhat(t *testing.T) {
 		}
 	}
 	as("a-admin", 0, []string{"whsec_"}, "canary", "secret")
-	as("a-operator", 0, []string{"by operator a-operator"}, "rollback", "shop", "--now", "--timeout", "0s", "--reason", "refuses refunds")
+	as("a-operator", 0, []string{"by operator a-operator"}, "rollback", "shop", "--now", "--timeout", "1m", "--reason", "refuses refunds")
 
 	// What was rolled back comes back by an admin's override alone.
-	override := []string{"deploy", "shop:2.1.0", "--now", "--timeout", "0s", "--override", "PM-1", "--reason", "2.0.0 is worse today"}
+	override := []string{"deploy", "shop:2.1.0", "--now", "--timeout", "1m", "--override", "PM-1", "--reason", "2.0.0 is worse today"}
 	as("a-automation", 1, []string{"shop"}, override...)
 	as("a-operator", 1, []string{"only an admin overrides PM-1, and operator a-operator is none", "ask an admin to run"}, override...)
 	for _, v := range w.spec("shop").GetVersions() {
@@ -90,7 +90,7 @@ func TestRolesSayWhoMayDoWhat(t *testing.T) {
 
 	// The second person is another token: what somebody says of themselves makes nobody two people.
 	as("a-admin", 0, nil, "policy", "set", "shop", "--require-approval")
-	as("a-operator", 0, []string{"shop"}, "rollback", "shop", "--now", "--timeout", "0s", "--reason", "again")
+	as("a-operator", 0, []string{"shop"}, "rollback", "shop", "--now", "--timeout", "1m", "--reason", "again")
 	as("a-operator", 0, nil, "postmortem", "answer", "PM-2", "--explanation", "the same", "--canary", "there was none", "--conformance", "no case", "--fixed-in", "none")
 	w.actor = "somebody-else" // $USER is what specctl says of who runs it
 	as("a-operator", 1, []string{"operator a-operator answered", "a second person approves"}, "postmortem", "approve", "PM-2")
@@ -143,8 +143,8 @@ func TestRolesSayWhoMayDoWhat(t *testing.T) {
 
 // Whatever is not marked as a read wants a role that changes something, so that a method that somebody adds is closed until its author opens it.
 func TestReadsAreMarked(t *testing.T) {
-	r := &roster{file: filepath.Join(t.TempDir(), "tokens.yaml"), secrets: map[string]string{}}
-	r.generate(t, "grafana", auth.Viewer)
+	r := &office{file: filepath.Join(t.TempDir(), "tokens.yaml"), secrets: map[string]string{}}
+	r.generate(t, "grafana", roster.Viewer)
 	w := startPlane(t, func(o *controlplane.Options) { o.Tokens = r.file })
 	reads := 0
 	for _, file := range []protoreflect.FileDescriptor{operatorv1.File_specproxy_operator_v1_operator_proto, operatorv1.File_specproxy_operator_v1_postmortem_proto, operatorv1.File_specproxy_operator_v1_rollout_proto} {

@@ -18,6 +18,8 @@ import (
 
 	"go.yaml.in/yaml/v3"
 	"golang.org/x/net/http/httpguts"
+
+	"github.com/specproxy/specproxy/internal/yamlerr"
 )
 
 // Config is the file of --webhooks.
@@ -98,7 +100,7 @@ func Load(file string) (*Config, error) {
 	decoder := yaml.NewDecoder(bytes.NewReader(raw))
 	decoder.KnownFields(true)
 	if err := decoder.Decode(&c); err != nil {
-		return nil, fmt.Errorf("%s: %w", file, err)
+		return nil, fmt.Errorf("%s: %w", file, yamlerr.Plain(err))
 	}
 	if c.Source == "" {
 		c.Source = "/specproxy"

@@ -11,6 +11,7 @@ import (
 	"go.yaml.in/yaml/v3"
 
 	"github.com/specproxy/specproxy/internal/rollout/evidence"
+	"github.com/specproxy/specproxy/internal/yamlerr"
 )
 
 // Weight is a share of the traffic in basis points. It is written "5%" or "2.5%".
@@ -50,7 +51,7 @@ func ParsePlan(data []byte) (Plan, error) {
 	d := yaml.NewDecoder(bytes.NewReader(data))
 	d.KnownFields(true)
 	if err := d.Decode(&p); err != nil && !errors.Is(err, io.EOF) {
-		return Plan{}, fmt.Errorf("plan: %w", err)
+		return Plan{}, fmt.Errorf("plan: %w", yamlerr.Plain(err))
 	}
 	return p, nil
 }

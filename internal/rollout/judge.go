@@ -22,7 +22,7 @@ type Judge struct {
 	FailBelow *float64 `json:"failBelow,omitempty" yaml:"failBelow,omitempty"`
 	// Webhook is a URL that answers pass, fail or insufficient, in place of a query.
 	Webhook string `json:"webhook,omitempty" yaml:"webhook,omitempty"`
-	// Every is how long from an answer to the next question. Default: 30s. Timeout is of one question. Default: 10s.
+	// Every is how long from an answer to the next question; a step that begins asks at once. Default: 30s. Timeout is of one question. Default: 10s.
 	Every   Duration `json:"every,omitempty" yaml:"every,omitempty"`
 	Timeout Duration `json:"timeout,omitempty" yaml:"timeout,omitempty"`
 	// Fails is how many answers in a row must be a failure. Default: 3.

@@ -205,6 +205,10 @@ they stood for is gone for good.`,
 		if err != nil {
 			return err
 		}
+		if got.GetErased()+got.GetExcerpts() == 0 {
+			a.out.line("%s: nothing is left to erase", clean(args[0]))
+			return nil
+		}
 		a.out.line("%s: %s erased", clean(args[0]), plural(int(got.GetErased()), "key is", "keys are"))
 		if n := got.GetExcerpts(); n > 0 {
 			a.out.line("%s: %s erased", clean(args[0]), plural(int(n), "text of an excerpt is", "texts of excerpts are"))

@@ -111,6 +111,13 @@ func TestExcerptsAreErasedAndTheChainStaysWhole(t *testing.T) {
 			t.Errorf("the chain: %v", found.Err)
 		}
 	}
+	// A digest that is mistyped erases nothing, and says so; one that was erased before is no mistake.
+	if _, _, err := c.Erase(ctx, ada, "PM-1", []string{one, "sha256:nothing"}, "asked for"); err == nil || !strings.Contains(err.Error(), "names nothing by the digest sha256:nothing: nothing was erased") {
+		t.Errorf("an unknown digest: %v", err)
+	}
+	if keys, excerpts, err := c.Erase(ctx, ada, "PM-1", []string{one}, "asked for"); err != nil || keys+excerpts != 0 {
+		t.Errorf("again: %d, %d, %v", keys, excerpts, err)
+	}
 	record, _ = s.View().PostMortem("PM-1")
 	if len(record.Erasures) != 2 || record.Rollbacks[0].Evidence.First[0].Excerpt.Request.Digest != one {
 		t.Errorf("erasures %+v of %+v", record.Erasures, record.Rollbacks[0].Evidence.First[0].Excerpt)

@@ -181,6 +181,9 @@ func (c *Controller) Erase(ctx context.Context, actor Actor, id string, digests 
 				}
 			}
 		}
+		if err := unknownDigest(record, digests, fact.Digests); err != nil {
+			return err
+		}
 		changed, everything := len(fact.Digests) > 0, len(digests) == 0
 		for _, r := range record.Rollbacks {
 			for _, v := range append([]postmortem.Abandoned{{Version: r.Target}}, r.Abandoned...) {
@@ -207,7 +210,24 @@ func (c *Controller) Erase(ctx context.Context, actor Actor, id string, digests 
 		}
 		return nil
 	})
-	return keys, excerpts, err
+	if err != nil {
+		return 0, 0, err
+	}
+	if err := c.store.Forget(ctx); err != nil {
+		return keys, excerpts, fmt.Errorf("what %s held is erased, but etcd's history still has it, since it could not be compacted: repeat the command: %w", id, err)
+	}
+	return keys, excerpts, nil
+}
+
+// unknownDigest refuses digests that stand for nothing in the record, and never did: who mistypes one must not believe that it is gone.
+func unknownDigest(record postmortem.Record, named, erased []string) error {
+	for _, d := range named {
+		was := func(e postmortem.Erasure) bool { return slices.Contains(e.Digests, d) }
+		if !slices.Contains(erased, d) && !slices.ContainsFunc(record.Erasures, was) {
+			return refuse("specctl postmortem export "+record.ID+"   (PM-1.personal.json lists them)", "%s names nothing by the digest %s: nothing was erased", record.ID, d)
+		}
+	}
+	return nil
 }
 
 // withoutTexts takes texts out of an excerpt, or all of it, and says whether there were any. What is left keeps it from being told again.

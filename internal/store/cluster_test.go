@@ -2,6 +2,7 @@ package store_test
 
 import (
 	"context"
+	"errors"
 	"io"
 	"net"
 	"net/url"
@@ -11,10 +12,13 @@ import (
 	"sync"
 	"testing"
 
+	"go.etcd.io/etcd/api/v3/mvccpb"
+	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
 	clientv3 "go.etcd.io/etcd/client/v3"
 	"go.etcd.io/etcd/server/v3/embed"
 	"go.uber.org/zap"
 
+	"github.com/specproxy/specproxy/internal/capture"
 	"github.com/specproxy/specproxy/internal/routing"
 	"github.com/specproxy/specproxy/internal/store"
 )
@@ -276,4 +280,46 @@ func (w *wire) mend() {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.down = false
+}
+
+// What was overwritten or deleted cannot be read at an earlier revision any more, and replicas go on.
+func TestForgetLeavesNoHistory(t *testing.T) {
+	address, client := etcd(t)
+	s, other := join(t, address), join(t, address)
+	secret := capture.Part{Text: "a secret of a customer"}
+	before := update(t, s, func(tx *store.Tx) {
+		tx.PutExcerpt(store.Excerpt{Spec: "shop", Version: "1.0.0", Execution: "x", Request: secret})
+		tx.PutRoute(route("shop", 1, "1.0.0"))
+	})
+	readable := func() bool {
+		then, err := client.Get(t.Context(), "", clientv3.WithPrefix(), clientv3.WithRev(before))
+		if err != nil {
+			if !errors.Is(err, rpctypes.ErrCompacted) {
+				t.Fatal(err)
+			}
+			return false
+		}
+		return slices.ContainsFunc(then.Kvs, func(kv *mvccpb.KeyValue) bool { return strings.Contains(string(kv.Value), secret.Text) })
+	}
+	update(t, s, func(tx *store.Tx) {
+		tx.PutExcerpt(store.Excerpt{Spec: "shop", Version: "1.0.0", Execution: "x", Erased: true})
+	})
+	if !readable() {
+		t.Fatal("the test cannot see history")
+	}
+	for range 2 { // the second time there is nothing to forget
+		if err := s.Forget(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if readable() {
+		t.Error("what was overwritten can be read at the revision before")
+	}
+	rev := update(t, s, func(tx *store.Tx) { tx.PutRoute(route("shop", 2, "1.0.0")) })
+	if _, err := other.Wait(t.Context(), rev-1); err != nil {
+		t.Fatal(err)
+	}
+	if r, _ := other.View().Route("shop"); r.Generation != 2 {
+		t.Errorf("the other replica is at %+v", r)
+	}
 }

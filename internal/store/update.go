@@ -66,6 +66,16 @@ func (s *Store) attempt(ctx context.Context, fn func(*Tx) error) (rev int64, don
 	return 0, false, nil
 }
 
+// Forget drops etcd's history of all that was overwritten or deleted before now, so that it cannot be read at an earlier revision any more. Whoever
+// watches from before then reads everything anew.
+func (s *Store) Forget(ctx context.Context) error {
+	_, err := s.client.Compact(ctx, s.View().rev, clientv3.WithCompactPhysical())
+	if errors.Is(err, rpctypes.ErrCompacted) {
+		return nil // somebody else did
+	}
+	return err
+}
+
 // txnError says what a failed commit means for the caller.
 func txnError(err error, ops int) error {
 	switch {

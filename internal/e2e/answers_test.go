@@ -195,5 +195,5 @@ func TestHandoverSaysWhatIsLeft(t *testing.T) {
 	w.ctl(2, []string{"more than 0"}, "stats", "--since", "-1h")
 	w.ctl(1, []string{"spec nobody does not exist"}, "stats", "nobody")
 	w.ctl(2, []string{"--reason is missing"}, "postmortem", "erase", "PM-1")
-	w.ctl(0, []string{"0 keys are erased"}, "postmortem", "erase", "PM-1", "--reason", "none is there")
+	w.ctl(0, []string{"nothing is left to erase"}, "postmortem", "erase", "PM-1", "--reason", "none is there")
 }

@@ -90,11 +90,18 @@ func (r *Run) carryOut(m move, by, why string, now time.Time) error {
 }
 
 func (r *Run) advance(why string, now time.Time) {
-	if gates := r.nextGates(); len(gates) > 0 && len(r.Gates) == 0 {
+	again := r.Step < 0 && r.Rehearsal != nil && r.Rehearsal.Again
+	if gates := r.nextGates(); len(gates) > 0 && len(r.Gates) == 0 && !again {
 		r.stopAt(gates, why, now)
 		return
 	}
+	gated := len(r.Gates) > 0
 	r.Gates = nil
+	if gated && r.Step < 0 && r.Rehearsal.outdated(now) {
+		r.Rehearsal = &Rehearsal{StartedAt: now, Again: true}
+		r.Phase, r.Why = Rehearsing, fmt.Sprintf("%s; the way back was proven more than %s ago, and is rehearsed again", why, proofLasts)
+		return
+	}
 	r.Step++
 	r.EnteredAt, r.StillAt, r.StoodFor = now, time.Time{}, 0
 	switch n := len(r.Plan.Steps); {

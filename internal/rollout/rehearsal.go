@@ -24,6 +24,8 @@ type Rehearsal struct {
 	More    int         `json:"more,omitempty"`
 	// Failures are what it failed by: proxies and pools, in words.
 	Failures []string `json:"failures,omitempty"`
+	// Again: it is the second, after gates that were open only when the first was outdated. They are not asked again.
+	Again bool `json:"again,omitempty"`
 	// Skipped is why there was none, as a person said, and By is who.
 	Skipped string `json:"skipped,omitempty"`
 	By      string `json:"by,omitempty"`
@@ -61,6 +63,14 @@ func Rounds() int { return len(rounds) }
 
 // RoundWithin is how long the proxies have for one round.
 const RoundWithin = 10 * time.Second
+
+// proofLasts is how long before the first weight the way back may have been proven.
+const proofLasts = 10 * time.Minute
+
+// outdated says that it proves nothing about now. One that a person did not want is never.
+func (r *Rehearsal) outdated(now time.Time) bool {
+	return r != nil && r.Skipped == "" && now.Sub(r.EndedAt) > proofLasts
+}
 
 // maxRehearsed is how many proxies a rehearsal names: it is written with every change of its rollout.
 const maxRehearsed = 50
@@ -137,7 +147,7 @@ func (r Round) Judge(s Sight, now time.Time) (over bool, failures []string) {
 // Concluded returns the rollout with the rehearsal's result, and the event that it amounts to. More proxies than those named took part; slowest is how
 // long the last of all took to send everything back.
 func (r Run) Concluded(proxies []Rehearsed, more int, slowest time.Duration, failures []string, now time.Time) (Run, Event, string) {
-	result := Rehearsal{StartedAt: r.Rehearsal.StartedAt, EndedAt: now, Failures: failures}
+	result := Rehearsal{StartedAt: r.Rehearsal.StartedAt, EndedAt: now, Failures: failures, Again: r.Rehearsal.Again}
 	slices.SortFunc(proxies, func(a, b Rehearsed) int { return cmp.Or(cmp.Compare(b.Back(), a.Back()), cmp.Compare(a.Node, b.Node)) })
 	named := min(len(proxies), maxRehearsed)
 	result.Proxies, result.More = proxies[:named], len(proxies)-named+more

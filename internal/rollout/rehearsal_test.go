@@ -91,6 +91,61 @@ func TestARehearsalDecides(t *testing.T) {
 }
 
 // However many proxies there are, the slowest are the ones that are named.
+func TestAnOldProofIsGivenAgain(t *testing.T) {
+	steps := evidenceSteps(time.Hour, 500)
+	steps[0].Gates = []Gate{{Name: "sign-off", Manual: true}}
+	gated := func(rehearse bool) Run {
+		run := begin(t, Plan{Steps: steps})
+		if !rehearse {
+			return run.Unrehearsed("ada", "an emergency", start)
+		}
+		run, _ = run.Rehearse(start)
+		run, e, why := run.InRound(1, "pin", start).Concluded(nil, 1, time.Millisecond, nil, start)
+		run, _, _, err := run.Apply(e, "engine", why, start)
+		if err != nil || run.Phase != Gated {
+			t.Fatalf("%v, %+v", err, run)
+		}
+		return run
+	}
+	first := Action{Weight: 500, Changed: true}
+	for _, c := range []struct {
+		name     string
+		rehearse bool
+		after    time.Duration
+		event    Event
+		phase    Phase
+		action   Action
+	}{
+		{"soon", true, 10 * time.Minute, EventOpen, Stepping, first},
+		{"late", true, 10*time.Minute + 1, EventOpen, Rehearsing, Action{}},
+		{"late, by a person", true, time.Hour, EventPromote, Rehearsing, Action{}},
+		{"late, but nobody wanted it", false, time.Hour, EventOpen, Stepping, first},
+	} {
+		now := start.Add(c.after)
+		run, action, _, err := gated(c.rehearse).Apply(c.event, "bob", "fine", now)
+		if err != nil || run.Phase != c.phase || action != c.action || len(run.Gates) != 0 {
+			t.Errorf("%s: %v, %s, %+v, %v", c.name, err, run.Phase, action, run.Gates)
+		}
+		if c.phase != Rehearsing {
+			continue
+		}
+		if run.RoundInForce() != nil || run.Weight() != 0 || len(run.History) < 3 || !strings.Contains(run.Why, "rehearsed again") {
+			t.Errorf("%s: %+v", c.name, run)
+		}
+		// Proven, it gets its weight and asks no gate again; unproven, it gets none.
+		proven, e, why := run.InRound(1, "pin", now).Concluded(nil, 1, time.Millisecond, nil, now)
+		proven, action, _, err = proven.Apply(e, "engine", why, now)
+		if err != nil || proven.Phase != Stepping || action != first || proven.Rehearsal.Undo != time.Millisecond {
+			t.Errorf("%s, proven: %v, %s, %+v", c.name, err, proven.Phase, action)
+		}
+		refused, e, why := run.InRound(1, "pin", now).Concluded(nil, 0, 0, []string{"proxy a: is away"}, now)
+		refused, action, _, err = refused.Apply(e, "engine", why, now)
+		if err != nil || refused.Phase != Refused || action != (Action{}) {
+			t.Errorf("%s, unproven: %v, %s, %+v", c.name, err, refused.Phase, action)
+		}
+	}
+}
+
 func TestTheSlowestProxiesAreNamed(t *testing.T) {
 	rapid.Check(t, func(rt *rapid.T) {
 		times := rapid.SliceOfN(rapid.IntRange(1, 1000), 0, 2*maxRehearsed).Draw(rt, "times")

@@ -358,9 +358,11 @@ func (c *Controller) awaitRehearsals(ctx context.Context, starts map[string]*sta
 	ctx, cancel := context.WithTimeout(ctx, answerBy)
 	defer cancel()
 	var errs []error
+	var done []string
 	for i := range changes {
 		s := starts[changes[i].Route.Spec]
 		if s == nil || s.begun.Phase != rollout.Rehearsing {
+			done = append(done, fmt.Sprintf("%s: %s", changes[i].Route.Spec, routing.Describe(changes[i].Route.Splits)))
 			continue
 		}
 		ro, err := c.rehearsed(ctx, s.begun)
@@ -376,15 +378,16 @@ func (c *Controller) awaitRehearsals(ctx context.Context, starts map[string]*sta
 			if len(ro.Marks) > 0 {
 				c.began(&changes[i], ro)
 			}
+			done = append(done, fmt.Sprintf("%s:%s is %s", ro.Spec, ro.Canary, ro.Phase))
 		}
 	}
-	return joined(errs)
+	return joined(errs, done)
 }
 
-// joined is one Refused for all.
-func joined(errs []error) error {
-	if len(errs) < 2 {
-		return errors.Join(errs...)
+// joined is one Refused for all; it says too what was done all the same.
+func joined(errs []error, done []string) error {
+	if len(errs) == 0 {
+		return nil
 	}
 	var whys, nexts []string
 	for _, err := range errs {
@@ -392,6 +395,9 @@ func joined(errs []error) error {
 		if errors.As(err, &r) {
 			whys, nexts = append(whys, r.Why), append(nexts, r.Next)
 		}
+	}
+	for _, d := range done {
+		whys = append(whys, "done all the same: "+d)
 	}
 	return &Refused{Why: strings.Join(whys, "\n"), Next: strings.Join(nexts, "\n  next: ")}
 }

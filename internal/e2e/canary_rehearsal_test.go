@@ -294,6 +294,33 @@ func TestARehearsalWantsAProxyAndAWarmPool(t *testing.T) {
 	deploy(0, "this deploy can be undone in ", "as rehearsed at 1 proxy")
 }
 
+// Of several canaries one may be refused: it is named, and so is what was done all the same.
+func TestOneOfSeveralCanariesIsRefused(t *testing.T) {
+	w := startPlane(t, nil)
+	agent := failing(t, 0).URL
+	for _, spec := range []string{"refunds", "shop"} {
+		for version, more := range map[string]string{"1.0.0": "", "1.1.0": oneManualStep} {
+			w.publish(spec, version, canaryContract, more)
+			if spec == "shop" && version == "1.1.0" {
+				continue // nobody runs it
+			}
+			w.sidecar(spec+":"+version, agent)
+			w.ready(spec, version, 1)
+		}
+		w.deploy(spec, "1.0.0")
+	}
+	e := w.envoy("edge-1")
+	answers(t, e, "refunds", "done\n")
+	answers(t, e, "shop", "done\n")
+	out, code := w.specctl("deploy", "refunds:1.1.0", "shop:1.1.0", "--impossible", "--now", "--reason", "both")
+	if code != 1 {
+		t.Errorf("exit %d", code)
+	}
+	contains(t, out, "shop:1.1.0 gets no traffic: its way back is not proven", "pool shop:1.1.0: has no ready instance", "done all the same: refunds:1.1.0 is stepping", "next: specctl get shop")
+	w.phase("refunds", "stepping")
+	w.phase("shop", "refused")
+}
+
 // A candidate that an Envoy cannot reach is found out before anybody is sent to it, and so is a pool that has gone cold: the stable version's alone would
 // be what a rollback goes to.
 func TestARehearsalFindsWhatCannotBeReached(t *testing.T) {

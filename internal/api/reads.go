@@ -204,6 +204,14 @@ func (s *Server) ListProxies(context.Context, *connect.Request[operatorv1.ListPr
 	return connect.NewResponse(out), nil
 }
 
+// ForgetProxy takes a proxy out of account.
+func (s *Server) ForgetProxy(ctx context.Context, req *connect.Request[operatorv1.ForgetProxyRequest]) (*connect.Response[operatorv1.ForgetProxyResponse], error) {
+	if err := s.Control.ForgetProxy(ctx, actor(ctx, req.Header(), false), req.Msg.GetNode(), req.Msg.GetReason()); err != nil {
+		return nil, err
+	}
+	return connect.NewResponse(&operatorv1.ForgetProxyResponse{}), nil
+}
+
 func proxyOf(p discovery.ProxyState) *operatorv1.Proxy {
 	out := &operatorv1.Proxy{Node: p.Node, Version: p.Version, Connected: p.Connected, LastSeen: stamp(p.LastSeen), Refusal: p.Refusal, Replica: p.Replica}
 	for _, s := range p.Specs {

@@ -286,6 +286,7 @@ func (a *app) proxiesCommand() *cobra.Command {
 		a.printReplicas(list.GetReplicas())
 		return nil
 	}
+	cmd.AddCommand(a.forgetProxyCommand())
 	return cmd
 }
 
@@ -325,4 +326,7 @@ func (a *app) printProxies(proxies []*operatorv1.Proxy) {
 		t.mark(2, s)
 	}
 	a.out.print(t, "")
+	if i := slices.IndexFunc(proxies, func(p *operatorv1.Proxy) bool { return !p.GetConnected() }); i >= 0 {
+		a.out.field("away", "nobody knows what it does; if it has ended for good: specctl proxies forget %s --reason \"…\"", proxies[i].GetNode())
+	}
 }

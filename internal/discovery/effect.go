@@ -3,6 +3,7 @@ package discovery
 import (
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"maps"
 	"slices"
@@ -257,7 +258,7 @@ func (l *ledger) proxies(now time.Time, self string, others neighbours, told []r
 			p.Connected, p.Replica, p.LastSeen = true, self, now
 		case lives:
 			p.Connected, p.Replica, p.LastSeen = true, at, now
-		case now.Sub(n.lastSeen) >= remembered:
+		case now.Sub(n.lastSeen) >= remembered || n.forgotten != nil:
 			continue
 		}
 		p.Specs, p.Refusal = n.states(elsewhere[name])
@@ -358,6 +359,38 @@ func (s *Server) Proxies() []ProxyState {
 	others, self := s.neighbours()
 	return s.ledger.proxies(s.now(), self, others, s.memory.Acks(""))
 }
+
+// Forget takes a proxy out of account that is connected to no replica, since somebody vouches for it serving nobody any more: it is no laggard of any
+// change, and no rehearsal waits for it. If it comes back it has its say again. The answer is ErrNoProxy, ErrConnected, or comes when that is on record.
+func (s *Server) Forget(ctx context.Context, node string, f routing.Forgotten) error {
+	i := slices.IndexFunc(s.Proxies(), func(p ProxyState) bool { return p.Node == node && p.Connected })
+	if i >= 0 {
+		return ErrConnected
+	}
+	switch known, connected := s.ledger.forget(node, f); {
+	case !known:
+		return ErrNoProxy
+	case connected:
+		return ErrConnected
+	}
+	for {
+		yes, again := s.ledger.written(node)
+		if yes {
+			return nil
+		}
+		select {
+		case <-again:
+		case <-ctx.Done():
+			return fmt.Errorf("it is not on record yet that %s is forgotten: %w", node, context.Cause(ctx))
+		}
+	}
+}
+
+// ErrNoProxy and ErrConnected are why a proxy cannot be forgotten.
+var (
+	ErrNoProxy   = errors.New("no such proxy was ever seen")
+	ErrConnected = errors.New("the proxy is connected")
+)
 
 // neighbours are the other replicas that live, and the name of this one.
 func (s *Server) neighbours() (others neighbours, name string) {

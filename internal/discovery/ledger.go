@@ -34,8 +34,9 @@ type ledger struct {
 	save            chan struct{}
 	// refusing are the sessions that refuse something.
 	refusing map[*session]struct{}
-	// saving are nodes whose record is being written.
+	// saving are nodes whose record is being written; wrote is closed and replaced when that has been tried.
 	saving map[string]struct{}
+	wrote  chan struct{}
 }
 
 // node is one proxy by name. Two Envoys that share a name are two sessions of one node, and both must acknowledge.
@@ -46,6 +47,8 @@ type node struct {
 	lastSeen time.Time
 	// replica that it was connected to by its record, if it is not connected here.
 	replica string
+	// forgotten by somebody, since when it has no say.
+	forgotten *routing.Forgotten
 	// specs whose route it had when it was last asked. Changed by hold alone.
 	specs    map[string]struct{}
 	sessions map[*session]struct{}
@@ -92,7 +95,7 @@ func newLedger(past []routing.Proxy) *ledger {
 	l := &ledger{
 		nodes: map[string]*node{}, holders: map[string]map[*node]struct{}{}, moved: make(chan struct{}),
 		unsaved: map[string]struct{}{}, untold: map[string]struct{}{}, save: make(chan struct{}, 1),
-		refusing: map[*session]struct{}{},
+		refusing: map[*session]struct{}{}, wrote: make(chan struct{}),
 	}
 	l.merge(past, "")
 	return l
@@ -143,7 +146,7 @@ func (l *ledger) merge(past []routing.Proxy, self string) {
 		if len(n.sessions) > 0 || unsaved || saving || !elsewhere && p.LastSeen.Before(n.lastSeen) {
 			continue
 		}
-		n.version, n.listen, n.lastSeen, n.replica = p.Version, p.Listen, p.LastSeen, p.Replica
+		n.version, n.listen, n.lastSeen, n.replica, n.forgotten = p.Version, p.Listen, p.LastSeen, p.Replica, p.Forgotten
 		for spec := range n.specs {
 			if _, still := slices.BinarySearch(p.Specs, spec); !still {
 				l.hold(n, spec, false)
@@ -210,7 +213,7 @@ func (l *ledger) connect(name, version string, now time.Time) *session {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	n := l.node(name)
-	n.version, n.lastSeen, n.replica = version, now, ""
+	n.version, n.lastSeen, n.replica, n.forgotten = version, now, "", nil
 	s := &session{
 		ledger: l, node: n, since: now,
 		routes: map[string]*routeState{}, endpoints: map[string]*endpointState{}, resumed: map[string]struct{}{},
@@ -500,7 +503,7 @@ func (l *ledger) takeNews(self string) news {
 	var out news
 	for _, name := range slices.Sorted(maps.Keys(l.unsaved)) {
 		n := l.nodes[name]
-		p := routing.Proxy{Node: n.name, Version: n.version, Listen: n.listen, LastSeen: n.lastSeen, Specs: slices.Sorted(maps.Keys(n.specs))}
+		p := routing.Proxy{Node: n.name, Version: n.version, Listen: n.listen, LastSeen: n.lastSeen, Specs: slices.Sorted(maps.Keys(n.specs)), Forgotten: n.forgotten}
 		if len(n.sessions) == 0 {
 			out.left = append(out.left, p)
 			continue
@@ -519,6 +522,38 @@ func (l *ledger) saved() {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.saving = nil
+	close(l.wrote)
+	l.wrote = make(chan struct{})
+}
+
+// forget takes a proxy that is connected to nobody out of account, until it comes back. known is false where there is no such proxy, connected
+// where it is connected here.
+func (l *ledger) forget(name string, f routing.Forgotten) (known, connected bool) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	n := l.nodes[name]
+	if n == nil || len(n.sessions) > 0 {
+		return n != nil, n != nil
+	}
+	if n.forgotten == nil {
+		n.forgotten = &f
+	}
+	for spec := range maps.Clone(n.specs) {
+		l.hold(n, spec, false)
+		l.tell(spec)
+	}
+	l.keep(n)
+	l.touch()
+	return true, false
+}
+
+// written says whether the node's record is on disk as it is known here; else when to ask again.
+func (l *ledger) written(name string) (yes bool, again <-chan struct{}) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	_, unsaved := l.unsaved[name]
+	_, saving := l.saving[name]
+	return !unsaved && !saving, l.wrote
 }
 
 // putBack has what could not be written now written later.

@@ -74,7 +74,7 @@ func (a as) SaveProxies(ctx context.Context, self string, proxies []routing.Prox
 	a.mu.Lock()
 	var mine []routing.Proxy
 	for _, p := range proxies {
-		if old := a.proxies[p.Node]; p.Replica != "" || old.Replica == "" || old.Replica == self {
+		if old := a.proxies[p.Node]; p.Replica != "" || p.Forgotten != nil || old.Replica == "" || old.Replica == self {
 			mine = append(mine, p)
 		}
 	}

@@ -24,7 +24,8 @@ type Memory interface {
 	ProxiesRevision() int64
 	Proxies() []routing.Proxy
 	// SaveProxies writes records of proxies: of those that are connected to this replica, which is self, and of those that were until now and
-	// have no replica in their record. Of the latter, one that has gone on to another replica meanwhile is that one's.
+	// have no replica in their record. Of the latter, one that has gone on to another replica meanwhile is that one's,
+	// unless it is forgotten.
 	SaveProxies(ctx context.Context, self string, proxies []routing.Proxy) error
 	// Self is this replica's id; empty: it is alone, or not among the others just now. The channel is closed when that changes; it may be nil.
 	Self() (id string, changed <-chan struct{})

@@ -61,7 +61,7 @@ func (s StoreSource) SaveProxies(ctx context.Context, self string, proxies []rou
 	for batch := range slices.Chunk(proxies, proxyBatch) {
 		_, err := s.Update(ctx, func(tx *store.Tx) error {
 			for _, p := range batch {
-				if p.Replica == "" {
+				if p.Replica == "" && p.Forgotten == nil {
 					if old, ok := tx.Proxy(p.Node); ok && old.Replica != "" && old.Replica != self {
 						continue
 					}

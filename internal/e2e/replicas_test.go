@@ -18,6 +18,7 @@ import (
 	"net/url"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -169,6 +170,35 @@ func TestReplicasProveTogetherAndOneOfThemLeads(t *testing.T) {
 		t.Errorf("the dead replica's proxy is not named: %v", effect.GetLaggards())
 	}
 	answers(t, edges[leader], spec, "1.0.0") // it goes on by what it has
+
+	// Somebody vouches for its end: nothing waits for it any more, at no replica, until it comes back.
+	for _, c := range []struct {
+		args []string
+		code int
+		part string
+	}{
+		{[]string{"edge-" + leader}, 2, "--reason is missing"},
+		{[]string{"edge-" + other, "--reason", "x"}, 1, "proxy edge-" + other + " is connected: it serves, and has its say"},
+		{[]string{"edge-x", "--reason", "x"}, 1, "no proxy edge-x was ever seen"},
+		{[]string{"edge-" + leader, "--reason", "scaled down"}, 0, "edge-" + leader + ": forgotten"},
+		{[]string{"edge-" + leader, "--reason", "again"}, 0, "edge-" + leader + ": forgotten"},
+	} {
+		out, code := survivor.specctl(append([]string{"proxies", "forget"}, c.args...)...)
+		if code != c.code || !strings.Contains(out, c.part) {
+			t.Errorf("forget %v: exit %d, want %d and %q\n%s", c.args, code, c.code, c.part, out)
+		}
+	}
+	r.add("c")
+	for _, w := range []*world{survivor, r.all["c"]} {
+		effect := w.effectNow(spec, 0)
+		out, code := w.specctl("proxies")
+		proxy := func(laggard string) bool { return strings.HasPrefix(laggard, "proxy ") } // sidecars know nothing of c
+		if slices.ContainsFunc(effect.GetLaggards(), proxy) || effect.GetProxiesTotal() != 1 || code != 0 || strings.Contains(out, "edge-"+leader) {
+			t.Errorf("the forgotten proxy is waited for or shown: %v\n%s", effect, out)
+		}
+	}
+	r.all["c"].xds.terminate()
+	<-r.all["c"].xds.done
 
 	r.start(leader)
 	if now := r.leader(leader, 2); now != other {

@@ -126,6 +126,15 @@ type Proxy struct {
 	Replica string `json:"replica,omitempty"`
 	// Listen is where it takes requests, host:port, as far as that can be told from here; empty: unknown.
 	Listen string `json:"listen,omitempty"`
+	// Forgotten says that somebody vouches for it serving nobody any more; nil: nobody does, or it has come back since.
+	Forgotten *Forgotten `json:"forgotten,omitempty"`
+}
+
+// Forgotten is who vouches for a proxy's end, and why.
+type Forgotten struct {
+	At  time.Time `json:"at"`
+	By  string    `json:"by"`
+	Why string    `json:"why,omitempty"`
 }
 
 // Replica is one process of a control plane of several, for as long as it lives.

@@ -6200,6 +6200,94 @@ func (x *Proxy) GetReplica() string {
 	return ""
 }
 
+type ForgetProxyRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Node          string                 `protobuf:"bytes,1,opt,name=node,proto3" json:"node,omitempty"`
+	Reason        string                 `protobuf:"bytes,2,opt,name=reason,proto3" json:"reason,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ForgetProxyRequest) Reset() {
+	*x = ForgetProxyRequest{}
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[76]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ForgetProxyRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ForgetProxyRequest) ProtoMessage() {}
+
+func (x *ForgetProxyRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[76]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ForgetProxyRequest.ProtoReflect.Descriptor instead.
+func (*ForgetProxyRequest) Descriptor() ([]byte, []int) {
+	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{76}
+}
+
+func (x *ForgetProxyRequest) GetNode() string {
+	if x != nil {
+		return x.Node
+	}
+	return ""
+}
+
+func (x *ForgetProxyRequest) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
+type ForgetProxyResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ForgetProxyResponse) Reset() {
+	*x = ForgetProxyResponse{}
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[77]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ForgetProxyResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ForgetProxyResponse) ProtoMessage() {}
+
+func (x *ForgetProxyResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[77]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ForgetProxyResponse.ProtoReflect.Descriptor instead.
+func (*ForgetProxyResponse) Descriptor() ([]byte, []int) {
+	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{77}
+}
+
 type ProxySpec struct {
 	state           protoimpl.MessageState `protogen:"open.v1"`
 	Spec            string                 `protobuf:"bytes,1,opt,name=spec,proto3" json:"spec,omitempty"`
@@ -6213,7 +6301,7 @@ type ProxySpec struct {
 
 func (x *ProxySpec) Reset() {
 	*x = ProxySpec{}
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[76]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[78]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6225,7 +6313,7 @@ func (x *ProxySpec) String() string {
 func (*ProxySpec) ProtoMessage() {}
 
 func (x *ProxySpec) ProtoReflect() protoreflect.Message {
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[76]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[78]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6238,7 +6326,7 @@ func (x *ProxySpec) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ProxySpec.ProtoReflect.Descriptor instead.
 func (*ProxySpec) Descriptor() ([]byte, []int) {
-	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{76}
+	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{78}
 }
 
 func (x *ProxySpec) GetSpec() string {
@@ -6293,7 +6381,7 @@ type PostMortem struct {
 
 func (x *PostMortem) Reset() {
 	*x = PostMortem{}
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[77]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[79]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6305,7 +6393,7 @@ func (x *PostMortem) String() string {
 func (*PostMortem) ProtoMessage() {}
 
 func (x *PostMortem) ProtoReflect() protoreflect.Message {
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[77]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[79]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6318,7 +6406,7 @@ func (x *PostMortem) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PostMortem.ProtoReflect.Descriptor instead.
 func (*PostMortem) Descriptor() ([]byte, []int) {
-	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{77}
+	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{79}
 }
 
 func (x *PostMortem) GetId() string {
@@ -6421,7 +6509,7 @@ type ListPostMortemsRequest struct {
 
 func (x *ListPostMortemsRequest) Reset() {
 	*x = ListPostMortemsRequest{}
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[78]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[80]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6433,7 +6521,7 @@ func (x *ListPostMortemsRequest) String() string {
 func (*ListPostMortemsRequest) ProtoMessage() {}
 
 func (x *ListPostMortemsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[78]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[80]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6446,7 +6534,7 @@ func (x *ListPostMortemsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListPostMortemsRequest.ProtoReflect.Descriptor instead.
 func (*ListPostMortemsRequest) Descriptor() ([]byte, []int) {
-	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{78}
+	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{80}
 }
 
 func (x *ListPostMortemsRequest) GetSpec() string {
@@ -6465,7 +6553,7 @@ type ListPostMortemsResponse struct {
 
 func (x *ListPostMortemsResponse) Reset() {
 	*x = ListPostMortemsResponse{}
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[79]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[81]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6477,7 +6565,7 @@ func (x *ListPostMortemsResponse) String() string {
 func (*ListPostMortemsResponse) ProtoMessage() {}
 
 func (x *ListPostMortemsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[79]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[81]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6490,7 +6578,7 @@ func (x *ListPostMortemsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListPostMortemsResponse.ProtoReflect.Descriptor instead.
 func (*ListPostMortemsResponse) Descriptor() ([]byte, []int) {
-	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{79}
+	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{81}
 }
 
 func (x *ListPostMortemsResponse) GetPostmortems() []*PostMortem {
@@ -6509,7 +6597,7 @@ type GetPostMortemRequest struct {
 
 func (x *GetPostMortemRequest) Reset() {
 	*x = GetPostMortemRequest{}
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[80]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[82]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6521,7 +6609,7 @@ func (x *GetPostMortemRequest) String() string {
 func (*GetPostMortemRequest) ProtoMessage() {}
 
 func (x *GetPostMortemRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[80]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[82]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6534,7 +6622,7 @@ func (x *GetPostMortemRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetPostMortemRequest.ProtoReflect.Descriptor instead.
 func (*GetPostMortemRequest) Descriptor() ([]byte, []int) {
-	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{80}
+	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{82}
 }
 
 func (x *GetPostMortemRequest) GetId() string {
@@ -6553,7 +6641,7 @@ type GetPostMortemResponse struct {
 
 func (x *GetPostMortemResponse) Reset() {
 	*x = GetPostMortemResponse{}
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[81]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[83]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6565,7 +6653,7 @@ func (x *GetPostMortemResponse) String() string {
 func (*GetPostMortemResponse) ProtoMessage() {}
 
 func (x *GetPostMortemResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[81]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[83]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6578,7 +6666,7 @@ func (x *GetPostMortemResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetPostMortemResponse.ProtoReflect.Descriptor instead.
 func (*GetPostMortemResponse) Descriptor() ([]byte, []int) {
-	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{81}
+	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{83}
 }
 
 func (x *GetPostMortemResponse) GetPostmortem() *PostMortem {
@@ -6600,7 +6688,7 @@ type ClosePostMortemRequest struct {
 
 func (x *ClosePostMortemRequest) Reset() {
 	*x = ClosePostMortemRequest{}
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[82]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[84]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6612,7 +6700,7 @@ func (x *ClosePostMortemRequest) String() string {
 func (*ClosePostMortemRequest) ProtoMessage() {}
 
 func (x *ClosePostMortemRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[82]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[84]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6625,7 +6713,7 @@ func (x *ClosePostMortemRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ClosePostMortemRequest.ProtoReflect.Descriptor instead.
 func (*ClosePostMortemRequest) Descriptor() ([]byte, []int) {
-	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{82}
+	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{84}
 }
 
 func (x *ClosePostMortemRequest) GetId() string {
@@ -6658,7 +6746,7 @@ type ClosePostMortemResponse struct {
 
 func (x *ClosePostMortemResponse) Reset() {
 	*x = ClosePostMortemResponse{}
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[83]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[85]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6670,7 +6758,7 @@ func (x *ClosePostMortemResponse) String() string {
 func (*ClosePostMortemResponse) ProtoMessage() {}
 
 func (x *ClosePostMortemResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[83]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[85]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6683,7 +6771,7 @@ func (x *ClosePostMortemResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ClosePostMortemResponse.ProtoReflect.Descriptor instead.
 func (*ClosePostMortemResponse) Descriptor() ([]byte, []int) {
-	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{83}
+	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{85}
 }
 
 func (x *ClosePostMortemResponse) GetPostmortem() *PostMortem {
@@ -6705,7 +6793,7 @@ type ResolveRequest struct {
 
 func (x *ResolveRequest) Reset() {
 	*x = ResolveRequest{}
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[84]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[86]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6717,7 +6805,7 @@ func (x *ResolveRequest) String() string {
 func (*ResolveRequest) ProtoMessage() {}
 
 func (x *ResolveRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[84]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[86]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6730,7 +6818,7 @@ func (x *ResolveRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ResolveRequest.ProtoReflect.Descriptor instead.
 func (*ResolveRequest) Descriptor() ([]byte, []int) {
-	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{84}
+	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{86}
 }
 
 func (x *ResolveRequest) GetSpec() string {
@@ -6760,7 +6848,7 @@ type ResolveResponse struct {
 
 func (x *ResolveResponse) Reset() {
 	*x = ResolveResponse{}
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[85]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[87]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6772,7 +6860,7 @@ func (x *ResolveResponse) String() string {
 func (*ResolveResponse) ProtoMessage() {}
 
 func (x *ResolveResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[85]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[87]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6785,7 +6873,7 @@ func (x *ResolveResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ResolveResponse.ProtoReflect.Descriptor instead.
 func (*ResolveResponse) Descriptor() ([]byte, []int) {
-	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{85}
+	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{87}
 }
 
 func (x *ResolveResponse) GetSpec() string {
@@ -6830,7 +6918,7 @@ type GetVersionRequest struct {
 
 func (x *GetVersionRequest) Reset() {
 	*x = GetVersionRequest{}
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[86]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[88]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6842,7 +6930,7 @@ func (x *GetVersionRequest) String() string {
 func (*GetVersionRequest) ProtoMessage() {}
 
 func (x *GetVersionRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[86]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[88]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6855,7 +6943,7 @@ func (x *GetVersionRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetVersionRequest.ProtoReflect.Descriptor instead.
 func (*GetVersionRequest) Descriptor() ([]byte, []int) {
-	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{86}
+	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{88}
 }
 
 func (x *GetVersionRequest) GetSpec() string {
@@ -6911,7 +6999,7 @@ type GetVersionResponse struct {
 
 func (x *GetVersionResponse) Reset() {
 	*x = GetVersionResponse{}
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[87]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[89]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6923,7 +7011,7 @@ func (x *GetVersionResponse) String() string {
 func (*GetVersionResponse) ProtoMessage() {}
 
 func (x *GetVersionResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[87]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[89]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6936,7 +7024,7 @@ func (x *GetVersionResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetVersionResponse.ProtoReflect.Descriptor instead.
 func (*GetVersionResponse) Descriptor() ([]byte, []int) {
-	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{87}
+	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{89}
 }
 
 func (x *GetVersionResponse) GetVersion() *Version {
@@ -7041,7 +7129,7 @@ type Attachment struct {
 
 func (x *Attachment) Reset() {
 	*x = Attachment{}
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[88]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[90]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -7053,7 +7141,7 @@ func (x *Attachment) String() string {
 func (*Attachment) ProtoMessage() {}
 
 func (x *Attachment) ProtoReflect() protoreflect.Message {
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[88]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[90]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -7066,7 +7154,7 @@ func (x *Attachment) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Attachment.ProtoReflect.Descriptor instead.
 func (*Attachment) Descriptor() ([]byte, []int) {
-	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{88}
+	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{90}
 }
 
 func (x *Attachment) GetDigest() string {
@@ -7154,7 +7242,7 @@ type ConformanceSummary struct {
 
 func (x *ConformanceSummary) Reset() {
 	*x = ConformanceSummary{}
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[89]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[91]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -7166,7 +7254,7 @@ func (x *ConformanceSummary) String() string {
 func (*ConformanceSummary) ProtoMessage() {}
 
 func (x *ConformanceSummary) ProtoReflect() protoreflect.Message {
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[89]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[91]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -7179,7 +7267,7 @@ func (x *ConformanceSummary) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ConformanceSummary.ProtoReflect.Descriptor instead.
 func (*ConformanceSummary) Descriptor() ([]byte, []int) {
-	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{89}
+	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{91}
 }
 
 func (x *ConformanceSummary) GetSuite() string {
@@ -7238,7 +7326,7 @@ type ImportVersionRequest struct {
 
 func (x *ImportVersionRequest) Reset() {
 	*x = ImportVersionRequest{}
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[90]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[92]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -7250,7 +7338,7 @@ func (x *ImportVersionRequest) String() string {
 func (*ImportVersionRequest) ProtoMessage() {}
 
 func (x *ImportVersionRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[90]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[92]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -7263,7 +7351,7 @@ func (x *ImportVersionRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ImportVersionRequest.ProtoReflect.Descriptor instead.
 func (*ImportVersionRequest) Descriptor() ([]byte, []int) {
-	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{90}
+	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{92}
 }
 
 func (x *ImportVersionRequest) GetImage() []byte {
@@ -7299,7 +7387,7 @@ type ImportVersionResponse struct {
 
 func (x *ImportVersionResponse) Reset() {
 	*x = ImportVersionResponse{}
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[91]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[93]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -7311,7 +7399,7 @@ func (x *ImportVersionResponse) String() string {
 func (*ImportVersionResponse) ProtoMessage() {}
 
 func (x *ImportVersionResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[91]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[93]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -7324,7 +7412,7 @@ func (x *ImportVersionResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ImportVersionResponse.ProtoReflect.Descriptor instead.
 func (*ImportVersionResponse) Descriptor() ([]byte, []int) {
-	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{91}
+	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{93}
 }
 
 func (x *ImportVersionResponse) GetSpec() string {
@@ -7374,7 +7462,7 @@ type AttachRequest struct {
 
 func (x *AttachRequest) Reset() {
 	*x = AttachRequest{}
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[92]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[94]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -7386,7 +7474,7 @@ func (x *AttachRequest) String() string {
 func (*AttachRequest) ProtoMessage() {}
 
 func (x *AttachRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[92]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[94]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -7399,7 +7487,7 @@ func (x *AttachRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AttachRequest.ProtoReflect.Descriptor instead.
 func (*AttachRequest) Descriptor() ([]byte, []int) {
-	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{92}
+	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{94}
 }
 
 func (x *AttachRequest) GetSpec() string {
@@ -7468,7 +7556,7 @@ type AttachResponse struct {
 
 func (x *AttachResponse) Reset() {
 	*x = AttachResponse{}
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[93]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[95]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -7480,7 +7568,7 @@ func (x *AttachResponse) String() string {
 func (*AttachResponse) ProtoMessage() {}
 
 func (x *AttachResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[93]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[95]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -7493,7 +7581,7 @@ func (x *AttachResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AttachResponse.ProtoReflect.Descriptor instead.
 func (*AttachResponse) Descriptor() ([]byte, []int) {
-	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{93}
+	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{95}
 }
 
 func (x *AttachResponse) GetAttachment() *Attachment {
@@ -7519,7 +7607,7 @@ type GetLineageRequest struct {
 
 func (x *GetLineageRequest) Reset() {
 	*x = GetLineageRequest{}
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[94]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[96]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -7531,7 +7619,7 @@ func (x *GetLineageRequest) String() string {
 func (*GetLineageRequest) ProtoMessage() {}
 
 func (x *GetLineageRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[94]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[96]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -7544,7 +7632,7 @@ func (x *GetLineageRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetLineageRequest.ProtoReflect.Descriptor instead.
 func (*GetLineageRequest) Descriptor() ([]byte, []int) {
-	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{94}
+	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{96}
 }
 
 func (x *GetLineageRequest) GetSpec() string {
@@ -7564,7 +7652,7 @@ type GetLineageResponse struct {
 
 func (x *GetLineageResponse) Reset() {
 	*x = GetLineageResponse{}
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[95]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[97]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -7576,7 +7664,7 @@ func (x *GetLineageResponse) String() string {
 func (*GetLineageResponse) ProtoMessage() {}
 
 func (x *GetLineageResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[95]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[97]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -7589,7 +7677,7 @@ func (x *GetLineageResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetLineageResponse.ProtoReflect.Descriptor instead.
 func (*GetLineageResponse) Descriptor() ([]byte, []int) {
-	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{95}
+	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{97}
 }
 
 func (x *GetLineageResponse) GetVersions() []*LineageEntry {
@@ -7619,7 +7707,7 @@ type LineageEntry struct {
 
 func (x *LineageEntry) Reset() {
 	*x = LineageEntry{}
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[96]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[98]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -7631,7 +7719,7 @@ func (x *LineageEntry) String() string {
 func (*LineageEntry) ProtoMessage() {}
 
 func (x *LineageEntry) ProtoReflect() protoreflect.Message {
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[96]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[98]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -7644,7 +7732,7 @@ func (x *LineageEntry) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LineageEntry.ProtoReflect.Descriptor instead.
 func (*LineageEntry) Descriptor() ([]byte, []int) {
-	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{96}
+	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{98}
 }
 
 func (x *LineageEntry) GetVersion() string {
@@ -7736,7 +7824,7 @@ type LineageEvent struct {
 
 func (x *LineageEvent) Reset() {
 	*x = LineageEvent{}
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[97]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[99]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -7748,7 +7836,7 @@ func (x *LineageEvent) String() string {
 func (*LineageEvent) ProtoMessage() {}
 
 func (x *LineageEvent) ProtoReflect() protoreflect.Message {
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[97]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[99]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -7761,7 +7849,7 @@ func (x *LineageEvent) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LineageEvent.ProtoReflect.Descriptor instead.
 func (*LineageEvent) Descriptor() ([]byte, []int) {
-	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{97}
+	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{99}
 }
 
 func (x *LineageEvent) GetGeneration() uint64 {
@@ -7844,7 +7932,7 @@ type Policy struct {
 
 func (x *Policy) Reset() {
 	*x = Policy{}
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[98]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[100]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -7856,7 +7944,7 @@ func (x *Policy) String() string {
 func (*Policy) ProtoMessage() {}
 
 func (x *Policy) ProtoReflect() protoreflect.Message {
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[98]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[100]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -7869,7 +7957,7 @@ func (x *Policy) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Policy.ProtoReflect.Descriptor instead.
 func (*Policy) Descriptor() ([]byte, []int) {
-	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{98}
+	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{100}
 }
 
 func (x *Policy) GetSpec() string {
@@ -7951,7 +8039,7 @@ type GetPolicyRequest struct {
 
 func (x *GetPolicyRequest) Reset() {
 	*x = GetPolicyRequest{}
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[99]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[101]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -7963,7 +8051,7 @@ func (x *GetPolicyRequest) String() string {
 func (*GetPolicyRequest) ProtoMessage() {}
 
 func (x *GetPolicyRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[99]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[101]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -7976,7 +8064,7 @@ func (x *GetPolicyRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetPolicyRequest.ProtoReflect.Descriptor instead.
 func (*GetPolicyRequest) Descriptor() ([]byte, []int) {
-	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{99}
+	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{101}
 }
 
 func (x *GetPolicyRequest) GetSpec() string {
@@ -7997,7 +8085,7 @@ type GetPolicyResponse struct {
 
 func (x *GetPolicyResponse) Reset() {
 	*x = GetPolicyResponse{}
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[100]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[102]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -8009,7 +8097,7 @@ func (x *GetPolicyResponse) String() string {
 func (*GetPolicyResponse) ProtoMessage() {}
 
 func (x *GetPolicyResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[100]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[102]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -8022,7 +8110,7 @@ func (x *GetPolicyResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetPolicyResponse.ProtoReflect.Descriptor instead.
 func (*GetPolicyResponse) Descriptor() ([]byte, []int) {
-	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{100}
+	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{102}
 }
 
 func (x *GetPolicyResponse) GetPolicy() *Policy {
@@ -8053,7 +8141,7 @@ type SetPolicyRequest struct {
 
 func (x *SetPolicyRequest) Reset() {
 	*x = SetPolicyRequest{}
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[101]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[103]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -8065,7 +8153,7 @@ func (x *SetPolicyRequest) String() string {
 func (*SetPolicyRequest) ProtoMessage() {}
 
 func (x *SetPolicyRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[101]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[103]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -8078,7 +8166,7 @@ func (x *SetPolicyRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SetPolicyRequest.ProtoReflect.Descriptor instead.
 func (*SetPolicyRequest) Descriptor() ([]byte, []int) {
-	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{101}
+	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{103}
 }
 
 func (x *SetPolicyRequest) GetSpec() string {
@@ -8136,7 +8224,7 @@ type SetPolicyResponse struct {
 
 func (x *SetPolicyResponse) Reset() {
 	*x = SetPolicyResponse{}
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[102]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[104]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -8148,7 +8236,7 @@ func (x *SetPolicyResponse) String() string {
 func (*SetPolicyResponse) ProtoMessage() {}
 
 func (x *SetPolicyResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[102]
+	mi := &file_specproxy_operator_v1_operator_proto_msgTypes[104]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -8161,7 +8249,7 @@ func (x *SetPolicyResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SetPolicyResponse.ProtoReflect.Descriptor instead.
 func (*SetPolicyResponse) Descriptor() ([]byte, []int) {
-	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{102}
+	return file_specproxy_operator_v1_operator_proto_rawDescGZIP(), []int{104}
 }
 
 func (x *SetPolicyResponse) GetPolicy() *Policy {
@@ -8757,7 +8845,11 @@ const file_specproxy_operator_v1_operator_proto_rawDesc = "" +
 	"\tlast_seen\x18\x04 \x01(\v2\x1a.google.protobuf.TimestampR\blastSeen\x126\n" +
 	"\x05specs\x18\x05 \x03(\v2 .specproxy.operator.v1.ProxySpecR\x05specs\x12\x18\n" +
 	"\arefusal\x18\x06 \x01(\tR\arefusal\x12\x18\n" +
-	"\areplica\x18\a \x01(\tR\areplica\"\x9b\x01\n" +
+	"\areplica\x18\a \x01(\tR\areplica\"@\n" +
+	"\x12ForgetProxyRequest\x12\x12\n" +
+	"\x04node\x18\x01 \x01(\tR\x04node\x12\x16\n" +
+	"\x06reason\x18\x02 \x01(\tR\x06reason\"\x15\n" +
+	"\x13ForgetProxyResponse\"\x9b\x01\n" +
 	"\tProxySpec\x12\x12\n" +
 	"\x04spec\x18\x01 \x01(\tR\x04spec\x12)\n" +
 	"\x10acked_generation\x18\x02 \x01(\x04R\x0fackedGeneration\x125\n" +
@@ -8928,7 +9020,7 @@ const file_specproxy_operator_v1_operator_proto_rawDesc = "" +
 	"\x11SetPolicyResponse\x125\n" +
 	"\x06policy\x18\x01 \x01(\v2\x1d.specproxy.operator.v1.PolicyR\x06policy\x12!\n" +
 	"\falready_done\x18\x02 \x01(\bR\valreadyDone\x12\x1a\n" +
-	"\bwarnings\x18\x03 \x03(\tR\bwarnings2\xdf\x1a\n" +
+	"\bwarnings\x18\x03 \x03(\tR\bwarnings2\xc5\x1b\n" +
 	"\x0fOperatorService\x12X\n" +
 	"\aPublish\x12%.specproxy.operator.v1.PublishRequest\x1a&.specproxy.operator.v1.PublishResponse\x12l\n" +
 	"\fListVersions\x12*.specproxy.operator.v1.ListVersionsRequest\x1a+.specproxy.operator.v1.ListVersionsResponse\"\x03\x90\x02\x01\x12o\n" +
@@ -8964,7 +9056,8 @@ const file_specproxy_operator_v1_operator_proto_rawDesc = "" +
 	"\n" +
 	"ListDrains\x12(.specproxy.operator.v1.ListDrainsRequest\x1a).specproxy.operator.v1.ListDrainsResponse\"\x03\x90\x02\x01\x12p\n" +
 	"\x0fSettleExecution\x12-.specproxy.operator.v1.SettleExecutionRequest\x1a..specproxy.operator.v1.SettleExecutionResponse\x12i\n" +
-	"\vListProxies\x12).specproxy.operator.v1.ListProxiesRequest\x1a*.specproxy.operator.v1.ListProxiesResponse\"\x03\x90\x02\x01\x12u\n" +
+	"\vListProxies\x12).specproxy.operator.v1.ListProxiesRequest\x1a*.specproxy.operator.v1.ListProxiesResponse\"\x03\x90\x02\x01\x12d\n" +
+	"\vForgetProxy\x12).specproxy.operator.v1.ForgetProxyRequest\x1a*.specproxy.operator.v1.ForgetProxyResponse\x12u\n" +
 	"\x0fListPostMortems\x12-.specproxy.operator.v1.ListPostMortemsRequest\x1a..specproxy.operator.v1.ListPostMortemsResponse\"\x03\x90\x02\x01\x12o\n" +
 	"\rGetPostMortem\x12+.specproxy.operator.v1.GetPostMortemRequest\x1a,.specproxy.operator.v1.GetPostMortemResponse\"\x03\x90\x02\x01\x12p\n" +
 	"\x0fClosePostMortem\x12-.specproxy.operator.v1.ClosePostMortemRequest\x1a..specproxy.operator.v1.ClosePostMortemResponseB\xe5\x01\n" +
@@ -8982,7 +9075,7 @@ func file_specproxy_operator_v1_operator_proto_rawDescGZIP() []byte {
 	return file_specproxy_operator_v1_operator_proto_rawDescData
 }
 
-var file_specproxy_operator_v1_operator_proto_msgTypes = make([]protoimpl.MessageInfo, 103)
+var file_specproxy_operator_v1_operator_proto_msgTypes = make([]protoimpl.MessageInfo, 105)
 var file_specproxy_operator_v1_operator_proto_goTypes = []any{
 	(*File)(nil),                        // 0: specproxy.operator.v1.File
 	(*PublishRequest)(nil),              // 1: specproxy.operator.v1.PublishRequest
@@ -9060,39 +9153,41 @@ var file_specproxy_operator_v1_operator_proto_goTypes = []any{
 	(*ListProxiesResponse)(nil),         // 73: specproxy.operator.v1.ListProxiesResponse
 	(*Replica)(nil),                     // 74: specproxy.operator.v1.Replica
 	(*Proxy)(nil),                       // 75: specproxy.operator.v1.Proxy
-	(*ProxySpec)(nil),                   // 76: specproxy.operator.v1.ProxySpec
-	(*PostMortem)(nil),                  // 77: specproxy.operator.v1.PostMortem
-	(*ListPostMortemsRequest)(nil),      // 78: specproxy.operator.v1.ListPostMortemsRequest
-	(*ListPostMortemsResponse)(nil),     // 79: specproxy.operator.v1.ListPostMortemsResponse
-	(*GetPostMortemRequest)(nil),        // 80: specproxy.operator.v1.GetPostMortemRequest
-	(*GetPostMortemResponse)(nil),       // 81: specproxy.operator.v1.GetPostMortemResponse
-	(*ClosePostMortemRequest)(nil),      // 82: specproxy.operator.v1.ClosePostMortemRequest
-	(*ClosePostMortemResponse)(nil),     // 83: specproxy.operator.v1.ClosePostMortemResponse
-	(*ResolveRequest)(nil),              // 84: specproxy.operator.v1.ResolveRequest
-	(*ResolveResponse)(nil),             // 85: specproxy.operator.v1.ResolveResponse
-	(*GetVersionRequest)(nil),           // 86: specproxy.operator.v1.GetVersionRequest
-	(*GetVersionResponse)(nil),          // 87: specproxy.operator.v1.GetVersionResponse
-	(*Attachment)(nil),                  // 88: specproxy.operator.v1.Attachment
-	(*ConformanceSummary)(nil),          // 89: specproxy.operator.v1.ConformanceSummary
-	(*ImportVersionRequest)(nil),        // 90: specproxy.operator.v1.ImportVersionRequest
-	(*ImportVersionResponse)(nil),       // 91: specproxy.operator.v1.ImportVersionResponse
-	(*AttachRequest)(nil),               // 92: specproxy.operator.v1.AttachRequest
-	(*AttachResponse)(nil),              // 93: specproxy.operator.v1.AttachResponse
-	(*GetLineageRequest)(nil),           // 94: specproxy.operator.v1.GetLineageRequest
-	(*GetLineageResponse)(nil),          // 95: specproxy.operator.v1.GetLineageResponse
-	(*LineageEntry)(nil),                // 96: specproxy.operator.v1.LineageEntry
-	(*LineageEvent)(nil),                // 97: specproxy.operator.v1.LineageEvent
-	(*Policy)(nil),                      // 98: specproxy.operator.v1.Policy
-	(*GetPolicyRequest)(nil),            // 99: specproxy.operator.v1.GetPolicyRequest
-	(*GetPolicyResponse)(nil),           // 100: specproxy.operator.v1.GetPolicyResponse
-	(*SetPolicyRequest)(nil),            // 101: specproxy.operator.v1.SetPolicyRequest
-	(*SetPolicyResponse)(nil),           // 102: specproxy.operator.v1.SetPolicyResponse
-	(*timestamppb.Timestamp)(nil),       // 103: google.protobuf.Timestamp
-	(*durationpb.Duration)(nil),         // 104: google.protobuf.Duration
+	(*ForgetProxyRequest)(nil),          // 76: specproxy.operator.v1.ForgetProxyRequest
+	(*ForgetProxyResponse)(nil),         // 77: specproxy.operator.v1.ForgetProxyResponse
+	(*ProxySpec)(nil),                   // 78: specproxy.operator.v1.ProxySpec
+	(*PostMortem)(nil),                  // 79: specproxy.operator.v1.PostMortem
+	(*ListPostMortemsRequest)(nil),      // 80: specproxy.operator.v1.ListPostMortemsRequest
+	(*ListPostMortemsResponse)(nil),     // 81: specproxy.operator.v1.ListPostMortemsResponse
+	(*GetPostMortemRequest)(nil),        // 82: specproxy.operator.v1.GetPostMortemRequest
+	(*GetPostMortemResponse)(nil),       // 83: specproxy.operator.v1.GetPostMortemResponse
+	(*ClosePostMortemRequest)(nil),      // 84: specproxy.operator.v1.ClosePostMortemRequest
+	(*ClosePostMortemResponse)(nil),     // 85: specproxy.operator.v1.ClosePostMortemResponse
+	(*ResolveRequest)(nil),              // 86: specproxy.operator.v1.ResolveRequest
+	(*ResolveResponse)(nil),             // 87: specproxy.operator.v1.ResolveResponse
+	(*GetVersionRequest)(nil),           // 88: specproxy.operator.v1.GetVersionRequest
+	(*GetVersionResponse)(nil),          // 89: specproxy.operator.v1.GetVersionResponse
+	(*Attachment)(nil),                  // 90: specproxy.operator.v1.Attachment
+	(*ConformanceSummary)(nil),          // 91: specproxy.operator.v1.ConformanceSummary
+	(*ImportVersionRequest)(nil),        // 92: specproxy.operator.v1.ImportVersionRequest
+	(*ImportVersionResponse)(nil),       // 93: specproxy.operator.v1.ImportVersionResponse
+	(*AttachRequest)(nil),               // 94: specproxy.operator.v1.AttachRequest
+	(*AttachResponse)(nil),              // 95: specproxy.operator.v1.AttachResponse
+	(*GetLineageRequest)(nil),           // 96: specproxy.operator.v1.GetLineageRequest
+	(*GetLineageResponse)(nil),          // 97: specproxy.operator.v1.GetLineageResponse
+	(*LineageEntry)(nil),                // 98: specproxy.operator.v1.LineageEntry
+	(*LineageEvent)(nil),                // 99: specproxy.operator.v1.LineageEvent
+	(*Policy)(nil),                      // 100: specproxy.operator.v1.Policy
+	(*GetPolicyRequest)(nil),            // 101: specproxy.operator.v1.GetPolicyRequest
+	(*GetPolicyResponse)(nil),           // 102: specproxy.operator.v1.GetPolicyResponse
+	(*SetPolicyRequest)(nil),            // 103: specproxy.operator.v1.SetPolicyRequest
+	(*SetPolicyResponse)(nil),           // 104: specproxy.operator.v1.SetPolicyResponse
+	(*timestamppb.Timestamp)(nil),       // 105: google.protobuf.Timestamp
+	(*durationpb.Duration)(nil),         // 106: google.protobuf.Duration
 }
 var file_specproxy_operator_v1_operator_proto_depIdxs = []int32{
 	0,   // 0: specproxy.operator.v1.PublishRequest.files:type_name -> specproxy.operator.v1.File
-	103, // 1: specproxy.operator.v1.Version.published_at:type_name -> google.protobuf.Timestamp
+	105, // 1: specproxy.operator.v1.Version.published_at:type_name -> google.protobuf.Timestamp
 	4,   // 2: specproxy.operator.v1.Version.pool:type_name -> specproxy.operator.v1.Pool
 	33,  // 3: specproxy.operator.v1.Pool.shadow:type_name -> specproxy.operator.v1.ShadowCounts
 	3,   // 4: specproxy.operator.v1.ListVersionsResponse.versions:type_name -> specproxy.operator.v1.Version
@@ -9105,39 +9200,39 @@ var file_specproxy_operator_v1_operator_proto_depIdxs = []int32{
 	14,  // 11: specproxy.operator.v1.SetWeightsRequest.override:type_name -> specproxy.operator.v1.Override
 	42,  // 12: specproxy.operator.v1.SetWeightsResponse.change:type_name -> specproxy.operator.v1.Change
 	20,  // 13: specproxy.operator.v1.SetHeaderTargetsRequest.headers:type_name -> specproxy.operator.v1.Header
-	104, // 14: specproxy.operator.v1.SetHeaderTargetsRequest.lasts:type_name -> google.protobuf.Duration
+	106, // 14: specproxy.operator.v1.SetHeaderTargetsRequest.lasts:type_name -> google.protobuf.Duration
 	42,  // 15: specproxy.operator.v1.SetHeaderTargetsResponse.change:type_name -> specproxy.operator.v1.Change
 	20,  // 16: specproxy.operator.v1.RemoveHeaderTargetsRequest.headers:type_name -> specproxy.operator.v1.Header
 	42,  // 17: specproxy.operator.v1.RemoveHeaderTargetsResponse.change:type_name -> specproxy.operator.v1.Change
-	103, // 18: specproxy.operator.v1.HeaderTarget.until:type_name -> google.protobuf.Timestamp
-	103, // 19: specproxy.operator.v1.HeaderTarget.at:type_name -> google.protobuf.Timestamp
-	104, // 20: specproxy.operator.v1.SetShadowRequest.lasts:type_name -> google.protobuf.Duration
+	105, // 18: specproxy.operator.v1.HeaderTarget.until:type_name -> google.protobuf.Timestamp
+	105, // 19: specproxy.operator.v1.HeaderTarget.at:type_name -> google.protobuf.Timestamp
+	106, // 20: specproxy.operator.v1.SetShadowRequest.lasts:type_name -> google.protobuf.Duration
 	42,  // 21: specproxy.operator.v1.SetShadowResponse.change:type_name -> specproxy.operator.v1.Change
 	42,  // 22: specproxy.operator.v1.StopShadowResponse.change:type_name -> specproxy.operator.v1.Change
 	34,  // 23: specproxy.operator.v1.GetShadowResponse.shadow:type_name -> specproxy.operator.v1.Shadow
-	103, // 24: specproxy.operator.v1.GetShadowResponse.ended_at:type_name -> google.protobuf.Timestamp
+	105, // 24: specproxy.operator.v1.GetShadowResponse.ended_at:type_name -> google.protobuf.Timestamp
 	32,  // 25: specproxy.operator.v1.GetShadowResponse.discordant:type_name -> specproxy.operator.v1.ShadowPair
 	33,  // 26: specproxy.operator.v1.GetShadowResponse.counts:type_name -> specproxy.operator.v1.ShadowCounts
-	103, // 27: specproxy.operator.v1.ShadowPair.at:type_name -> google.protobuf.Timestamp
-	103, // 28: specproxy.operator.v1.Shadow.until:type_name -> google.protobuf.Timestamp
-	103, // 29: specproxy.operator.v1.Shadow.at:type_name -> google.protobuf.Timestamp
+	105, // 27: specproxy.operator.v1.ShadowPair.at:type_name -> google.protobuf.Timestamp
+	105, // 28: specproxy.operator.v1.Shadow.until:type_name -> google.protobuf.Timestamp
+	105, // 29: specproxy.operator.v1.Shadow.at:type_name -> google.protobuf.Timestamp
 	35,  // 30: specproxy.operator.v1.RollbackRequest.targets:type_name -> specproxy.operator.v1.RollbackTarget
 	42,  // 31: specproxy.operator.v1.RollbackResponse.changes:type_name -> specproxy.operator.v1.Change
 	42,  // 32: specproxy.operator.v1.UndoResponse.changes:type_name -> specproxy.operator.v1.Change
 	17,  // 33: specproxy.operator.v1.Change.before:type_name -> specproxy.operator.v1.Weight
 	17,  // 34: specproxy.operator.v1.Change.after:type_name -> specproxy.operator.v1.Weight
-	103, // 35: specproxy.operator.v1.Change.committed_at:type_name -> google.protobuf.Timestamp
+	105, // 35: specproxy.operator.v1.Change.committed_at:type_name -> google.protobuf.Timestamp
 	43,  // 36: specproxy.operator.v1.Change.capacity:type_name -> specproxy.operator.v1.Capacity
 	44,  // 37: specproxy.operator.v1.Change.plans:type_name -> specproxy.operator.v1.Plan
 	25,  // 38: specproxy.operator.v1.Change.header_targets:type_name -> specproxy.operator.v1.HeaderTarget
 	34,  // 39: specproxy.operator.v1.Change.shadow:type_name -> specproxy.operator.v1.Shadow
-	104, // 40: specproxy.operator.v1.Plan.within:type_name -> google.protobuf.Duration
-	104, // 41: specproxy.operator.v1.GetEffectRequest.wait:type_name -> google.protobuf.Duration
-	103, // 42: specproxy.operator.v1.GetEffectResponse.committed_at:type_name -> google.protobuf.Timestamp
-	103, // 43: specproxy.operator.v1.GetEffectResponse.effective_at:type_name -> google.protobuf.Timestamp
-	103, // 44: specproxy.operator.v1.GetEffectResponse.last_admission_at:type_name -> google.protobuf.Timestamp
+	106, // 40: specproxy.operator.v1.Plan.within:type_name -> google.protobuf.Duration
+	106, // 41: specproxy.operator.v1.GetEffectRequest.wait:type_name -> google.protobuf.Duration
+	105, // 42: specproxy.operator.v1.GetEffectResponse.committed_at:type_name -> google.protobuf.Timestamp
+	105, // 43: specproxy.operator.v1.GetEffectResponse.effective_at:type_name -> google.protobuf.Timestamp
+	105, // 44: specproxy.operator.v1.GetEffectResponse.last_admission_at:type_name -> google.protobuf.Timestamp
 	49,  // 45: specproxy.operator.v1.GetFleetResponse.specs:type_name -> specproxy.operator.v1.Spec
-	103, // 46: specproxy.operator.v1.Spec.changed_at:type_name -> google.protobuf.Timestamp
+	105, // 46: specproxy.operator.v1.Spec.changed_at:type_name -> google.protobuf.Timestamp
 	3,   // 47: specproxy.operator.v1.Spec.versions:type_name -> specproxy.operator.v1.Version
 	53,  // 48: specproxy.operator.v1.Spec.freeze:type_name -> specproxy.operator.v1.Freeze
 	54,  // 49: specproxy.operator.v1.Spec.drains:type_name -> specproxy.operator.v1.Drain
@@ -9145,82 +9240,82 @@ var file_specproxy_operator_v1_operator_proto_depIdxs = []int32{
 	25,  // 51: specproxy.operator.v1.Spec.header_targets:type_name -> specproxy.operator.v1.HeaderTarget
 	34,  // 52: specproxy.operator.v1.Spec.shadow:type_name -> specproxy.operator.v1.Shadow
 	51,  // 53: specproxy.operator.v1.CanaryShare.rehearsal:type_name -> specproxy.operator.v1.Rehearsal
-	103, // 54: specproxy.operator.v1.Rehearsal.started_at:type_name -> google.protobuf.Timestamp
-	103, // 55: specproxy.operator.v1.Rehearsal.ended_at:type_name -> google.protobuf.Timestamp
-	104, // 56: specproxy.operator.v1.Rehearsal.undo:type_name -> google.protobuf.Duration
+	105, // 54: specproxy.operator.v1.Rehearsal.started_at:type_name -> google.protobuf.Timestamp
+	105, // 55: specproxy.operator.v1.Rehearsal.ended_at:type_name -> google.protobuf.Timestamp
+	106, // 56: specproxy.operator.v1.Rehearsal.undo:type_name -> google.protobuf.Duration
 	52,  // 57: specproxy.operator.v1.Rehearsal.proxies:type_name -> specproxy.operator.v1.RehearsedProxy
-	104, // 58: specproxy.operator.v1.RehearsedProxy.there:type_name -> google.protobuf.Duration
-	104, // 59: specproxy.operator.v1.RehearsedProxy.acked:type_name -> google.protobuf.Duration
-	104, // 60: specproxy.operator.v1.RehearsedProxy.seen:type_name -> google.protobuf.Duration
-	103, // 61: specproxy.operator.v1.Freeze.since:type_name -> google.protobuf.Timestamp
-	103, // 62: specproxy.operator.v1.Freeze.until:type_name -> google.protobuf.Timestamp
-	103, // 63: specproxy.operator.v1.Drain.ordered_at:type_name -> google.protobuf.Timestamp
-	103, // 64: specproxy.operator.v1.Drain.ended_at:type_name -> google.protobuf.Timestamp
+	106, // 58: specproxy.operator.v1.RehearsedProxy.there:type_name -> google.protobuf.Duration
+	106, // 59: specproxy.operator.v1.RehearsedProxy.acked:type_name -> google.protobuf.Duration
+	106, // 60: specproxy.operator.v1.RehearsedProxy.seen:type_name -> google.protobuf.Duration
+	105, // 61: specproxy.operator.v1.Freeze.since:type_name -> google.protobuf.Timestamp
+	105, // 62: specproxy.operator.v1.Freeze.until:type_name -> google.protobuf.Timestamp
+	105, // 63: specproxy.operator.v1.Drain.ordered_at:type_name -> google.protobuf.Timestamp
+	105, // 64: specproxy.operator.v1.Drain.ended_at:type_name -> google.protobuf.Timestamp
 	65,  // 65: specproxy.operator.v1.Drain.oldest:type_name -> specproxy.operator.v1.Execution
-	104, // 66: specproxy.operator.v1.Drain.eta:type_name -> google.protobuf.Duration
-	104, // 67: specproxy.operator.v1.Drain.p50:type_name -> google.protobuf.Duration
-	104, // 68: specproxy.operator.v1.Drain.p99:type_name -> google.protobuf.Duration
-	104, // 69: specproxy.operator.v1.Drain.default_within:type_name -> google.protobuf.Duration
+	106, // 66: specproxy.operator.v1.Drain.eta:type_name -> google.protobuf.Duration
+	106, // 67: specproxy.operator.v1.Drain.p50:type_name -> google.protobuf.Duration
+	106, // 68: specproxy.operator.v1.Drain.p99:type_name -> google.protobuf.Duration
+	106, // 69: specproxy.operator.v1.Drain.default_within:type_name -> google.protobuf.Duration
 	62,  // 70: specproxy.operator.v1.Drain.interventions:type_name -> specproxy.operator.v1.Intervention
 	42,  // 71: specproxy.operator.v1.PreviewDrainResponse.change:type_name -> specproxy.operator.v1.Change
 	57,  // 72: specproxy.operator.v1.PreviewDrainResponse.executions:type_name -> specproxy.operator.v1.PreviewedExecution
 	65,  // 73: specproxy.operator.v1.PreviewedExecution.execution:type_name -> specproxy.operator.v1.Execution
-	103, // 74: specproxy.operator.v1.PreviewedExecution.deadline:type_name -> google.protobuf.Timestamp
+	105, // 74: specproxy.operator.v1.PreviewedExecution.deadline:type_name -> google.protobuf.Timestamp
 	54,  // 75: specproxy.operator.v1.ListDrainsResponse.drains:type_name -> specproxy.operator.v1.Drain
-	104, // 76: specproxy.operator.v1.SettleExecutionRequest.wait:type_name -> google.protobuf.Duration
+	106, // 76: specproxy.operator.v1.SettleExecutionRequest.wait:type_name -> google.protobuf.Duration
 	62,  // 77: specproxy.operator.v1.SettleExecutionResponse.intervention:type_name -> specproxy.operator.v1.Intervention
-	103, // 78: specproxy.operator.v1.Intervention.at:type_name -> google.protobuf.Timestamp
-	103, // 79: specproxy.operator.v1.Intervention.settled_at:type_name -> google.protobuf.Timestamp
-	104, // 80: specproxy.operator.v1.GetSpecRequest.wait:type_name -> google.protobuf.Duration
+	105, // 78: specproxy.operator.v1.Intervention.at:type_name -> google.protobuf.Timestamp
+	105, // 79: specproxy.operator.v1.Intervention.settled_at:type_name -> google.protobuf.Timestamp
+	106, // 80: specproxy.operator.v1.GetSpecRequest.wait:type_name -> google.protobuf.Duration
 	49,  // 81: specproxy.operator.v1.GetSpecResponse.spec:type_name -> specproxy.operator.v1.Spec
 	42,  // 82: specproxy.operator.v1.GetSpecResponse.history:type_name -> specproxy.operator.v1.Change
-	103, // 83: specproxy.operator.v1.Execution.started_at:type_name -> google.protobuf.Timestamp
-	103, // 84: specproxy.operator.v1.Execution.ended_at:type_name -> google.protobuf.Timestamp
-	103, // 85: specproxy.operator.v1.Execution.settle_by:type_name -> google.protobuf.Timestamp
+	105, // 83: specproxy.operator.v1.Execution.started_at:type_name -> google.protobuf.Timestamp
+	105, // 84: specproxy.operator.v1.Execution.ended_at:type_name -> google.protobuf.Timestamp
+	105, // 85: specproxy.operator.v1.Execution.settle_by:type_name -> google.protobuf.Timestamp
 	65,  // 86: specproxy.operator.v1.ListExecutionsResponse.executions:type_name -> specproxy.operator.v1.Execution
 	70,  // 87: specproxy.operator.v1.ListEffectsResponse.effects:type_name -> specproxy.operator.v1.Effect
 	71,  // 88: specproxy.operator.v1.ListEffectsResponse.counts:type_name -> specproxy.operator.v1.EffectCount
-	103, // 89: specproxy.operator.v1.Effect.at:type_name -> google.protobuf.Timestamp
+	105, // 89: specproxy.operator.v1.Effect.at:type_name -> google.protobuf.Timestamp
 	75,  // 90: specproxy.operator.v1.ListProxiesResponse.proxies:type_name -> specproxy.operator.v1.Proxy
 	74,  // 91: specproxy.operator.v1.ListProxiesResponse.replicas:type_name -> specproxy.operator.v1.Replica
-	103, // 92: specproxy.operator.v1.Replica.since:type_name -> google.protobuf.Timestamp
-	103, // 93: specproxy.operator.v1.Proxy.last_seen:type_name -> google.protobuf.Timestamp
-	76,  // 94: specproxy.operator.v1.Proxy.specs:type_name -> specproxy.operator.v1.ProxySpec
-	103, // 95: specproxy.operator.v1.ProxySpec.acked_at:type_name -> google.protobuf.Timestamp
-	103, // 96: specproxy.operator.v1.PostMortem.opened_at:type_name -> google.protobuf.Timestamp
+	105, // 92: specproxy.operator.v1.Replica.since:type_name -> google.protobuf.Timestamp
+	105, // 93: specproxy.operator.v1.Proxy.last_seen:type_name -> google.protobuf.Timestamp
+	78,  // 94: specproxy.operator.v1.Proxy.specs:type_name -> specproxy.operator.v1.ProxySpec
+	105, // 95: specproxy.operator.v1.ProxySpec.acked_at:type_name -> google.protobuf.Timestamp
+	105, // 96: specproxy.operator.v1.PostMortem.opened_at:type_name -> google.protobuf.Timestamp
 	42,  // 97: specproxy.operator.v1.PostMortem.changes:type_name -> specproxy.operator.v1.Change
-	103, // 98: specproxy.operator.v1.PostMortem.closed_at:type_name -> google.protobuf.Timestamp
-	77,  // 99: specproxy.operator.v1.ListPostMortemsResponse.postmortems:type_name -> specproxy.operator.v1.PostMortem
-	77,  // 100: specproxy.operator.v1.GetPostMortemResponse.postmortem:type_name -> specproxy.operator.v1.PostMortem
-	77,  // 101: specproxy.operator.v1.ClosePostMortemResponse.postmortem:type_name -> specproxy.operator.v1.PostMortem
+	105, // 98: specproxy.operator.v1.PostMortem.closed_at:type_name -> google.protobuf.Timestamp
+	79,  // 99: specproxy.operator.v1.ListPostMortemsResponse.postmortems:type_name -> specproxy.operator.v1.PostMortem
+	79,  // 100: specproxy.operator.v1.GetPostMortemResponse.postmortem:type_name -> specproxy.operator.v1.PostMortem
+	79,  // 101: specproxy.operator.v1.ClosePostMortemResponse.postmortem:type_name -> specproxy.operator.v1.PostMortem
 	3,   // 102: specproxy.operator.v1.GetVersionResponse.version:type_name -> specproxy.operator.v1.Version
 	0,   // 103: specproxy.operator.v1.GetVersionResponse.files:type_name -> specproxy.operator.v1.File
-	88,  // 104: specproxy.operator.v1.GetVersionResponse.attachments:type_name -> specproxy.operator.v1.Attachment
-	103, // 105: specproxy.operator.v1.Attachment.attached_at:type_name -> google.protobuf.Timestamp
-	89,  // 106: specproxy.operator.v1.Attachment.conformance:type_name -> specproxy.operator.v1.ConformanceSummary
+	90,  // 104: specproxy.operator.v1.GetVersionResponse.attachments:type_name -> specproxy.operator.v1.Attachment
+	105, // 105: specproxy.operator.v1.Attachment.attached_at:type_name -> google.protobuf.Timestamp
+	91,  // 106: specproxy.operator.v1.Attachment.conformance:type_name -> specproxy.operator.v1.ConformanceSummary
 	0,   // 107: specproxy.operator.v1.ImportVersionRequest.files:type_name -> specproxy.operator.v1.File
-	88,  // 108: specproxy.operator.v1.AttachResponse.attachment:type_name -> specproxy.operator.v1.Attachment
-	96,  // 109: specproxy.operator.v1.GetLineageResponse.versions:type_name -> specproxy.operator.v1.LineageEntry
-	103, // 110: specproxy.operator.v1.LineageEntry.published_at:type_name -> google.protobuf.Timestamp
-	97,  // 111: specproxy.operator.v1.LineageEntry.events:type_name -> specproxy.operator.v1.LineageEvent
-	103, // 112: specproxy.operator.v1.LineageEvent.at:type_name -> google.protobuf.Timestamp
-	103, // 113: specproxy.operator.v1.Policy.set_at:type_name -> google.protobuf.Timestamp
-	104, // 114: specproxy.operator.v1.Policy.open_for:type_name -> google.protobuf.Duration
-	98,  // 115: specproxy.operator.v1.GetPolicyResponse.policy:type_name -> specproxy.operator.v1.Policy
-	98,  // 116: specproxy.operator.v1.GetPolicyResponse.history:type_name -> specproxy.operator.v1.Policy
-	104, // 117: specproxy.operator.v1.SetPolicyRequest.open_for:type_name -> google.protobuf.Duration
-	98,  // 118: specproxy.operator.v1.SetPolicyResponse.policy:type_name -> specproxy.operator.v1.Policy
+	90,  // 108: specproxy.operator.v1.AttachResponse.attachment:type_name -> specproxy.operator.v1.Attachment
+	98,  // 109: specproxy.operator.v1.GetLineageResponse.versions:type_name -> specproxy.operator.v1.LineageEntry
+	105, // 110: specproxy.operator.v1.LineageEntry.published_at:type_name -> google.protobuf.Timestamp
+	99,  // 111: specproxy.operator.v1.LineageEntry.events:type_name -> specproxy.operator.v1.LineageEvent
+	105, // 112: specproxy.operator.v1.LineageEvent.at:type_name -> google.protobuf.Timestamp
+	105, // 113: specproxy.operator.v1.Policy.set_at:type_name -> google.protobuf.Timestamp
+	106, // 114: specproxy.operator.v1.Policy.open_for:type_name -> google.protobuf.Duration
+	100, // 115: specproxy.operator.v1.GetPolicyResponse.policy:type_name -> specproxy.operator.v1.Policy
+	100, // 116: specproxy.operator.v1.GetPolicyResponse.history:type_name -> specproxy.operator.v1.Policy
+	106, // 117: specproxy.operator.v1.SetPolicyRequest.open_for:type_name -> google.protobuf.Duration
+	100, // 118: specproxy.operator.v1.SetPolicyResponse.policy:type_name -> specproxy.operator.v1.Policy
 	1,   // 119: specproxy.operator.v1.OperatorService.Publish:input_type -> specproxy.operator.v1.PublishRequest
 	5,   // 120: specproxy.operator.v1.OperatorService.ListVersions:input_type -> specproxy.operator.v1.ListVersionsRequest
 	7,   // 121: specproxy.operator.v1.OperatorService.VerifyArchive:input_type -> specproxy.operator.v1.VerifyArchiveRequest
 	10,  // 122: specproxy.operator.v1.OperatorService.ImportArchive:input_type -> specproxy.operator.v1.ImportArchiveRequest
-	84,  // 123: specproxy.operator.v1.OperatorService.Resolve:input_type -> specproxy.operator.v1.ResolveRequest
-	86,  // 124: specproxy.operator.v1.OperatorService.GetVersion:input_type -> specproxy.operator.v1.GetVersionRequest
-	90,  // 125: specproxy.operator.v1.OperatorService.ImportVersion:input_type -> specproxy.operator.v1.ImportVersionRequest
-	92,  // 126: specproxy.operator.v1.OperatorService.Attach:input_type -> specproxy.operator.v1.AttachRequest
-	94,  // 127: specproxy.operator.v1.OperatorService.GetLineage:input_type -> specproxy.operator.v1.GetLineageRequest
-	99,  // 128: specproxy.operator.v1.OperatorService.GetPolicy:input_type -> specproxy.operator.v1.GetPolicyRequest
-	101, // 129: specproxy.operator.v1.OperatorService.SetPolicy:input_type -> specproxy.operator.v1.SetPolicyRequest
+	86,  // 123: specproxy.operator.v1.OperatorService.Resolve:input_type -> specproxy.operator.v1.ResolveRequest
+	88,  // 124: specproxy.operator.v1.OperatorService.GetVersion:input_type -> specproxy.operator.v1.GetVersionRequest
+	92,  // 125: specproxy.operator.v1.OperatorService.ImportVersion:input_type -> specproxy.operator.v1.ImportVersionRequest
+	94,  // 126: specproxy.operator.v1.OperatorService.Attach:input_type -> specproxy.operator.v1.AttachRequest
+	96,  // 127: specproxy.operator.v1.OperatorService.GetLineage:input_type -> specproxy.operator.v1.GetLineageRequest
+	101, // 128: specproxy.operator.v1.OperatorService.GetPolicy:input_type -> specproxy.operator.v1.GetPolicyRequest
+	103, // 129: specproxy.operator.v1.OperatorService.SetPolicy:input_type -> specproxy.operator.v1.SetPolicyRequest
 	15,  // 130: specproxy.operator.v1.OperatorService.Deploy:input_type -> specproxy.operator.v1.DeployRequest
 	18,  // 131: specproxy.operator.v1.OperatorService.SetWeights:input_type -> specproxy.operator.v1.SetWeightsRequest
 	21,  // 132: specproxy.operator.v1.OperatorService.SetHeaderTargets:input_type -> specproxy.operator.v1.SetHeaderTargetsRequest
@@ -9240,44 +9335,46 @@ var file_specproxy_operator_v1_operator_proto_depIdxs = []int32{
 	58,  // 146: specproxy.operator.v1.OperatorService.ListDrains:input_type -> specproxy.operator.v1.ListDrainsRequest
 	60,  // 147: specproxy.operator.v1.OperatorService.SettleExecution:input_type -> specproxy.operator.v1.SettleExecutionRequest
 	72,  // 148: specproxy.operator.v1.OperatorService.ListProxies:input_type -> specproxy.operator.v1.ListProxiesRequest
-	78,  // 149: specproxy.operator.v1.OperatorService.ListPostMortems:input_type -> specproxy.operator.v1.ListPostMortemsRequest
-	80,  // 150: specproxy.operator.v1.OperatorService.GetPostMortem:input_type -> specproxy.operator.v1.GetPostMortemRequest
-	82,  // 151: specproxy.operator.v1.OperatorService.ClosePostMortem:input_type -> specproxy.operator.v1.ClosePostMortemRequest
-	2,   // 152: specproxy.operator.v1.OperatorService.Publish:output_type -> specproxy.operator.v1.PublishResponse
-	6,   // 153: specproxy.operator.v1.OperatorService.ListVersions:output_type -> specproxy.operator.v1.ListVersionsResponse
-	8,   // 154: specproxy.operator.v1.OperatorService.VerifyArchive:output_type -> specproxy.operator.v1.VerifyArchiveResponse
-	11,  // 155: specproxy.operator.v1.OperatorService.ImportArchive:output_type -> specproxy.operator.v1.ImportArchiveResponse
-	85,  // 156: specproxy.operator.v1.OperatorService.Resolve:output_type -> specproxy.operator.v1.ResolveResponse
-	87,  // 157: specproxy.operator.v1.OperatorService.GetVersion:output_type -> specproxy.operator.v1.GetVersionResponse
-	91,  // 158: specproxy.operator.v1.OperatorService.ImportVersion:output_type -> specproxy.operator.v1.ImportVersionResponse
-	93,  // 159: specproxy.operator.v1.OperatorService.Attach:output_type -> specproxy.operator.v1.AttachResponse
-	95,  // 160: specproxy.operator.v1.OperatorService.GetLineage:output_type -> specproxy.operator.v1.GetLineageResponse
-	100, // 161: specproxy.operator.v1.OperatorService.GetPolicy:output_type -> specproxy.operator.v1.GetPolicyResponse
-	102, // 162: specproxy.operator.v1.OperatorService.SetPolicy:output_type -> specproxy.operator.v1.SetPolicyResponse
-	16,  // 163: specproxy.operator.v1.OperatorService.Deploy:output_type -> specproxy.operator.v1.DeployResponse
-	19,  // 164: specproxy.operator.v1.OperatorService.SetWeights:output_type -> specproxy.operator.v1.SetWeightsResponse
-	22,  // 165: specproxy.operator.v1.OperatorService.SetHeaderTargets:output_type -> specproxy.operator.v1.SetHeaderTargetsResponse
-	24,  // 166: specproxy.operator.v1.OperatorService.RemoveHeaderTargets:output_type -> specproxy.operator.v1.RemoveHeaderTargetsResponse
-	27,  // 167: specproxy.operator.v1.OperatorService.SetShadow:output_type -> specproxy.operator.v1.SetShadowResponse
-	29,  // 168: specproxy.operator.v1.OperatorService.StopShadow:output_type -> specproxy.operator.v1.StopShadowResponse
-	31,  // 169: specproxy.operator.v1.OperatorService.GetShadow:output_type -> specproxy.operator.v1.GetShadowResponse
-	37,  // 170: specproxy.operator.v1.OperatorService.Rollback:output_type -> specproxy.operator.v1.RollbackResponse
-	39,  // 171: specproxy.operator.v1.OperatorService.Undo:output_type -> specproxy.operator.v1.UndoResponse
-	41,  // 172: specproxy.operator.v1.OperatorService.Unfreeze:output_type -> specproxy.operator.v1.UnfreezeResponse
-	46,  // 173: specproxy.operator.v1.OperatorService.GetEffect:output_type -> specproxy.operator.v1.GetEffectResponse
-	48,  // 174: specproxy.operator.v1.OperatorService.GetFleet:output_type -> specproxy.operator.v1.GetFleetResponse
-	64,  // 175: specproxy.operator.v1.OperatorService.GetSpec:output_type -> specproxy.operator.v1.GetSpecResponse
-	67,  // 176: specproxy.operator.v1.OperatorService.ListExecutions:output_type -> specproxy.operator.v1.ListExecutionsResponse
-	69,  // 177: specproxy.operator.v1.OperatorService.ListEffects:output_type -> specproxy.operator.v1.ListEffectsResponse
-	56,  // 178: specproxy.operator.v1.OperatorService.PreviewDrain:output_type -> specproxy.operator.v1.PreviewDrainResponse
-	59,  // 179: specproxy.operator.v1.OperatorService.ListDrains:output_type -> specproxy.operator.v1.ListDrainsResponse
-	61,  // 180: specproxy.operator.v1.OperatorService.SettleExecution:output_type -> specproxy.operator.v1.SettleExecutionResponse
-	73,  // 181: specproxy.operator.v1.OperatorService.ListProxies:output_type -> specproxy.operator.v1.ListProxiesResponse
-	79,  // 182: specproxy.operator.v1.OperatorService.ListPostMortems:output_type -> specproxy.operator.v1.ListPostMortemsResponse
-	81,  // 183: specproxy.operator.v1.OperatorService.GetPostMortem:output_type -> specproxy.operator.v1.GetPostMortemResponse
-	83,  // 184: specproxy.operator.v1.OperatorService.ClosePostMortem:output_type -> specproxy.operator.v1.ClosePostMortemResponse
-	152, // [152:185] is the sub-list for method output_type
-	119, // [119:152] is the sub-list for method input_type
+	76,  // 149: specproxy.operator.v1.OperatorService.ForgetProxy:input_type -> specproxy.operator.v1.ForgetProxyRequest
+	80,  // 150: specproxy.operator.v1.OperatorService.ListPostMortems:input_type -> specproxy.operator.v1.ListPostMortemsRequest
+	82,  // 151: specproxy.operator.v1.OperatorService.GetPostMortem:input_type -> specproxy.operator.v1.GetPostMortemRequest
+	84,  // 152: specproxy.operator.v1.OperatorService.ClosePostMortem:input_type -> specproxy.operator.v1.ClosePostMortemRequest
+	2,   // 153: specproxy.operator.v1.OperatorService.Publish:output_type -> specproxy.operator.v1.PublishResponse
+	6,   // 154: specproxy.operator.v1.OperatorService.ListVersions:output_type -> specproxy.operator.v1.ListVersionsResponse
+	8,   // 155: specproxy.operator.v1.OperatorService.VerifyArchive:output_type -> specproxy.operator.v1.VerifyArchiveResponse
+	11,  // 156: specproxy.operator.v1.OperatorService.ImportArchive:output_type -> specproxy.operator.v1.ImportArchiveResponse
+	87,  // 157: specproxy.operator.v1.OperatorService.Resolve:output_type -> specproxy.operator.v1.ResolveResponse
+	89,  // 158: specproxy.operator.v1.OperatorService.GetVersion:output_type -> specproxy.operator.v1.GetVersionResponse
+	93,  // 159: specproxy.operator.v1.OperatorService.ImportVersion:output_type -> specproxy.operator.v1.ImportVersionResponse
+	95,  // 160: specproxy.operator.v1.OperatorService.Attach:output_type -> specproxy.operator.v1.AttachResponse
+	97,  // 161: specproxy.operator.v1.OperatorService.GetLineage:output_type -> specproxy.operator.v1.GetLineageResponse
+	102, // 162: specproxy.operator.v1.OperatorService.GetPolicy:output_type -> specproxy.operator.v1.GetPolicyResponse
+	104, // 163: specproxy.operator.v1.OperatorService.SetPolicy:output_type -> specproxy.operator.v1.SetPolicyResponse
+	16,  // 164: specproxy.operator.v1.OperatorService.Deploy:output_type -> specproxy.operator.v1.DeployResponse
+	19,  // 165: specproxy.operator.v1.OperatorService.SetWeights:output_type -> specproxy.operator.v1.SetWeightsResponse
+	22,  // 166: specproxy.operator.v1.OperatorService.SetHeaderTargets:output_type -> specproxy.operator.v1.SetHeaderTargetsResponse
+	24,  // 167: specproxy.operator.v1.OperatorService.RemoveHeaderTargets:output_type -> specproxy.operator.v1.RemoveHeaderTargetsResponse
+	27,  // 168: specproxy.operator.v1.OperatorService.SetShadow:output_type -> specproxy.operator.v1.SetShadowResponse
+	29,  // 169: specproxy.operator.v1.OperatorService.StopShadow:output_type -> specproxy.operator.v1.StopShadowResponse
+	31,  // 170: specproxy.operator.v1.OperatorService.GetShadow:output_type -> specproxy.operator.v1.GetShadowResponse
+	37,  // 171: specproxy.operator.v1.OperatorService.Rollback:output_type -> specproxy.operator.v1.RollbackResponse
+	39,  // 172: specproxy.operator.v1.OperatorService.Undo:output_type -> specproxy.operator.v1.UndoResponse
+	41,  // 173: specproxy.operator.v1.OperatorService.Unfreeze:output_type -> specproxy.operator.v1.UnfreezeResponse
+	46,  // 174: specproxy.operator.v1.OperatorService.GetEffect:output_type -> specproxy.operator.v1.GetEffectResponse
+	48,  // 175: specproxy.operator.v1.OperatorService.GetFleet:output_type -> specproxy.operator.v1.GetFleetResponse
+	64,  // 176: specproxy.operator.v1.OperatorService.GetSpec:output_type -> specproxy.operator.v1.GetSpecResponse
+	67,  // 177: specproxy.operator.v1.OperatorService.ListExecutions:output_type -> specproxy.operator.v1.ListExecutionsResponse
+	69,  // 178: specproxy.operator.v1.OperatorService.ListEffects:output_type -> specproxy.operator.v1.ListEffectsResponse
+	56,  // 179: specproxy.operator.v1.OperatorService.PreviewDrain:output_type -> specproxy.operator.v1.PreviewDrainResponse
+	59,  // 180: specproxy.operator.v1.OperatorService.ListDrains:output_type -> specproxy.operator.v1.ListDrainsResponse
+	61,  // 181: specproxy.operator.v1.OperatorService.SettleExecution:output_type -> specproxy.operator.v1.SettleExecutionResponse
+	73,  // 182: specproxy.operator.v1.OperatorService.ListProxies:output_type -> specproxy.operator.v1.ListProxiesResponse
+	77,  // 183: specproxy.operator.v1.OperatorService.ForgetProxy:output_type -> specproxy.operator.v1.ForgetProxyResponse
+	81,  // 184: specproxy.operator.v1.OperatorService.ListPostMortems:output_type -> specproxy.operator.v1.ListPostMortemsResponse
+	83,  // 185: specproxy.operator.v1.OperatorService.GetPostMortem:output_type -> specproxy.operator.v1.GetPostMortemResponse
+	85,  // 186: specproxy.operator.v1.OperatorService.ClosePostMortem:output_type -> specproxy.operator.v1.ClosePostMortemResponse
+	153, // [153:187] is the sub-list for method output_type
+	119, // [119:153] is the sub-list for method input_type
 	119, // [119:119] is the sub-list for extension type_name
 	119, // [119:119] is the sub-list for extension extendee
 	0,   // [0:119] is the sub-list for field type_name
@@ -9296,7 +9393,7 @@ func file_specproxy_operator_v1_operator_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_specproxy_operator_v1_operator_proto_rawDesc), len(file_specproxy_operator_v1_operator_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   103,
+			NumMessages:   105,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -51,6 +51,7 @@ const (
 	OperatorService_ListDrains_FullMethodName          = "/specproxy.operator.v1.OperatorService/ListDrains"
 	OperatorService_SettleExecution_FullMethodName     = "/specproxy.operator.v1.OperatorService/SettleExecution"
 	OperatorService_ListProxies_FullMethodName         = "/specproxy.operator.v1.OperatorService/ListProxies"
+	OperatorService_ForgetProxy_FullMethodName         = "/specproxy.operator.v1.OperatorService/ForgetProxy"
 	OperatorService_ListPostMortems_FullMethodName     = "/specproxy.operator.v1.OperatorService/ListPostMortems"
 	OperatorService_GetPostMortem_FullMethodName       = "/specproxy.operator.v1.OperatorService/GetPostMortem"
 	OperatorService_ClosePostMortem_FullMethodName     = "/specproxy.operator.v1.OperatorService/ClosePostMortem"
@@ -119,6 +120,8 @@ type OperatorServiceClient interface {
 	// SettleExecution decides over one running execution in place of its rule, and waits up to `wait` for its sidecar to carry that out.
 	SettleExecution(ctx context.Context, in *SettleExecutionRequest, opts ...grpc.CallOption) (*SettleExecutionResponse, error)
 	ListProxies(ctx context.Context, in *ListProxiesRequest, opts ...grpc.CallOption) (*ListProxiesResponse, error)
+	// ForgetProxy takes a proxy out of account that is away and will not come back, so that nothing waits for it any more.
+	ForgetProxy(ctx context.Context, in *ForgetProxyRequest, opts ...grpc.CallOption) (*ForgetProxyResponse, error)
 	ListPostMortems(ctx context.Context, in *ListPostMortemsRequest, opts ...grpc.CallOption) (*ListPostMortemsResponse, error)
 	GetPostMortem(ctx context.Context, in *GetPostMortemRequest, opts ...grpc.CallOption) (*GetPostMortemResponse, error)
 	ClosePostMortem(ctx context.Context, in *ClosePostMortemRequest, opts ...grpc.CallOption) (*ClosePostMortemResponse, error)
@@ -432,6 +435,16 @@ func (c *operatorServiceClient) ListProxies(ctx context.Context, in *ListProxies
 	return out, nil
 }
 
+func (c *operatorServiceClient) ForgetProxy(ctx context.Context, in *ForgetProxyRequest, opts ...grpc.CallOption) (*ForgetProxyResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(ForgetProxyResponse)
+	err := c.cc.Invoke(ctx, OperatorService_ForgetProxy_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 func (c *operatorServiceClient) ListPostMortems(ctx context.Context, in *ListPostMortemsRequest, opts ...grpc.CallOption) (*ListPostMortemsResponse, error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	out := new(ListPostMortemsResponse)
@@ -525,6 +538,8 @@ type OperatorServiceServer interface {
 	// SettleExecution decides over one running execution in place of its rule, and waits up to `wait` for its sidecar to carry that out.
 	SettleExecution(context.Context, *SettleExecutionRequest) (*SettleExecutionResponse, error)
 	ListProxies(context.Context, *ListProxiesRequest) (*ListProxiesResponse, error)
+	// ForgetProxy takes a proxy out of account that is away and will not come back, so that nothing waits for it any more.
+	ForgetProxy(context.Context, *ForgetProxyRequest) (*ForgetProxyResponse, error)
 	ListPostMortems(context.Context, *ListPostMortemsRequest) (*ListPostMortemsResponse, error)
 	GetPostMortem(context.Context, *GetPostMortemRequest) (*GetPostMortemResponse, error)
 	ClosePostMortem(context.Context, *ClosePostMortemRequest) (*ClosePostMortemResponse, error)
@@ -627,6 +642,9 @@ func (UnimplementedOperatorServiceServer) SettleExecution(context.Context, *Sett
 }
 func (UnimplementedOperatorServiceServer) ListProxies(context.Context, *ListProxiesRequest) (*ListProxiesResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method ListProxies not implemented")
+}
+func (UnimplementedOperatorServiceServer) ForgetProxy(context.Context, *ForgetProxyRequest) (*ForgetProxyResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method ForgetProxy not implemented")
 }
 func (UnimplementedOperatorServiceServer) ListPostMortems(context.Context, *ListPostMortemsRequest) (*ListPostMortemsResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method ListPostMortems not implemented")
@@ -1198,6 +1216,24 @@ func _OperatorService_ListProxies_Handler(srv interface{}, ctx context.Context, 
 	return interceptor(ctx, in, info, handler)
 }
 
+func _OperatorService_ForgetProxy_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(ForgetProxyRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(OperatorServiceServer).ForgetProxy(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: OperatorService_ForgetProxy_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(OperatorServiceServer).ForgetProxy(ctx, req.(*ForgetProxyRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 func _OperatorService_ListPostMortems_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
 	in := new(ListPostMortemsRequest)
 	if err := dec(in); err != nil {
@@ -1378,6 +1414,10 @@ var OperatorService_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "ListProxies",
 			Handler:    _OperatorService_ListProxies_Handler,
+		},
+		{
+			MethodName: "ForgetProxy",
+			Handler:    _OperatorService_ForgetProxy_Handler,
 		},
 		{
 			MethodName: "ListPostMortems",

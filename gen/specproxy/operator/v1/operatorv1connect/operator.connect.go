@@ -119,6 +119,9 @@ const (
 	// OperatorServiceListProxiesProcedure is the fully-qualified name of the OperatorService's
 	// ListProxies RPC.
 	OperatorServiceListProxiesProcedure = "/specproxy.operator.v1.OperatorService/ListProxies"
+	// OperatorServiceForgetProxyProcedure is the fully-qualified name of the OperatorService's
+	// ForgetProxy RPC.
+	OperatorServiceForgetProxyProcedure = "/specproxy.operator.v1.OperatorService/ForgetProxy"
 	// OperatorServiceListPostMortemsProcedure is the fully-qualified name of the OperatorService's
 	// ListPostMortems RPC.
 	OperatorServiceListPostMortemsProcedure = "/specproxy.operator.v1.OperatorService/ListPostMortems"
@@ -188,6 +191,8 @@ type OperatorServiceClient interface {
 	// SettleExecution decides over one running execution in place of its rule, and waits up to `wait` for its sidecar to carry that out.
 	SettleExecution(context.Context, *connect.Request[v1.SettleExecutionRequest]) (*connect.Response[v1.SettleExecutionResponse], error)
 	ListProxies(context.Context, *connect.Request[v1.ListProxiesRequest]) (*connect.Response[v1.ListProxiesResponse], error)
+	// ForgetProxy takes a proxy out of account that is away and will not come back, so that nothing waits for it any more.
+	ForgetProxy(context.Context, *connect.Request[v1.ForgetProxyRequest]) (*connect.Response[v1.ForgetProxyResponse], error)
 	ListPostMortems(context.Context, *connect.Request[v1.ListPostMortemsRequest]) (*connect.Response[v1.ListPostMortemsResponse], error)
 	GetPostMortem(context.Context, *connect.Request[v1.GetPostMortemRequest]) (*connect.Response[v1.GetPostMortemResponse], error)
 	ClosePostMortem(context.Context, *connect.Request[v1.ClosePostMortemRequest]) (*connect.Response[v1.ClosePostMortemResponse], error)
@@ -399,6 +404,12 @@ func NewOperatorServiceClient(httpClient connect.HTTPClient, baseURL string, opt
 			connect.WithIdempotency(connect.IdempotencyNoSideEffects),
 			connect.WithClientOptions(opts...),
 		),
+		forgetProxy: connect.NewClient[v1.ForgetProxyRequest, v1.ForgetProxyResponse](
+			httpClient,
+			baseURL+OperatorServiceForgetProxyProcedure,
+			connect.WithSchema(operatorServiceMethods.ByName("ForgetProxy")),
+			connect.WithClientOptions(opts...),
+		),
 		listPostMortems: connect.NewClient[v1.ListPostMortemsRequest, v1.ListPostMortemsResponse](
 			httpClient,
 			baseURL+OperatorServiceListPostMortemsProcedure,
@@ -454,6 +465,7 @@ type operatorServiceClient struct {
 	listDrains          *connect.Client[v1.ListDrainsRequest, v1.ListDrainsResponse]
 	settleExecution     *connect.Client[v1.SettleExecutionRequest, v1.SettleExecutionResponse]
 	listProxies         *connect.Client[v1.ListProxiesRequest, v1.ListProxiesResponse]
+	forgetProxy         *connect.Client[v1.ForgetProxyRequest, v1.ForgetProxyResponse]
 	listPostMortems     *connect.Client[v1.ListPostMortemsRequest, v1.ListPostMortemsResponse]
 	getPostMortem       *connect.Client[v1.GetPostMortemRequest, v1.GetPostMortemResponse]
 	closePostMortem     *connect.Client[v1.ClosePostMortemRequest, v1.ClosePostMortemResponse]
@@ -609,6 +621,11 @@ func (c *operatorServiceClient) ListProxies(ctx context.Context, req *connect.Re
 	return c.listProxies.CallUnary(ctx, req)
 }
 
+// ForgetProxy calls specproxy.operator.v1.OperatorService.ForgetProxy.
+func (c *operatorServiceClient) ForgetProxy(ctx context.Context, req *connect.Request[v1.ForgetProxyRequest]) (*connect.Response[v1.ForgetProxyResponse], error) {
+	return c.forgetProxy.CallUnary(ctx, req)
+}
+
 // ListPostMortems calls specproxy.operator.v1.OperatorService.ListPostMortems.
 func (c *operatorServiceClient) ListPostMortems(ctx context.Context, req *connect.Request[v1.ListPostMortemsRequest]) (*connect.Response[v1.ListPostMortemsResponse], error) {
 	return c.listPostMortems.CallUnary(ctx, req)
@@ -682,6 +699,8 @@ type OperatorServiceHandler interface {
 	// SettleExecution decides over one running execution in place of its rule, and waits up to `wait` for its sidecar to carry that out.
 	SettleExecution(context.Context, *connect.Request[v1.SettleExecutionRequest]) (*connect.Response[v1.SettleExecutionResponse], error)
 	ListProxies(context.Context, *connect.Request[v1.ListProxiesRequest]) (*connect.Response[v1.ListProxiesResponse], error)
+	// ForgetProxy takes a proxy out of account that is away and will not come back, so that nothing waits for it any more.
+	ForgetProxy(context.Context, *connect.Request[v1.ForgetProxyRequest]) (*connect.Response[v1.ForgetProxyResponse], error)
 	ListPostMortems(context.Context, *connect.Request[v1.ListPostMortemsRequest]) (*connect.Response[v1.ListPostMortemsResponse], error)
 	GetPostMortem(context.Context, *connect.Request[v1.GetPostMortemRequest]) (*connect.Response[v1.GetPostMortemResponse], error)
 	ClosePostMortem(context.Context, *connect.Request[v1.ClosePostMortemRequest]) (*connect.Response[v1.ClosePostMortemResponse], error)
@@ -889,6 +908,12 @@ func NewOperatorServiceHandler(svc OperatorServiceHandler, opts ...connect.Handl
 		connect.WithIdempotency(connect.IdempotencyNoSideEffects),
 		connect.WithHandlerOptions(opts...),
 	)
+	operatorServiceForgetProxyHandler := connect.NewUnaryHandler(
+		OperatorServiceForgetProxyProcedure,
+		svc.ForgetProxy,
+		connect.WithSchema(operatorServiceMethods.ByName("ForgetProxy")),
+		connect.WithHandlerOptions(opts...),
+	)
 	operatorServiceListPostMortemsHandler := connect.NewUnaryHandler(
 		OperatorServiceListPostMortemsProcedure,
 		svc.ListPostMortems,
@@ -971,6 +996,8 @@ func NewOperatorServiceHandler(svc OperatorServiceHandler, opts ...connect.Handl
 			operatorServiceSettleExecutionHandler.ServeHTTP(w, r)
 		case OperatorServiceListProxiesProcedure:
 			operatorServiceListProxiesHandler.ServeHTTP(w, r)
+		case OperatorServiceForgetProxyProcedure:
+			operatorServiceForgetProxyHandler.ServeHTTP(w, r)
 		case OperatorServiceListPostMortemsProcedure:
 			operatorServiceListPostMortemsHandler.ServeHTTP(w, r)
 		case OperatorServiceGetPostMortemProcedure:
@@ -1104,6 +1131,10 @@ func (UnimplementedOperatorServiceHandler) SettleExecution(context.Context, *con
 
 func (UnimplementedOperatorServiceHandler) ListProxies(context.Context, *connect.Request[v1.ListProxiesRequest]) (*connect.Response[v1.ListProxiesResponse], error) {
 	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("specproxy.operator.v1.OperatorService.ListProxies is not implemented"))
+}
+
+func (UnimplementedOperatorServiceHandler) ForgetProxy(context.Context, *connect.Request[v1.ForgetProxyRequest]) (*connect.Response[v1.ForgetProxyResponse], error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("specproxy.operator.v1.OperatorService.ForgetProxy is not implemented"))
 }
 
 func (UnimplementedOperatorServiceHandler) ListPostMortems(context.Context, *connect.Request[v1.ListPostMortemsRequest]) (*connect.Response[v1.ListPostMortemsResponse], error) {

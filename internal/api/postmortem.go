@@ -153,11 +153,11 @@ func (s *Server) Alert(ctx context.Context, req *connect.Request[operatorv1.Aler
 
 // Erase erases personal data of a record.
 func (s *Server) Erase(ctx context.Context, req *connect.Request[operatorv1.EraseRequest]) (*connect.Response[operatorv1.EraseResponse], error) {
-	keys, excerpts, err := s.Control.Erase(ctx, actor(ctx, req.Header(), false), req.Msg.GetId(), req.Msg.GetDigests(), req.Msg.GetReason())
+	done, err := s.Control.Erase(ctx, actor(ctx, req.Header(), false), req.Msg.GetId(), req.Msg.GetDigests(), req.Msg.GetReason())
 	if err != nil {
 		return nil, err
 	}
-	return connect.NewResponse(&operatorv1.EraseResponse{Erased: uint32(keys), Excerpts: uint32(excerpts)}), nil //nolint:gosec // counts of records
+	return connect.NewResponse(&operatorv1.EraseResponse{Erased: uint32(done.Keys), Excerpts: uint32(done.Excerpts), Kept: done.Kept}), nil //nolint:gosec // counts of records
 }
 
 // HandOver gives what is open of a spec to somebody.

@@ -188,7 +188,8 @@ func (a *app) postmortemEraseCommand() *cobra.Command {
 		Long: `Erase the keys and the texts of excerpts that a record names by digest, the same
 keys in the lists of executions to redo and to undo, and what else was captured of
 its versions' failing executions. The digests stay, so the chain stays whole; what
-they stood for is gone for good.`,
+they stood for is gone for good. What is kept is printed, and why. Exports and
+backups are where they were put; what etcd's files keep is in docs/postmortem.md.`,
 		Example: `  specctl postmortem erase PM-1 --reason "asked for by the customer"`,
 		Args:    atLeast(1, "one post-mortem"),
 	}
@@ -207,11 +208,11 @@ they stood for is gone for good.`,
 		}
 		if got.GetErased()+got.GetExcerpts() == 0 {
 			a.out.line("%s: nothing is left to erase", clean(args[0]))
-			return nil
+		} else {
+			a.out.line("%s: %s erased, and %s", clean(args[0]), plural(int(got.GetErased()), "key is", "keys are"), plural(int(got.GetExcerpts()), "text of an excerpt", "texts of excerpts"))
 		}
-		a.out.line("%s: %s erased", clean(args[0]), plural(int(got.GetErased()), "key is", "keys are"))
-		if n := got.GetExcerpts(); n > 0 {
-			a.out.line("%s: %s erased", clean(args[0]), plural(int(n), "text of an excerpt is", "texts of excerpts are"))
+		for _, line := range got.GetKept() {
+			a.out.line("kept: %s", clean(line))
 		}
 		return nil
 	}

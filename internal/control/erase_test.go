@@ -2,6 +2,8 @@ package control_test
 
 import (
 	"fmt"
+	"reflect"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -45,8 +47,9 @@ func TestExcerptsAreErasedAndTheChainStaysWhole(t *testing.T) {
 		must(err)
 		must(deploy(ctx, c, ada, v, now))
 	}
+	var failures []store.Failure
 	_, err = s.Update(ctx, func(tx *store.Tx) error {
-		var failures []store.Failure
+		failures = nil
 		for i := range 8 {
 			x := store.Failure{ID: fmt.Sprint("x", i), Key: fmt.Sprint("key ", i), Version: "2.1.0", StartedAt: time.Now().UTC(), EndedAt: time.Now().UTC(), Outcome: "failure", Reason: "no"}
 			failures = append(failures, x)
@@ -55,6 +58,9 @@ func TestExcerptsAreErasedAndTheChainStaysWhole(t *testing.T) {
 			})
 		}
 		tx.PutFailures(store.FailureBatch{Spec: "shop", Version: "2.1.0", Instance: "i", Seq: 1, Executions: failures})
+		// The first came again, and was let complete; so did one that never failed.
+		again := []store.Failure{{ID: "x8", Key: "key 0", Version: "2.1.0"}, {ID: "x9", Key: "key 9", Version: "2.1.0"}}
+		tx.PutSettled(store.FailureBatch{Spec: "shop", Version: "2.1.0", Instance: "i", Seq: 1, Executions: again})
 		return nil
 	})
 	must(err)
@@ -81,6 +87,11 @@ func TestExcerptsAreErasedAndTheChainStaysWhole(t *testing.T) {
 		for _, x := range s.View().Excerpts("shop", "2.1.0") {
 			all += x.Request.Text + "\n" + x.Response.Text + "\n"
 		}
+		for _, b := range slices.Concat(s.View().Failures("shop", "2.1.0"), s.View().Settled("shop", "2.1.0")) {
+			for _, x := range b.Executions {
+				all += x.ID + " " + x.Key + "\n"
+			}
+		}
 		for _, entry := range s.View().Chain(0, 0) {
 			all += string(entry.Event) + "\n"
 		}
@@ -90,19 +101,22 @@ func TestExcerptsAreErasedAndTheChainStaysWhole(t *testing.T) {
 		t.Fatalf("before there is:\n%s", left())
 	}
 	one := e.First[0].Excerpt.Request.Digest
+	const chain = "the digests, and ids, paths and reasons of executions: they are in the chain, by which PM-1 is verified"
+	const others = "keys of executions that PM-1 does not name, because they did not fail or failed before its first step: 1; they are done again and undone by them"
 	for _, step := range []struct {
 		digests        []string
 		keys, excerpts int
 		gone, there    string
+		kept           []string
 	}{
-		{[]string{one}, 0, 1, "asked 0", "asked 1"},
-		{nil, 8, 6, "asked 1", "x7"},
-		{nil, 0, 0, "said no", "x7"},
+		{[]string{one}, 0, 1, "asked 0", "asked 1", []string{"keys and texts of PM-1 that were not named: 14; specctl postmortem erase PM-1 --reason \"…\" erases all", others, chain}},
+		{nil, 8, 6, "asked 1", "x7", []string{others, chain}},
+		{nil, 0, 0, "said no", "x7", []string{others, chain}},
 	} {
-		keys, excerpts, err := c.Erase(ctx, ada, "PM-1", step.digests, "asked for")
+		done, err := c.Erase(ctx, ada, "PM-1", step.digests, "asked for")
 		must(err)
-		if keys != step.keys || excerpts != step.excerpts {
-			t.Errorf("%d keys and %d texts are erased, want %d and %d", keys, excerpts, step.keys, step.excerpts)
+		if want := (control.Erasure{Keys: step.keys, Excerpts: step.excerpts, Kept: step.kept}); !reflect.DeepEqual(done, want) {
+			t.Errorf("erased %+v\nwant   %+v", done, want)
 		}
 		if all := left(); strings.Contains(all, step.gone) || !strings.Contains(all, step.there) {
 			t.Errorf("%q is there, or %q is not:\n%s", step.gone, step.there, all)
@@ -111,15 +125,30 @@ func TestExcerptsAreErasedAndTheChainStaysWhole(t *testing.T) {
 			t.Errorf("the chain: %v", found.Err)
 		}
 	}
+	if all := left(); strings.Contains(all, "key 0") {
+		t.Errorf("a key is left in a list of executions:\n%s", all)
+	}
+	// A sidecar that is told again brings keys back, which the next erasure takes.
+	_, err = s.Update(ctx, func(tx *store.Tx) error {
+		tx.PutFailures(store.FailureBatch{Spec: "shop", Version: "2.1.0", Instance: "i", Seq: 2, Executions: failures[:1]})
+		return nil
+	})
+	must(err)
+	if done, err := c.Erase(ctx, ada, "PM-1", nil, "asked for"); err != nil || done.Keys != 1 || strings.Contains(left(), "key 0") {
+		t.Errorf("told again: %+v, %v:\n%s", done, err, left())
+	}
 	// A digest that is mistyped erases nothing, and says so; one that was erased before is no mistake.
-	if _, _, err := c.Erase(ctx, ada, "PM-1", []string{one, "sha256:nothing"}, "asked for"); err == nil || !strings.Contains(err.Error(), "names nothing by the digest sha256:nothing: nothing was erased") {
+	if _, err := c.Erase(ctx, ada, "PM-1", []string{one, "sha256:nothing"}, "asked for"); err == nil || !strings.Contains(err.Error(), "names nothing by the digest sha256:nothing: nothing was erased") {
 		t.Errorf("an unknown digest: %v", err)
 	}
-	if keys, excerpts, err := c.Erase(ctx, ada, "PM-1", []string{one}, "asked for"); err != nil || keys+excerpts != 0 {
-		t.Errorf("again: %d, %d, %v", keys, excerpts, err)
+	if done, err := c.Erase(ctx, ada, "PM-1", []string{one}, "asked for"); err != nil || done.Keys+done.Excerpts != 0 {
+		t.Errorf("again: %+v, %v", done, err)
+	}
+	if _, err := c.Erase(ctx, ada, "PM-7", nil, "asked for"); err == nil || !strings.Contains(err.Error(), "PM-7 does not exist") {
+		t.Errorf("an unknown record: %v", err)
 	}
 	record, _ = s.View().PostMortem("PM-1")
-	if len(record.Erasures) != 2 || record.Rollbacks[0].Evidence.First[0].Excerpt.Request.Digest != one {
+	if len(record.Erasures) != 3 || record.Rollbacks[0].Evidence.First[0].Excerpt.Request.Digest != one {
 		t.Errorf("erasures %+v of %+v", record.Erasures, record.Rollbacks[0].Evidence.First[0].Excerpt)
 	}
 }

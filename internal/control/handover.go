@@ -7,7 +7,6 @@ import (
 	"strings"
 	"time"
 
-	"github.com/specproxy/specproxy/internal/capture"
 	"github.com/specproxy/specproxy/internal/drain"
 	"github.com/specproxy/specproxy/internal/postmortem"
 	"github.com/specproxy/specproxy/internal/store"
@@ -99,7 +98,7 @@ func (c *Controller) handedOver(spec string, records []postmortem.Record) Handed
 	}
 	for _, d := range view.UnfinishedDrains(spec) {
 		if p := Measure(view, c.fleet, d); p.Held > 0 {
-			out.Wake = append(out.Wake, fmt.Sprintf("now: %d executions of %s are held and wait for a person: specctl executions %s --on %s", p.Held, d.Version, spec, d.Version))
+			out.Wake = append(out.Wake, fmt.Sprintf("now, executions of %s that are held and wait for a person: %d; specctl executions %s --on %s", d.Version, p.Held, spec, d.Version))
 		} else if p.Running > 0 {
 			out.Wake = append(out.Wake, fmt.Sprintf("if the drain of %s is not over in time (%d still run): specctl drain status %s", d.Version, p.Running, spec))
 		}
@@ -114,7 +113,7 @@ func (c *Controller) handedOver(spec string, records []postmortem.Record) Handed
 func (c *Controller) leftOf(view *store.View, spec, version string) []string {
 	var out []string
 	if n := len(Failed(view.Failures(spec, version))); n > 0 {
-		out = append(out, fmt.Sprintf("%d executions of %s failed or were cancelled, to be done again: specctl executions %s --on %s --failed -o csv > redo.csv", n, version, spec, version))
+		out = append(out, fmt.Sprintf("executions of %s to do again, which failed or were cancelled: %d; specctl executions %s --on %s --failed -o csv > redo.csv", version, n, spec, version))
 	}
 	acts, _ := Acts(view, c.fleet, spec, version)
 	touched := 0
@@ -124,7 +123,7 @@ func (c *Controller) leftOf(view *store.View, spec, version string) []string {
 		}
 	}
 	if touched > 0 {
-		out = append(out, fmt.Sprintf("%d acts of %s to look at, and undo where they should not have been: specctl effects %s --on %s -o csv > undo.csv", touched, version, spec, version))
+		out = append(out, fmt.Sprintf("acts of %s to look at, and to undo where they should not have been: %d; specctl effects %s --on %s -o csv > undo.csv", version, touched, spec, version))
 	}
 	return out
 }
@@ -153,103 +152,4 @@ func (c *Controller) Alert(ctx context.Context, alert postmortem.Alert) ([]strin
 		return nil
 	})
 	return ids, err
-}
-
-// Erase erases personal data of a record: what its events name by digest, the keys in the records of its executions, and what was captured of
-// them. The chain stays whole. It says how many keys are erased, and how many texts of excerpts.
-func (c *Controller) Erase(ctx context.Context, actor Actor, id string, digests []string, reason string) (keys, excerpts int, err error) {
-	if actor.Automation || strings.TrimSpace(reason) == "" {
-		return 0, 0, refuse(fmt.Sprintf("specctl postmortem erase %s --reason \"…\"", id), "a person erases personal data of %s, and says why", id)
-	}
-	_, err = c.store.Update(ctx, func(tx *store.Tx) error {
-		keys, excerpts = 0, 0
-		record, err := knownRecord(tx, id)
-		if err != nil {
-			return err
-		}
-		gone := map[string]bool{}
-		fact := postmortem.Erased{Reason: reason, Digests: []string{}}
-		for _, p := range tx.Personal(id) {
-			if len(digests) == 0 || slices.Contains(digests, p.Digest) {
-				tx.DeletePersonal(id, p.Digest)
-				gone[p.Text] = true
-				fact.Digests = append(fact.Digests, p.Digest)
-				if p.Excerpt {
-					excerpts++
-				} else {
-					keys++
-				}
-			}
-		}
-		if err := unknownDigest(record, digests, fact.Digests); err != nil {
-			return err
-		}
-		changed, everything := len(fact.Digests) > 0, len(digests) == 0
-		for _, r := range record.Rollbacks {
-			for _, v := range append([]postmortem.Abandoned{{Version: r.Target}}, r.Abandoned...) {
-				for _, b := range tx.Failures(r.Spec, v.Version) {
-					if withoutKeys(&b, gone) {
-						tx.PutFailures(b)
-					}
-				}
-				for _, x := range tx.Excerpts(r.Spec, v.Version) {
-					if withoutTexts(&x, gone, everything) {
-						tx.PutExcerpt(x)
-						changed = true
-					}
-				}
-				for _, b := range tx.Acts(r.Spec, v.Version) {
-					if withoutKeys(&b, gone) {
-						tx.PutActs(b)
-					}
-				}
-			}
-		}
-		if changed {
-			tx.AppendPostMortem(id, time.Now().UTC(), actor.Name, fact)
-		}
-		return nil
-	})
-	if err != nil {
-		return 0, 0, err
-	}
-	if err := c.store.Forget(ctx); err != nil {
-		return keys, excerpts, fmt.Errorf("what %s held is erased, but etcd's history still has it, since it could not be compacted: repeat the command: %w", id, err)
-	}
-	return keys, excerpts, nil
-}
-
-// unknownDigest refuses digests that stand for nothing in the record, and never did: who mistypes one must not believe that it is gone.
-func unknownDigest(record postmortem.Record, named, erased []string) error {
-	for _, d := range named {
-		was := func(e postmortem.Erasure) bool { return slices.Contains(e.Digests, d) }
-		if !slices.Contains(erased, d) && !slices.ContainsFunc(record.Erasures, was) {
-			return refuse("specctl postmortem export "+record.ID+"   (PM-1.personal.json lists them)", "%s names nothing by the digest %s: nothing was erased", record.ID, d)
-		}
-	}
-	return nil
-}
-
-// withoutTexts takes texts out of an excerpt, or all of it, and says whether there were any. What is left keeps it from being told again.
-func withoutTexts(x *store.Excerpt, texts map[string]bool, everything bool) bool {
-	changed := false
-	for _, p := range []*capture.Part{&x.Request, &x.Response} {
-		if p.Text != "" && (everything || texts[p.Text]) {
-			*p, changed = capture.Part{Missing: "it was erased"}, true
-		}
-	}
-	x.Erased = x.Erased || changed
-	return changed
-}
-
-// withoutKeys takes keys out of a batch, and says whether there were any.
-func withoutKeys(b *store.FailureBatch, keys map[string]bool) bool {
-	changed := false
-	b.Executions = slices.Clone(b.Executions)
-	for i := range b.Executions {
-		if keys[b.Executions[i].Key] {
-			b.Executions[i].Key, changed = "", true
-		}
-	}
-	return changed
 }

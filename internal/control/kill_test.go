@@ -134,7 +134,7 @@ func story(dir string) error {
 		func() error {
 			return deploy(ctx, c, ada, "2.1.0", control.How{Now: true, Override: "PM-1", OverrideReason: "2.0.0 is worse today"})
 		},
-		func() error { _, _, err := c.Erase(ctx, ada, "PM-1", nil, "asked for"); return err },
+		func() error { _, err := c.Erase(ctx, ada, "PM-1", nil, "asked for"); return err },
 	} {
 		if err := step(); err != nil {
 			return err

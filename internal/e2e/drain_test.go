@@ -200,8 +200,8 @@ func TestOperatorsDecideOverSingleExecutions(t *testing.T) {
 		request(t, g.envoy, "shop.agents", "next", "x", append(header, "X-Spec-Pin", pin)...).answer(http.StatusOK, answer)
 	}
 	// Whoever takes over is told what waits for a person, what to redo and to undo, and when to wake somebody.
-	g.left("shop", "wake someone: now: 1 executions of 2.1.0 are held and wait for a person: specctl executions shop --on 2.1.0",
-		"left: 1 acts of 2.1.0 to look at, and undo where they should not have been: specctl effects shop --on 2.1.0 -o csv > undo.csv",
+	g.left("shop", "wake someone: now, executions of 2.1.0 that are held and wait for a person: 1; specctl executions shop --on 2.1.0",
+		"left: acts of 2.1.0 to look at, and to undo where they should not have been: 1; specctl effects shop --on 2.1.0 -o csv > undo.csv",
 		"left: PM-1 asks: Why did the canary not catch it? specctl postmortem answer PM-1 --canary", "locked: shop:2.1.0 gets no new work until PM-1 is closed")
 	// Nothing has ended yet, so no record is kept: what runs is shown all the same, each with its rule.
 	g.ctl(0, []string{jobs["held"].id, "why: "}, "executions", "shop", "--decided")

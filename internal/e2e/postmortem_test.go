@@ -229,7 +229,7 @@ func TestRecordTellsTheWholeStory(t *testing.T) {
 	w.ctl(0, []string{"complete within 5m", "rule 4: path=/jobs/cancelled*"}, "rollback", "shop", "--reason", "refuses refunds above 100")
 	cut.answer(http.StatusServiceUnavailable)
 	runs.open()
-	w.left("shop", fmt.Sprintf("left: %d executions of 2.1.0 failed or were cancelled, to be done again: specctl executions shop --on 2.1.0 --failed -o csv > redo.csv", len(failed)),
+	w.left("shop", fmt.Sprintf("left: executions of 2.1.0 to do again, which failed or were cancelled: %d; specctl executions shop --on 2.1.0 --failed -o csv > redo.csv", len(failed)),
 		"wake someone: if the drain of 2.1.0 is not over in time (1 still run): specctl drain status shop", "wake someone: if shop fails again: specctl rollback shop")
 	w.xds.kill()
 	running.finish()
@@ -349,7 +349,7 @@ func (w *world) checkExport(failed []string) {
 			w.t.Errorf("%s is not in the evidence", id)
 		}
 	}
-	w.ctl(0, []string{"3 keys are erased", "4 texts of excerpts are erased"}, "postmortem", "erase", "PM-1", "--reason", "asked for")
+	w.ctl(0, []string{"3 keys are erased, and 4 texts of excerpts"}, "postmortem", "erase", "PM-1", "--reason", "asked for")
 	_, personal, everything = export()
 	if personal != "" {
 		w.t.Errorf("after the erasing there is %s", personal)

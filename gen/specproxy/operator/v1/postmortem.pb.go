@@ -854,7 +854,9 @@ type EraseResponse struct {
 	// Keys of executions.
 	Erased uint32 `protobuf:"varint,1,opt,name=erased,proto3" json:"erased,omitempty"`
 	// Texts of excerpts.
-	Excerpts      uint32 `protobuf:"varint,2,opt,name=excerpts,proto3" json:"excerpts,omitempty"`
+	Excerpts uint32 `protobuf:"varint,2,opt,name=excerpts,proto3" json:"excerpts,omitempty"`
+	// What is still there, and why; a line each.
+	Kept          []string `protobuf:"bytes,3,rep,name=kept,proto3" json:"kept,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -901,6 +903,13 @@ func (x *EraseResponse) GetExcerpts() uint32 {
 		return x.Excerpts
 	}
 	return 0
+}
+
+func (x *EraseResponse) GetKept() []string {
+	if x != nil {
+		return x.Kept
+	}
+	return nil
 }
 
 type AlertRequest struct {
@@ -1496,10 +1505,11 @@ const file_specproxy_operator_v1_postmortem_proto_rawDesc = "" +
 	"\fEraseRequest\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x18\n" +
 	"\adigests\x18\x02 \x03(\tR\adigests\x12\x16\n" +
-	"\x06reason\x18\x03 \x01(\tR\x06reason\"C\n" +
+	"\x06reason\x18\x03 \x01(\tR\x06reason\"W\n" +
 	"\rEraseResponse\x12\x16\n" +
 	"\x06erased\x18\x01 \x01(\rR\x06erased\x12\x1a\n" +
-	"\bexcerpts\x18\x02 \x01(\rR\bexcerpts\"\x82\x01\n" +
+	"\bexcerpts\x18\x02 \x01(\rR\bexcerpts\x12\x12\n" +
+	"\x04kept\x18\x03 \x03(\tR\x04kept\"\x82\x01\n" +
 	"\fAlertRequest\x12\x16\n" +
 	"\x06source\x18\x01 \x01(\tR\x06source\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x12\x18\n" +

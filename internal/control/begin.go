@@ -203,7 +203,7 @@ func (c *Controller) resolveStart(tx *store.Tx, before routing.Route, s *start) 
 		return goal{}, err
 	}
 	run.Origin = s.origin
-	run.Asked = rollout.Asked{Reason: s.how.Reason, Override: s.how.Override, OverrideReason: s.how.OverrideReason}
+	run.Asked = rollout.Asked{Reason: s.how.Reason, Override: s.how.Override, OverrideReason: s.how.OverrideReason, Admin: s.actor.Admin}
 	switch {
 	case s.how.DryRun: // it shows the first weight
 	case s.how.NoRehearsal:

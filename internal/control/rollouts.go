@@ -314,7 +314,7 @@ func (c *Controller) apply(ctx context.Context, actor Actor, seen, ro store.Roll
 // firstWeight is the deploy, as it was asked for before the rehearsal and the gates.
 func (c *Controller) firstWeight(ctx context.Context, actor Actor, run rollout.Run, weight uint16, how How) (Change, error) {
 	asked := run.Asked
-	how.Override, how.OverrideReason = asked.Override, asked.OverrideReason
+	how.Override, how.OverrideReason, actor.Admin = asked.Override, asked.OverrideReason, asked.Admin // whoever opened the last gate
 	if asked.Reason != "" {
 		how.Reason = asked.Reason
 	}

@@ -294,6 +294,31 @@ func TestARehearsalWantsAProxyAndAWarmPool(t *testing.T) {
 	deploy(0, "this deploy can be undone in ", "as rehearsed at 1 proxy")
 }
 
+// A version that was rolled back may be a canary again before its record is closed, if an admin overrides: what was asked for then goes for the first
+// weight, which others give once the rehearsal is over.
+func TestAnOverrideMayBeACanary(t *testing.T) {
+	w := startPlane(t, nil)
+	agent := failing(t, 0).URL
+	for version, more := range map[string]string{"1.0.0": "", "1.1.0": oneManualStep} {
+		w.publish("refunds", version, canaryContract, more)
+		w.sidecar("refunds:"+version, agent)
+		w.ready("refunds", version, 1)
+	}
+	w.deploy("refunds", "1.0.0")
+	answers(t, w.envoy("edge-1"), "refunds", "done\n")
+	w.ctl(0, nil, "deploy", "refunds:1.1.0", "--at-once", "--reason", "hurry")
+	w.rollback("refunds")
+	w.ctl(1, []string{"is quarantined"}, "deploy", "refunds:1.1.0", "--impossible")
+	out, code := w.specctl("deploy", "refunds:1.1.0", "--impossible", "--override", "PM-1", "--reason", "1.0.0 is worse today")
+	if code != 0 || !strings.Contains(out, "this deploy can be undone in ") {
+		t.Fatalf("exit %d:\n%s", code, out)
+	}
+	if r := w.phase("refunds", "stepping"); r.GetWeight() != 1000 {
+		t.Errorf("%v", r)
+	}
+	w.ctl(0, []string{"1.0.0 is worse today"}, "postmortem", "show", "PM-1")
+}
+
 // Of several canaries one may be refused: it is named, and so is what was done all the same.
 func TestOneOfSeveralCanariesIsRefused(t *testing.T) {
 	w := startPlane(t, nil)

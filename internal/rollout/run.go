@@ -204,6 +204,8 @@ type Asked struct {
 	// Override names the open post-mortem of a quarantined version that is deployed all the same, and OverrideReason says why.
 	Override       string `json:"override,omitempty"`
 	OverrideReason string `json:"overrideReason,omitempty"`
+	// Admin asked for it, who may override.
+	Admin bool `json:"admin,omitempty"`
 }
 
 // Action is what the machine wants done, in the transaction that stores its new state.

@@ -20,7 +20,7 @@ import (
 const (
 	ofManifest = "its manifest"
 	ofDeploy   = "the deploy"
-	ofNobody   = "nobody, so the standard one"
+	ofNobody   = "xds, since its manifest has none"
 	// overManifest: the deploy's plan stands in place of the manifest's.
 	overManifest = "the deploy, in place of its manifest's"
 )

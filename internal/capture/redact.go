@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"mime"
 	"regexp"
+	"slices"
 	"strings"
 	"unicode/utf8"
 )
@@ -131,7 +132,7 @@ func (r *Redactor) text(limit int, b Body) (text string, whole bool, err error) 
 		if !b.Whole {
 			return "", false, fmt.Errorf("only its first %d bytes were looked at, in which what rules redact cannot be found safely", len(b.Begin))
 		}
-		text, err = r.json(text, 0, "")
+		text, err = r.json(text, 0, "", nil)
 		return r.matches(text), true, err
 	case "stream":
 		if !b.Whole {
@@ -146,7 +147,7 @@ func (r *Redactor) text(limit int, b Body) (text string, whole bool, err error) 
 		if !b.Whole {
 			return "", false, fmt.Errorf("only its first %d bytes were looked at, in which what rules redact cannot be found safely", len(b.Begin))
 		}
-		text, err = r.plain(text)
+		text, err = r.plain(text, nil)
 		return text, true, err
 	}
 	return "", false, fmt.Errorf("its type (%.60s) is none in which rules can be applied", orNone(b.Type))
@@ -179,10 +180,10 @@ func kindOf(stated string) (string, error) {
 	return "other", nil
 }
 
-// plain is text that may be JSON all the same.
-func (r *Redactor) plain(text string) (string, error) {
+// plain is text that may be JSON all the same. joined collects its texts; it may be nil.
+func (r *Redactor) plain(text string, joined map[string]string) (string, error) {
 	if looksLikeJSON(text) && json.Valid([]byte(text)) {
-		out, err := r.json(text, 0, "")
+		out, err := r.json(text, 0, "", joined)
 		return r.matches(out), err
 	}
 	if len(r.fields) > 0 {
@@ -191,12 +192,17 @@ func (r *Redactor) plain(text string) (string, error) {
 	if len(r.patterns) > 0 && strings.Contains(text, `\u`) {
 		return "", errors.New("it holds escaped characters outside JSON, which a rule cannot see")
 	}
-	return r.matches(text), nil
+	out := r.matches(text)
+	if joined != nil {
+		joined[""] += strings.TrimPrefix(out, " ")
+	}
+	return out, nil
 }
 
-// lines redacts a stream: its rules see one line at a time.
+// lines redacts a stream: its rules see one line at a time, and what its texts are once a client has put them together.
 func (r *Redactor) lines(text string) (string, error) {
 	var out strings.Builder
+	joined := map[string]string{}
 	for line := range strings.Lines(text) {
 		body := strings.TrimRight(line, "\r\n")
 		end := line[len(body):]
@@ -210,13 +216,27 @@ func (r *Redactor) lines(text string) (string, error) {
 		redacted := r.matches(body)
 		if (label == "" || label == "data:") && strings.TrimSpace(body) != "" {
 			var err error
-			if redacted, err = r.plain(body); err != nil {
+			if redacted, err = r.plain(body, joined); err != nil {
 				return "", fmt.Errorf("a line of it cannot be redacted: %w", err)
 			}
 		}
 		out.WriteString(label + redacted + end)
 	}
+	for _, whole := range joined {
+		if slices.ContainsFunc(r.patterns, func(p pattern) bool { return p.MatchString(whole) }) || r.quotesField(whole) {
+			return "", errors.New("what a rule redacts is spread over its lines")
+		}
+	}
 	return out.String(), nil
+}
+
+// quotesField says that a text names the last part of a field that a rule redacts, as JSON would.
+func (r *Redactor) quotesField(text string) bool {
+	text = fold(text)
+	return slices.ContainsFunc(r.fields, func(f field) bool {
+		name := f.path[strings.LastIndexByte(f.path, '.')+1:]
+		return strings.Contains(text, `"`+name+`"`) || strings.Contains(text, `"`+name+`\"`)
+	})
 }
 
 func (r *Redactor) matches(text string) string {
@@ -232,12 +252,12 @@ func looksLikeJSON(text string) bool {
 	return strings.HasPrefix(text, "{") || strings.HasPrefix(text, "[")
 }
 
-// json writes JSON anew without what rules redact. path is the folded path of the value, each name after a dot.
-func (r *Redactor) json(text string, depth int, path string) (string, error) {
+// json writes JSON anew without what rules redact. path is the folded path of the value, each name after a dot; joined collects texts by it.
+func (r *Redactor) json(text string, depth int, path string, joined map[string]string) (string, error) {
 	if !json.Valid([]byte(text)) {
 		return "", errors.New("it is not JSON, so that fields cannot be found")
 	}
-	w := writer{Redactor: r, in: json.NewDecoder(strings.NewReader(text))}
+	w := writer{Redactor: r, in: json.NewDecoder(strings.NewReader(text)), joined: joined}
 	w.in.UseNumber()
 	if err := w.value(path, depth); err != nil {
 		return "", err
@@ -247,8 +267,9 @@ func (r *Redactor) json(text string, depth int, path string) (string, error) {
 
 type writer struct {
 	*Redactor
-	in  *json.Decoder
-	out bytes.Buffer
+	in     *json.Decoder
+	out    bytes.Buffer
+	joined map[string]string // nil: not wanted
 }
 
 func (w *writer) value(path string, depth int) error {
@@ -330,18 +351,27 @@ func (w *writer) member(path string, depth int) error {
 
 // text writes a string, which may hold JSON itself.
 func (w *writer) text(s, path string, depth int) error {
-	if looksLikeJSON(s) && json.Valid([]byte(s)) {
-		inner, err := w.json(s, depth+1, path)
+	inside := looksLikeJSON(s) && json.Valid([]byte(s))
+	switch {
+	case inside:
+		inner, err := w.json(s, depth+1, path, w.joined)
 		if err != nil {
 			return err
 		}
 		s = inner
+	case w.quotesField(s):
+		return errors.New("a text in it quotes a field that a rule redacts, and is not JSON")
+	case len(w.patterns) > 0 && strings.Contains(s, `\u`):
+		return errors.New("a text in it holds escaped characters outside JSON, which a rule cannot see")
 	}
 	redacted := w.matches(s)
 	for _, p := range w.patterns {
 		if p.MatchString(redacted) {
 			return fmt.Errorf("rule %d still matches after redaction", p.rule)
 		}
+	}
+	if w.joined != nil && !inside {
+		w.joined[path] += redacted
 	}
 	w.quote(redacted)
 	return nil

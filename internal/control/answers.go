@@ -61,9 +61,12 @@ func (c *Controller) Answer(ctx context.Context, actor Actor, id string, answers
 
 // AssignRecord gives a record its owner.
 func (c *Controller) AssignRecord(ctx context.Context, actor Actor, id string, to postmortem.Assigned) (postmortem.Record, error) {
-	return c.changeRecord(ctx, actor, id, "assign", func(postmortem.Record, time.Time) ([]postmortem.Fact, error) {
+	return c.changeRecord(ctx, actor, id, "assign", func(_ postmortem.Record, now time.Time) ([]postmortem.Fact, error) {
 		if strings.TrimSpace(to.Owner) == "" || len(to.Owner)+len(to.Note) > maxAnswer {
 			return nil, refuse("specctl postmortem assign "+id+" --owner NAME --due 3d", "%s needs an owner with a name", id)
+		}
+		if !to.Due.IsZero() && to.Due.Before(now) {
+			return nil, refuse("specctl postmortem assign "+id+" --owner NAME --due 3d", "%s cannot be due in the past (%s)", id, to.Due.Format(time.DateOnly))
 		}
 		return []postmortem.Fact{to}, nil
 	})

@@ -36,6 +36,9 @@ func (c *Controller) HandOver(ctx context.Context, actor Actor, h HandOver) (Han
 	if strings.TrimSpace(h.To) == "" && !h.DryRun {
 		return HandedOver{}, refuse("specctl handover "+h.Spec+" --to day-team --note \"…\"", "a handover of %s names who takes over", h.Spec)
 	}
+	if !h.Due.IsZero() && h.Due.Before(time.Now()) {
+		return HandedOver{}, refuse("specctl handover "+h.Spec+" --to day-team --due 3d", "what is open of %s cannot be due in the past (%s)", h.Spec, h.Due.Format(time.DateOnly))
+	}
 	if h.Due.IsZero() {
 		h.Due = time.Now().UTC().Add(handOverDue)
 	}
@@ -80,7 +83,11 @@ func (c *Controller) handedOver(spec string, records []postmortem.Record) Handed
 	}
 	for _, record := range records {
 		out.PostMortems = append(out.PostMortems, record.ID)
-		for _, q := range record.Unanswered(postmortem.SpecError) {
+		asked := record.Unanswered(postmortem.SpecError)
+		if len(asked) == 0 {
+			out.Left = append(out.Left, fmt.Sprintf("%s is answered and waits to be closed: specctl postmortem close %s --cause CAUSE --note \"…\"", record.ID, record.ID))
+		}
+		for _, q := range asked {
 			out.Left = append(out.Left, fmt.Sprintf("%s asks: %s specctl postmortem answer %s --%s \"…\"", record.ID, q.Words(), record.ID, q))
 		}
 		for _, a := range record.Actions {

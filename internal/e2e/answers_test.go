@@ -34,6 +34,7 @@ func TestRecordClosesOnlyWhenEveryQuestionIsAnswered(t *testing.T) {
 	pm(1, []string{"Why did the canary"}, "close", "PM-1", "--cause", "spec-error", "--note", "x")
 	pm(0, nil, "answer", "PM-1", "--canary", "there was none")
 	pm(1, []string{"cannot be due in the past"}, "assign", "PM-1", "--what", "add a case", "--owner", "bob", "--due", "2020-01-01")
+	pm(1, []string{"PM-1 cannot be due in the past (2020-01-01)"}, "assign", "PM-1", "--owner", "bob", "--due", "2020-01-01")
 	pm(2, []string{"neither a date"}, "assign", "PM-1", "--what", "add a case", "--owner", "bob", "--due", "soon")
 	pm(1, []string{"who does it, and by when"}, "assign", "PM-1", "--what", "add a case", "--owner", "bob")
 	pm(0, []string{"A1 for bob"}, "assign", "PM-1", "--what", "add a case", "--owner", "bob", "--due", "14d")
@@ -42,6 +43,7 @@ func TestRecordClosesOnlyWhenEveryQuestionIsAnswered(t *testing.T) {
 	pm(1, []string{"in which version?"}, "close", "PM-1", "--cause", "spec-error", "--note", "x")
 	w.publish("shop", "2.2.0", completeContract, "fixes: PM-1")
 	pm(0, []string{"every question is answered"}, "answer", "PM-1")
+	w.ctl(0, []string{`left: PM-1 is answered and waits to be closed: specctl postmortem close PM-1 --cause CAUSE --note "…"`}, "handover", "shop", "--dry-run")
 	text := w.ctl(0, nil, "postmortem", "show", "PM-1")
 	contains(t, text, "there was none", "no case above it", "add a case", "bob", "carol", "shop:2.2.0")
 	contains(t, w.ctl(0, nil, "show", "shop:2.2.0"), "PM-1")
@@ -181,6 +183,7 @@ func TestHandoverSaysWhatIsLeft(t *testing.T) {
 		t.Errorf("owner %+v", r.Owner)
 	}
 	contains(t, w.ctl(0, nil, "postmortem", "show", "PM-1"), "day-team", "QueueGrows: 400 wait", "QueueShrinks")
+	w.ctl(1, []string{"what is open of shop cannot be due in the past (2020-01-01)"}, "handover", "shop", "--to", "day-team", "--due", "2020-01-01")
 	w.ctl(1, []string{"spec nobody does not exist"}, "handover", "nobody", "--to", "x")
 	// A rollback that an instance has not confirmed wakes somebody.
 	w.staged("till", "1.0.0", "1.1.0")["1.1.0"].close()

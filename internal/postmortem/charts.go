@@ -4,11 +4,14 @@ import (
 	"bytes"
 	"fmt"
 	"image/color"
+	"math"
+	"strconv"
 	"time"
 
 	"gonum.org/v1/plot"
 	"gonum.org/v1/plot/plotter"
 	"gonum.org/v1/plot/vg"
+	"gonum.org/v1/plot/vg/draw"
 	"gonum.org/v1/plot/vg/vgsvg"
 
 	"github.com/specproxy/specproxy/internal/routing"
@@ -106,8 +109,9 @@ func (c Chart) SVG() ([]byte, error) {
 	p.Title.Text = c.Title
 	p.X.Label.Text = "seconds since the rollback was committed"
 	p.Y.Label.Text = c.Unit
-	p.Legend.Top = true
-	p.BackgroundColor = color.White
+	p.X.Tick.Marker, p.Y.Tick.Marker = ticks{}, ticks{}
+	legend := plot.NewLegend()
+	legend.Top, legend.Left = true, true
 	if c.Unit == "%" {
 		p.Y.Min, p.Y.Max = 0, 100
 	}
@@ -129,7 +133,7 @@ func (c Chart) SVG() ([]byte, error) {
 		}
 		line.Color, line.Width = lineColours[i%len(lineColours)], vg.Points(1.5)
 		p.Add(line)
-		p.Legend.Add(l.Label, line)
+		legend.Add(l.Label, line)
 	}
 	if xs := c.span(); xs[0] <= 0 && xs[1] >= 0 {
 		commit, err := plotter.NewLine(plotter.XYs{{X: 0, Y: p.Y.Min}, {X: 0, Y: p.Y.Max}})
@@ -138,17 +142,49 @@ func (c Chart) SVG() ([]byte, error) {
 		}
 		commit.Dashes = []vg.Length{vg.Points(3), vg.Points(3)}
 		p.Add(commit)
-		p.Legend.Add("rollback", commit)
+		legend.Add("rollback", commit)
 	}
+	image := vgsvg.New(16*vg.Centimeter, 7*vg.Centimeter)
+	canvas := draw.New(image)
+	canvas.SetColor(color.White)
+	canvas.Fill(canvas.Path())
+	// The legend stands beside the plot: inside, it would hide what happened at the rollback. A reader's own font may be wider than the one that
+	// was measured.
+	width := widerFont*legend.Rectangle(canvas).Size().X + legendGap
+	p.Draw(draw.Crop(canvas, 0, -width, 0, 0))
+	legend.Draw(draw.Crop(canvas, canvas.Size().X-width+legendGap, 0, 0, -p.Title.TextStyle.Height(p.Title.Text)))
 	var out bytes.Buffer
-	canvas, err := p.WriterTo(16*vg.Centimeter, 7*vg.Centimeter, "svg")
-	if err != nil {
-		return nil, fmt.Errorf("chart %s: %w", c.Name, err)
-	}
-	if _, err := canvas.WriteTo(&out); err != nil {
+	if _, err := image.WriteTo(&out); err != nil {
 		return nil, fmt.Errorf("chart %s: %w", c.Name, err)
 	}
 	return out.Bytes(), nil
 }
 
-var _ = vgsvg.New // registers the format
+const (
+	legendGap = vg.Length(12)
+	widerFont = 1.3
+)
+
+// ticks are at multiples of 1, 2 or 5 times a power of ten, without digits that say nothing.
+type ticks struct{}
+
+// Ticks between two values, four of them at least.
+func (ticks) Ticks(lo, hi float64) []plot.Tick {
+	if !(hi > lo) {
+		return nil
+	}
+	step := math.Pow(10, math.Floor(math.Log10((hi-lo)/wantedTicks)))
+	for _, n := range []float64{5, 2} {
+		if (hi-lo)/(n*step) >= wantedTicks {
+			step *= n
+			break
+		}
+	}
+	var out []plot.Tick
+	for i := math.Ceil(lo / step); i*step <= hi; i++ {
+		out = append(out, plot.Tick{Value: i * step, Label: strconv.FormatFloat(i*step+0, 'g', 6, 64)})
+	}
+	return out
+}
+
+const wantedTicks = 4

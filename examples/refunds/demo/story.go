@@ -231,7 +231,7 @@ func (t *story) putRight() error {
 		return err
 	}
 	t.say("the post-mortem, for the repository")
-	return t.must(t.ctx, "postmortem", "export", t.facts.PostMortem, "--without-personal", "--out", filepath.Join(t.results, "postmortem"))
+	return t.must(t.ctx, "postmortem", "export", t.facts.PostMortem, "--out", filepath.Join(t.results, "postmortem"))
 }
 
 // closeDown ends the traffic, waits for what is under way, and ends the processes, so that their logs are whole.

@@ -174,6 +174,21 @@ func escaped(t *rapid.T, raw string) string {
 	return strings.NewReplacer("hush", `h\u0075sh`, `"secret"`, `"s\u0065cret"`, "by 4", `by \u0034`).Replace(raw)
 }
 
+func TestReasonsAreRedacted(t *testing.T) {
+	for _, c := range []struct {
+		rules      []capture.Rule
+		said, want string
+	}{
+		{[]capture.Rule{{Regex: card, With: "[card]"}}, "4111111111111111 was declined", "[card] was declined"},
+		{[]capture.Rule{{Field: "card"}}, "the card was declined", "the card was declined"},
+		{[]capture.Rule{{Regex: "ab|a-c", With: "-"}}, "aabc", "[redacted]"},
+	} {
+		if got := redactor(t, capture.Rules{Request: 1, Redact: c.rules}).Reason(c.said); got != c.want {
+			t.Errorf("%q became %q, want %q", c.said, got, c.want)
+		}
+	}
+}
+
 func TestRulesAreChecked(t *testing.T) {
 	for want, rules := range map[string]capture.Rules{
 		": captures nothing":                                           {},

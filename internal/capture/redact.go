@@ -78,6 +78,15 @@ func (r *Redactor) Excerpt(request, response Body) Excerpt {
 	return Excerpt{Request: r.part(r.rules.Request, request), Response: r.part(r.rules.Response, response)}
 }
 
+// Reason redacts what an agent gives as the reason of an outcome: records keep it for good. Patterns see it; fields of JSON are not in it.
+func (r *Redactor) Reason(said string) string {
+	out := r.matches(said)
+	if said != "" && slices.ContainsFunc(r.patterns, func(p pattern) bool { return p.MatchString(out) }) {
+		return defaultWith
+	}
+	return out
+}
+
 func (r *Redactor) part(limit int, b Body) Part {
 	text, whole, err := r.text(limit, b)
 	if err != nil {

@@ -227,7 +227,7 @@ func (x *Execution) Infer(success bool, reason string) {
 
 // say sets the outcome. The entry's lock is held.
 func (e *entry) say(success bool, reason string) {
-	e.outcome, e.reason = Failure, reason
+	e.outcome, e.reason = Failure, e.ledger.reason(reason)
 	if success {
 		e.outcome = Success
 	}

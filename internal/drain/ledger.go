@@ -36,6 +36,9 @@ func (o Order) retry() Range { return Range{Min: MinRetry, Max: MinRetry + max(o
 // Locks are taken in this order, each for a short time and never across a callback: orders, then one entry, then one shard or the kept chain.
 // No lock is held while a grant is journalled, so an order waits for no disk.
 type Ledger struct {
+	// Reasons rewrites what is given as the reason of an outcome before it is kept; nil leaves it. It is set before the first execution.
+	Reasons func(string) string
+
 	plan *plan
 	// attributes are those by which executions are counted apart.
 	attributes []Attribute
@@ -120,6 +123,13 @@ func NewLedger(c Contract, attributes ...Attribute) *Ledger {
 		l.shards[i].segments = newTallies(attributes)
 	}
 	return l
+}
+
+func (l *Ledger) reason(said string) string {
+	if l.Reasons == nil || said == "" {
+		return said
+	}
+	return l.Reasons(said)
 }
 
 // Begin is what is known of an exchange when it comes in.

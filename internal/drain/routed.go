@@ -147,7 +147,7 @@ func (l *Ledger) Late(id string, success bool, reason string) (found, taken bool
 		r.settle(e, ^uint64(0))
 	}
 	s.totals.settle(e.outcome, ^uint64(0))
-	e.outcome, e.reason = Failure, reason
+	e.outcome, e.reason = Failure, l.reason(reason)
 	if success {
 		e.outcome = Success
 	}

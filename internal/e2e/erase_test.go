@@ -37,9 +37,9 @@ func TestWhatIsErasedIsNowhere(t *testing.T) {
 	w.publish("shop", "2.0.0", guardedContract)
 	w.publish("shop", "2.1.0", guardedContract, `capture: {request: 2048, response: 2048, redact: [{field: card.number}, {regex: 'hidden-[a-z-]+'}]}`)
 	sidecars, kept := map[string]*process{}, t.TempDir()
-	for _, x := range []struct{ version, key, text string }{
-		{"2.0.0", "of-another", off},
-		{"2.1.0", key, fmt.Sprintf(`{"note":%q,"card":{"number":%q},"text":"{\"more\":\"%s\"}"}`, body, field, matched)},
+	for _, x := range []struct{ version, key, reason, text string }{
+		{"2.0.0", "of-another", "above the limit", off},
+		{"2.1.0", key, "above the limit for " + matched, fmt.Sprintf(`{"note":%q,"card":{"number":%q},"text":"{\"more\":\"%s\"}"}`, body, field, matched)},
 	} {
 		d, address := startDesk(t, x.version), freeAddress(t)
 		sidecars[x.version] = d.sidecar(w, "shop", "--listen", address, "--cache-dir", filepath.Join(kept, x.version))
@@ -49,7 +49,7 @@ func TestWhatIsErasedIsNowhere(t *testing.T) {
 		c := request(t, address, "shop.agents", "refused?q="+query, x.text, "Content-Type", "application/json", "Idempotency-Key", x.key, "X-Note", header)
 		j.begins()
 		j.do(func(rw http.ResponseWriter) {
-			rw.Header().Set("X-Spec-Outcome", `failure; reason="above the limit"`)
+			rw.Header().Set("X-Spec-Outcome", `failure; reason="`+x.reason+`"`)
 			rw.Header().Set("Content-Type", "text/plain")
 		})
 		j.finish()
@@ -136,6 +136,7 @@ func TestWhatIsErasedIsNowhere(t *testing.T) {
 
 	before := places()
 	found(before, body, "etcd", "etcd's history", "export", "show", "the dashboard's /postmortems/PM-1")
+	contains(t, before["show"], "above the limit for [redacted]")
 	found(before, key, "etcd", "etcd's history", "executions", "export")
 	for _, never := range []string{field, matched, header, query, off} {
 		found(before, never)

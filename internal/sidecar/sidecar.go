@@ -296,17 +296,18 @@ func (s *sidecar) apiURL() string {
 // assemble wires the parts; none of them runs yet.
 func (s *sidecar) assemble() error {
 	contract := s.version.Manifest.InFlight
+	s.ledger = drain.NewLedger(contract, s.version.Manifest.Segments...)
 	var captures *capture.Keeper // nil: the manifest wants none
 	if rules := s.version.Manifest.Capture; rules.On() {
 		redactor, err := capture.New(rules)
 		if err != nil {
 			return fmt.Errorf("the manifest of %s: %w", s.Ref, err)
 		}
-		captures = capture.NewKeeper(redactor)
+		captures, s.ledger.Reasons = capture.NewKeeper(redactor), redactor.Reason
 	}
-	s.ledger = drain.NewLedger(contract, s.version.Manifest.Segments...)
 	if s.version.Manifest.Shadow == versions.ShadowSafe {
 		s.shadows = drain.NewLedger(contract)
+		s.shadows.Reasons = s.ledger.Reasons
 	}
 	s.overrides = &overrides{ledger: s.ledger, log: s.Log}
 	s.keeper = posture.New(s.dir.state(), s.ledger, time.Now)

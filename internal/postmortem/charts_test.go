@@ -16,6 +16,11 @@ var (
 	corner    = regexp.MustCompile(`[ML](-?[\d.]+),`)
 )
 
+const (
+	wide   = 453.54 // points
+	letter = 6.0    // of a wide font, in the mean
+)
+
 // TestChartsCanBeRead: the legend stands where no line is, and ticks are numbers that a person would choose.
 func TestChartsCanBeRead(t *testing.T) {
 	chart := postmortem.Chart{Name: "rates", Title: "Executions that succeeded", Unit: "%", Lines: []postmortem.Line{
@@ -44,8 +49,8 @@ func TestChartsCanBeRead(t *testing.T) {
 		texts[m[2]] = decimal(t, m[1])
 	}
 	for _, label := range []string{"2.0.0", "2.1.0-a-long-name", "rollback"} {
-		if at, ok := texts[label]; !ok || at <= rightmost {
-			t.Errorf("%s is written at %v, within the lines, which end at %v: %v", label, at, rightmost, texts)
+		if at, ok := texts[label]; !ok || at <= rightmost || at+letter*float64(len(label)) > wide {
+			t.Errorf("%s is written at %v, within the lines, which end at %v, or over the edge: %v", label, at, rightmost, texts)
 		}
 	}
 	for _, tick := range []string{"-15", "-10", "-5", "0", "20", "40", "100"} {

@@ -201,6 +201,8 @@ func TestRulesAreChecked(t *testing.T) {
 		".redact[0].regex: is no regular expression of RE2":            {Request: 1, Redact: []capture.Rule{{Regex: `(?<=a)b`}}},
 		".redact[0].regex: x* matches an empty text":                   {Request: 1, Redact: []capture.Rule{{Regex: "x*"}}},
 		".redact[0].regex: has 257 bytes":                              {Request: 1, Redact: []capture.Rule{{Regex: strings.Repeat("a", 257)}}},
+		".redact[0].regex: is too large: with those before it, it ta":  {Request: 1, Redact: []capture.Rule{{Regex: `(?:(?:[a-z ]{1,31}x?){1,31}){1}[0-9]{5}`}}},
+		".redact[1].regex: is too large":                               {Request: 1, Redact: []capture.Rule{{Regex: `a{600}`}, {Regex: `b{600}`}}},
 		".redact[0].with":                                              {Request: 1, Redact: []capture.Rule{{Field: "a", With: "a\nb"}}},
 		".redact[0]: puts [redacted] in place of what is redacted, wh": {Request: 1, Redact: []capture.Rule{{Field: "a"}, {Regex: "[a-z]+", With: "-"}}},
 	} {

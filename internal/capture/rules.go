@@ -7,6 +7,7 @@ package capture
 import (
 	"fmt"
 	"regexp"
+	"regexp/syntax"
 	"strings"
 	"unicode"
 )
@@ -16,7 +17,9 @@ const (
 	// MaxBytes of a request or a response in an excerpt.
 	MaxBytes = 8 << 10
 	// MaxRules of one manifest.
-	MaxRules    = 16
+	MaxRules = 16
+	// maxSteps of all patterns together, which bounds the time that they take: RE2 tries at most all of them at each byte.
+	maxSteps    = 1000
 	maxField    = 128
 	maxPattern  = 256
 	maxWith     = 32
@@ -92,6 +95,7 @@ func (r Rules) Check(report func(field, message string)) {
 		return
 	}
 	var patterns []*regexp.Regexp
+	steps := 0
 	for i, rule := range r.Redact {
 		at := fmt.Sprintf(".redact[%d]", i)
 		if (rule.Field == "") == (rule.Regex == "") {
@@ -107,6 +111,9 @@ func (r Rules) Check(report func(field, message string)) {
 				report(at+".regex", err.Error())
 			} else {
 				patterns = append(patterns, pattern)
+				if steps += stepsOf(rule.Regex); steps > maxSteps {
+					report(at+".regex", fmt.Sprintf("is too large: with those before it, it takes %d steps at each byte of a body, at most %d: let it repeat less, such as x+ for x{1,100}", steps, maxSteps))
+				}
 			}
 		}
 		if len(rule.With) > maxWith || strings.ContainsFunc(rule.With, func(c rune) bool { return !unicode.IsPrint(c) }) {
@@ -120,6 +127,19 @@ func (r Rules) Check(report func(field, message string)) {
 			}
 		}
 	}
+}
+
+// stepsOf is the size of the program that a valid pattern is compiled to.
+func stepsOf(source string) int {
+	tree, err := syntax.Parse(source, syntax.Perl)
+	if err != nil {
+		return 0
+	}
+	program, err := syntax.Compile(tree.Simplify())
+	if err != nil {
+		return 0
+	}
+	return len(program.Inst)
 }
 
 func compile(source string) (*regexp.Regexp, error) {

@@ -24,6 +24,8 @@ type Chart struct {
 	Title string `json:"title"`
 	Unit  string `json:"unit"`
 	Lines []Line `json:"lines"`
+	// ceiling is the largest value that is drawn; 0: all are.
+	ceiling float64
 }
 
 // Line of a chart. Step says that a value holds until the next one.
@@ -58,7 +60,7 @@ func Charts(r Rollback, a Analysis) []Chart {
 		}
 		weights.Lines = append(weights.Lines, line)
 	}
-	curve := Chart{Name: "evidence", Title: "Evidence against " + a.Version, Unit: "nats"}
+	curve := Chart{Name: "evidence", Title: "Evidence against " + a.Version, Unit: "nats", ceiling: evidenceShown * a.Threshold}
 	for _, c := range []struct {
 		label  string
 		points []Evidently
@@ -135,6 +137,10 @@ func (c Chart) SVG() ([]byte, error) {
 		p.Add(line)
 		legend.Add(l.Label, line)
 	}
+	if c.ceiling > 0 && p.Y.Max > c.ceiling {
+		p.Y.Max = c.ceiling
+		p.Y.Label.Text += fmt.Sprintf(", cut off at %.0f", c.ceiling)
+	}
 	if xs := c.span(); xs[0] <= 0 && xs[1] >= 0 {
 		commit, err := plotter.NewLine(plotter.XYs{{X: 0, Y: p.Y.Min}, {X: 0, Y: p.Y.Max}})
 		if err != nil {
@@ -159,6 +165,10 @@ func (c Chart) SVG() ([]byte, error) {
 	}
 	return out.Bytes(), nil
 }
+
+// evidenceShown is how many times the threshold the chart of the evidence goes up to: what counts is when it was passed, and a long failure grows to
+// hundreds of times that.
+const evidenceShown = 10
 
 const (
 	legendGap = vg.Length(12)

@@ -24,8 +24,6 @@ type Chart struct {
 	Title string `json:"title"`
 	Unit  string `json:"unit"`
 	Lines []Line `json:"lines"`
-	// ceiling is the largest value that is drawn; 0: all are.
-	ceiling float64
 }
 
 // Line of a chart. Step says that a value holds until the next one.
@@ -60,7 +58,7 @@ func Charts(r Rollback, a Analysis) []Chart {
 		}
 		weights.Lines = append(weights.Lines, line)
 	}
-	curve := Chart{Name: "evidence", Title: "Evidence against " + a.Version, Unit: "nats", ceiling: evidenceShown * a.Threshold}
+	curve := Chart{Name: "evidence", Title: "Evidence against " + a.Version, Unit: "nats"}
 	for _, c := range []struct {
 		label  string
 		points []Evidently
@@ -137,9 +135,9 @@ func (c Chart) SVG() ([]byte, error) {
 		p.Add(line)
 		legend.Add(l.Label, line)
 	}
-	if c.ceiling > 0 && p.Y.Max > c.ceiling {
-		p.Y.Max = c.ceiling
-		p.Y.Label.Text += fmt.Sprintf(", cut off at %.0f", c.ceiling)
+	if c.Unit == "nats" && p.Y.Max > evidenceLinear {
+		p.Y.Scale, p.Y.Tick.Marker = squeezed{}, squeezed{}
+		p.Y.Label.Text += ", log scale"
 	}
 	if xs := c.span(); xs[0] <= 0 && xs[1] >= 0 {
 		commit, err := plotter.NewLine(plotter.XYs{{X: 0, Y: p.Y.Min}, {X: 0, Y: p.Y.Max}})
@@ -166,9 +164,29 @@ func (c Chart) SVG() ([]byte, error) {
 	return out.Bytes(), nil
 }
 
-// evidenceShown is how many times the threshold the chart of the evidence goes up to: what counts is when it was passed, and a long failure grows to
-// hundreds of times that.
-const evidenceShown = 10
+// evidenceLinear is up to where evidence is drawn on a linear scale. A long failure grows to hundreds of times its threshold, beside which nobody
+// would see when that was passed.
+const evidenceLinear = 30
+
+// squeezed is a scale that is linear around 0 and logarithmic far from it, with its ticks.
+type squeezed struct{}
+
+func squeeze(x float64) float64 { return math.Copysign(math.Log1p(math.Abs(x)), x) }
+
+// Normalize implements plot.Normalizer.
+func (squeezed) Normalize(lo, hi, x float64) float64 {
+	return (squeeze(x) - squeeze(lo)) / (squeeze(hi) - squeeze(lo))
+}
+
+// Ticks implements plot.Ticker.
+func (squeezed) Ticks(lo, hi float64) (out []plot.Tick) {
+	for _, at := range []float64{-1000, -100, -10, -1, 0, 1, 3, 10, 30, 100, 300, 1000, 3000, 10000} {
+		if at >= lo && at <= hi {
+			out = append(out, plot.Tick{Value: at, Label: strconv.FormatFloat(at, 'g', 6, 64)})
+		}
+	}
+	return out
+}
 
 const (
 	legendGap = vg.Length(12)

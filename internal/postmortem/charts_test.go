@@ -71,3 +71,33 @@ func decimal(t *testing.T, text string) float64 {
 	}
 	return f
 }
+
+// When the evidence passed its threshold can be seen, however far it went on.
+func TestLongEvidenceShowsWhenItPassedItsThreshold(t *testing.T) {
+	for top, want := range map[float64]float64{20: 0, 800: 0.15} {
+		c := postmortem.Chart{Name: "evidence", Title: "Evidence", Unit: "nats", Lines: []postmortem.Line{
+			{Label: "beside", XY: [][2]float64{{-17, 0}, {0, 1}}}, {Label: "alone", XY: [][2]float64{{-17, 0}, {-16, 3}, {0, top}}},
+		}}
+		raw, err := c.SVG()
+		if err != nil {
+			t.Fatal(err)
+		}
+		var heights []float64
+		for _, p := range drawnPath.FindAllStringSubmatch(string(raw), -1) {
+			if ys := regexp.MustCompile(`[ML]-?[\d.]+,(-?[\d.]+)`).FindAllStringSubmatch(p[1], -1); len(ys) == 3 {
+				for _, y := range ys {
+					heights = append(heights, decimal(t, y[1]))
+				}
+			}
+		}
+		if len(heights) != 3 {
+			t.Fatalf("the line is not there: %s", raw)
+		}
+		if part := (heights[1] - heights[0]) / (heights[2] - heights[0]); part < max(want, 3/top-0.01) || want == 0 && part > 3/top+0.01 {
+			t.Errorf("up to %v the threshold stands at %.3f of the height", top, part)
+		}
+		if squeezed := strings.Contains(string(raw), "nats, log scale"); squeezed != (want > 0) || !strings.Contains(string(raw), ">10<") {
+			t.Errorf("up to %v: %s", top, raw)
+		}
+	}
+}

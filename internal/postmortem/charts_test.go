@@ -73,7 +73,7 @@ func decimal(t *testing.T, text string) float64 {
 }
 
 // When the evidence passed its threshold can be seen, however far it went on.
-func TestLongEvidenceShowsWhenItPassedItsThreshold(t *testing.T) {
+func TestEvidenceShowsWhenItPassedItsThreshold(t *testing.T) {
 	for top, want := range map[float64]float64{20: 0, 800: 0.15} {
 		c := postmortem.Chart{Name: "evidence", Title: "Evidence", Unit: "nats", Lines: []postmortem.Line{
 			{Label: "beside", XY: [][2]float64{{-17, 0}, {0, 1}}}, {Label: "alone", XY: [][2]float64{{-17, 0}, {-16, 3}, {0, top}}},

@@ -282,6 +282,61 @@ func TestTooManyConnectionsAreClosed(t *testing.T) {
 	}
 }
 
+// TestStreamsPerConnectionAreBounded: a caller is told how many it may open, and what it opens beyond that reaches no handler.
+func TestStreamsPerConnectionAreBounded(t *testing.T) {
+	for limit, want := range map[int]uint32{0: gate.DefaultStreams, 2: 2} {
+		d := open(t, gate.Limits{Streams: limit})
+		c := d.dial()
+		if _, err := io.WriteString(c, http2.ClientPreface); err != nil {
+			t.Fatal(err)
+		}
+		f := http2.NewFramer(c, c)
+		if err := f.WriteSettings(); err != nil {
+			t.Fatal(err)
+		}
+		frame, err := f.ReadFrame()
+		if err != nil {
+			t.Fatal(err)
+		}
+		settings, ok := frame.(*http2.SettingsFrame)
+		if !ok {
+			t.Fatalf("the first frame is %v", frame)
+		}
+		if got, ok := settings.Value(http2.SettingMaxConcurrentStreams); !ok || got != want {
+			t.Errorf("told %d streams, want %d", got, want)
+		}
+		if limit == 0 {
+			continue
+		}
+		// Settings are in force once they are acknowledged.
+		if err := f.WriteSettingsAck(); err != nil {
+			t.Fatal(err)
+		}
+		var block bytes.Buffer
+		enc := hpack.NewEncoder(&block)
+		for _, h := range [][2]string{{":method", "POST"}, {":scheme", "http"}, {":authority", "a"}, {":path", "/"}} {
+			_ = enc.WriteField(hpack.HeaderField{Name: h[0], Value: h[1]})
+		}
+		for id := uint32(1); id <= 5; id += 2 {
+			if err := f.WriteHeaders(http2.HeadersFrameParam{StreamID: id, BlockFragment: block.Bytes(), EndHeaders: true}); err != nil {
+				t.Fatal(err)
+			}
+		}
+		for {
+			frame, err := f.ReadFrame()
+			if err != nil {
+				t.Fatalf("the third stream is not refused: %v", err)
+			}
+			if reset, ok := frame.(*http2.RSTStreamFrame); ok {
+				if reset.StreamID != 5 || reset.ErrCode != http2.ErrCodeRefusedStream && reset.ErrCode != http2.ErrCodeProtocol {
+					t.Errorf("stream %d was reset with %v", reset.StreamID, reset.ErrCode)
+				}
+				break
+			}
+		}
+	}
+}
+
 // TestRapidResetIsRefused begins and resets streams without end (CVE-2023-44487).
 func TestRapidResetIsRefused(t *testing.T) {
 	hold := make(chan struct{})

@@ -2,6 +2,7 @@ package proxy_test
 
 import (
 	"bufio"
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -272,6 +273,36 @@ func TestClientThatLeavesIsNoFailureOfTheAgent(t *testing.T) {
 	_ = get(t, "the agent's notice", h.cut)
 	if row := r.endedRow(); row.Outcome != "" || row.Status != 0 {
 		t.Errorf("ledger: %+v", row)
+	}
+}
+
+// The same over HTTP/2, for a plain request and a gRPC call, whose connection stays.
+func TestAnHTTP2ClientThatLeavesEndsTheAgentsRequest(t *testing.T) {
+	for _, kind := range []string{"application/json", "application/grpc"} {
+		t.Run(kind, func(t *testing.T) {
+			h := newHeld()
+			r := newRig(t, completes, h)
+			ctx, leave := context.WithCancel(t.Context())
+			defer leave()
+			req := r.request("POST", "/a.B/Slow", "body", "Content-Type", kind, "Te", "trailers").WithContext(ctx)
+			c, left := client(t, true), make(chan error, 1)
+			go func() {
+				res, err := c.Do(req)
+				if err == nil {
+					_ = res.Body.Close()
+				}
+				left <- err
+			}()
+			get(t, "the agent's request", h.reached)
+			leave()
+			if err := get(t, "the client's end", left); !errors.Is(err, context.Canceled) {
+				t.Errorf("the client got %v", err)
+			}
+			_ = get(t, "the agent's notice", h.cut)
+			if row := r.endedRow(); row.Outcome != "" || row.Status != 0 {
+				t.Errorf("ledger: %+v", row)
+			}
+		})
 	}
 }
 

@@ -425,6 +425,40 @@ func TestLeavingLetsExecutionsEnd(t *testing.T) {
 	}
 }
 
+// TestNothingIsSettledOrCutBeforeTheProxiesHaveLetGo: the drain timeout begins only then.
+func TestNothingIsSettledOrCutBeforeTheProxiesHaveLetGo(t *testing.T) {
+	r := newRig(t, guarded)
+	r.control.HoldLeft()
+	r.options.Timing.Leave, r.options.DrainTimeout = patience, 50*time.Millisecond
+	r.run()
+	addr := r.ready()
+	held := later(t, addr, "/hold")
+	r.running(1)
+	r.signals <- syscall.SIGTERM
+	r.control.Wait("leaving", func(v fakecontrol.View) bool { return v.Status.GetLeaving() })
+	for end := time.Now().Add(4 * r.options.DrainTimeout); time.Now().Before(end); {
+		if res, _ := fetch(t, addr, "/about"); res.StatusCode != http.StatusOK {
+			t.Fatalf("while proxies still send, new work got %d", res.StatusCode)
+		}
+	}
+	if v := r.control.Wait("status", func(v fakecontrol.View) bool { return v.Status != nil }); v.Status.GetSettled() {
+		t.Error("it settles before the proxies have let go")
+	}
+	select {
+	case res := <-held:
+		t.Errorf("what ran was cut before the proxies have let go: %d", res.StatusCode)
+		return
+	default:
+	}
+	r.control.LetGo()
+	if res := get(t, "the answer", held); res.StatusCode != http.StatusServiceUnavailable {
+		t.Errorf("after the drain timeout: %d", res.StatusCode)
+	}
+	if err := r.ended(); err != nil {
+		t.Error(err)
+	}
+}
+
 func TestDrainTimeoutCutsWithTheRetrySignal(t *testing.T) {
 	for name, hurry := range map[string]bool{"timeout": false, "second signal": true} {
 		t.Run(name, func(t *testing.T) {

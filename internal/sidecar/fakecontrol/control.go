@@ -142,6 +142,14 @@ func (c *Control) HoldLeft() {
 	c.hold = true
 }
 
+// LetGo ends HoldLeft: Left goes out when the sidecar confirms the State that is sent with this.
+func (c *Control) LetGo() {
+	c.mu.Lock()
+	c.hold = false
+	c.mu.Unlock()
+	c.SetState(func(*sidecarv1.State) {})
+}
+
 // SetState sends the next State to every session: generation one higher, changed as given.
 func (c *Control) SetState(change func(*sidecarv1.State)) {
 	c.mu.Lock()

@@ -76,6 +76,7 @@ func TestWrongUsage(t *testing.T) {
 		{"bad advertise", []string{control, spec, "--advertise=0.0.0.0:1", "--", "sh"}, []string{"--advertise"}},
 		{"advertise port 0", []string{control, spec, "--advertise=10.0.0.1:0", "--", "sh"}, []string{"--advertise"}},
 		{"open local API", []string{control, spec, "--local-api=0.0.0.0:1", "--", "sh"}, []string{"--local-api", "loopback"}},
+		{"open admin page", []string{control, spec, "--admin=0.0.0.0:1", "--", "sh"}, []string{"admin", "loopback"}},
 		{"relative socket", []string{control, spec, "--local-api=unix:agent.sock", "--", "sh"}, []string{"--local-api", "absolute path"}},
 		{"bad instance", []string{control, spec, "--instance=a.b", "--", "sh"}, []string{"--instance", "DNS label"}},
 		{"bad level", []string{control, spec, "--log-level=loud", "--", "sh"}, []string{"--log-level", "debug"}},

@@ -247,6 +247,13 @@ func (c *conn) refuse(p []byte, good int) (int, error) {
 	return good + n, nil
 }
 
+// goAway is how the frame begins by which net/http ends an HTTP/2 connection; the last stream and a code follow, and nothing more is written if that is
+// an error's.
+const goAway = "\x00\x00\x08\x07\x00\x00\x00\x00\x00"
+
+// tooLarge is in net/http's answer to an HTTP/2 request whose headers are too large, but not by far.
+var tooLarge = []byte("<p>Request Header Field(s) Too Large</p>")
+
 // Write counts what net/http refuses by itself: those answers alone have these headers and no others.
 func (c *conn) Write(p []byte) (int, error) {
 	const status, own = "HTTP/1.1 ", "\r\nContent-Type: text/plain; charset=utf-8\r\nConnection: close\r\n\r\n"
@@ -254,6 +261,11 @@ func (c *conn) Write(p []byte) (int, error) {
 		if text := string(p); strings.HasPrefix(text, status) && strings.Contains(text, own) {
 			c.refusals.Count(ofStatus(text[len(status) : len(status)+3]))
 		}
+	}
+	if n := len(p) - len(goAway) - 8; n >= 0 && n < 512 && string(p[n:n+len(goAway)]) == goAway {
+		c.refusals.goneAway(p[len(p)-1])
+	} else if c.failed == nil && len(p) < 512 && bytes.Contains(p, tooLarge) {
+		c.refusals.Count(HeaderSize)
 	}
 	return c.Conn.Write(p)
 }

@@ -48,7 +48,11 @@ var names = [reasons]string{
 func (r Reason) String() string { return names[r] }
 
 // Refusals counts what was refused. It may be used from many goroutines; its zero value is ready.
-type Refusals struct{ counts [reasons]atomic.Uint64 }
+type Refusals struct {
+	counts [reasons]atomic.Uint64
+	// told is how many of net/http's protocol errors that end an HTTP/2 connection were counted and their GOAWAY has not been seen yet.
+	told atomic.Int64
+}
 
 // Count adds one.
 func (r *Refusals) Count(reason Reason) { r.counts[reason].Add(1) }
@@ -63,13 +67,37 @@ func (r *Refusals) Each(f func(reason string, count uint64)) {
 	}
 }
 
+// protocolFrames are those of net/http's errors in single frames that end a connection with PROTOCOL_ERROR.
+var protocolFrames = map[string]bool{
+	"frame_data_stream_0": true, "frame_data_pad_too_big": true, "frame_settings_has_stream": true, "frame_ping_has_stream": true, "frame_goaway_has_stream": true,
+	"frame_windowupdate_zero_inc_conn": true, "frame_headers_zero_stream": true, "frame_priority_zero_stream": true, "frame_rststream_zero_stream": true,
+	"frame_continuation_zero_stream": true, "frame_pushpromise_zero_stream": true,
+}
+
 // http2 is called by net/http with its own names of errors.
 func (r *Refusals) http2(kind string) {
+	if protocolFrames[kind] || strings.HasPrefix(kind, "conn_PROTOCOL_ERROR_") {
+		r.told.Add(1)
+	}
 	if strings.HasSuffix(kind, "_too_many_early_resets") {
 		r.Count(RapidReset)
 		return
 	}
 	r.Count(HTTP2)
+}
+
+// goneAway is called with the code of a GOAWAY that is written. Of header blocks that are too large or cannot be decoded net/http tells nobody else.
+func (r *Refusals) goneAway(code byte) {
+	const protocolError, compressionError = 1, 9
+	switch code {
+	case compressionError:
+		r.Count(HTTP2)
+	case protocolError:
+		if r.told.Add(-1) < 0 {
+			r.told.Add(1)
+			r.Count(HTTP2)
+		}
+	}
 }
 
 // ofStatus maps the status with which net/http refuses a request.

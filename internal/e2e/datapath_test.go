@@ -27,14 +27,30 @@ func says(t *testing.T, word string) string {
 	return s.URL
 }
 
-// TestSidecarsOnUnixSockets reaches two versions' sidecars by pipe addresses: Envoy does, and one sidecar does that passes work on.
+// saysOn is the same on a Unix socket.
+func saysOn(t *testing.T, path, word string) string {
+	t.Helper()
+	l, err := net.Listen("unix", path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { _, _ = io.WriteString(w, word) }))
+	_ = s.Listener.Close()
+	s.Listener = l
+	s.Start()
+	t.Cleanup(s.Close)
+	return "unix:" + path
+}
+
+// TestSidecarsOnUnixSockets reaches two versions' sidecars by pipe addresses: Envoy does, and one sidecar does that passes work on. Their agents listen on
+// such sockets, too.
 func TestSidecarsOnUnixSockets(t *testing.T) {
 	const spec = "shop"
 	w := startPlane(t, nil)
 	dir := t.TempDir()
 	for _, v := range []string{older, newer} {
 		w.publish(spec, v, completeContract)
-		w.sidecar(spec+":"+v, says(t, v), "--listen", "unix:"+filepath.Join(dir, v))
+		w.sidecar(spec+":"+v, saysOn(t, filepath.Join(dir, v+".agent"), v), "--listen", "unix:"+filepath.Join(dir, v))
 		w.ready(spec, v, 1)
 	}
 	w.deploy(spec, older)

@@ -41,7 +41,7 @@ var arrows = []struct {
 	{"internal/control", []string{
 		"internal/discovery", "internal/fleet", "internal/archive", "internal/store",
 		"internal/routing", "internal/postmortem", "internal/versions", "internal/drain",
-		"internal/capture", "internal/conformance", "internal/signing", "internal/specdiff", "internal/rollout", "internal/rollout/evidence", "internal/webhook", "internal/synthetic", "internal/routing/envoy",
+		"internal/capture", "internal/roster", "internal/conformance", "internal/signing", "internal/specdiff", "internal/rollout", "internal/rollout/evidence", "internal/webhook", "internal/synthetic", "internal/routing/envoy",
 	}},
 	{"internal/discovery", []string{"internal/store", "internal/routing", "internal/routing/envoy", "internal/versions", "internal/drain"}},
 	{"internal/fleet", []string{"internal/capture", "internal/store", "internal/shadow", "internal/routing", "internal/postmortem", "internal/versions", "internal/drain", "gen/sidecar"}},

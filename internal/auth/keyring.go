@@ -62,7 +62,7 @@ type Keyring struct {
 	mu     sync.Mutex
 	looked time.Time
 	seen   stamp
-	broken bool
+	broken string // why the file cannot be used; empty: it can
 	named  []key
 }
 
@@ -74,6 +74,7 @@ type key struct {
 type stamp struct {
 	size     int64
 	modified time.Time
+	mode     os.FileMode
 }
 
 // NewKeyring reads the file; an empty name is none. now is the clock; nil: time.Now.
@@ -96,7 +97,7 @@ func look(file string) stamp {
 	if err != nil {
 		return stamp{}
 	}
-	return stamp{info.Size(), info.ModTime()}
+	return stamp{info.Size(), info.ModTime(), info.Mode()}
 }
 
 // Caller finds the bearer of a secret.
@@ -141,16 +142,19 @@ func (k *Keyring) keys() []key {
 // reread reads a file that has changed. One that cannot be read changes nothing: a slip of the pen must not lock out who is to roll back. k.mu is held.
 func (k *Keyring) reread() {
 	seen := look(k.file)
-	if seen == k.seen {
+	if seen == k.seen && k.broken == "" {
 		return
 	}
 	k.seen = seen
-	named, err := readTokens(k.file)
-	if k.broken = err != nil; k.broken {
-		k.log.Error("the changed --tokens cannot be used; those that were in force stay in force, also any that it was to take away", zap.Error(err))
+	named, err := readTokens(k.file) // again and again while it cannot be used, since what is in its way need not be its own
+	if err != nil {
+		if err.Error() != k.broken {
+			k.log.Error("the changed --tokens cannot be used; those that were in force stay in force, also any that it was to take away", zap.Error(err))
+		}
+		k.broken = err.Error()
 		return
 	}
-	k.named = named
+	k.named, k.broken = named, ""
 	k.log.Info("the changed --tokens are in force", zap.Int("tokens", len(named)))
 }
 
@@ -159,7 +163,7 @@ func (k *Keyring) Broken() bool {
 	k.keys()
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	return k.broken
+	return k.broken != ""
 }
 
 // Session is what a browser gets for a token: it opens pages that are only read, until then and no longer. The token cannot be had from it, and

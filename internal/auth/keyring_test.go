@@ -92,6 +92,8 @@ func TestTokensAreReadAgain(t *testing.T) {
 		{"gone", func() { _ = os.Remove(file) }, true, false, true},
 		{"back, and empty", func() { write(t, file, "tokens: []") }, false, false, false},
 		{"written by anybody", func() { write(t, file, tokens(alice, ci)); _ = os.Chmod(file, 0o666) }, false, false, true},
+		{"protected, and else as it was", func() { _ = os.Chmod(file, 0o644) }, true, true, false},
+		{"open again, with the same text", func() { _ = os.Chmod(file, 0o666) }, true, true, true},
 	} {
 		step.change()
 		now = now.Add(time.Second)

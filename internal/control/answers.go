@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/specproxy/specproxy/internal/postmortem"
+	"github.com/specproxy/specproxy/internal/roster"
 	"github.com/specproxy/specproxy/internal/store"
 	"github.com/specproxy/specproxy/internal/versions"
 )
@@ -111,6 +112,15 @@ func (c *Controller) EndAction(ctx context.Context, actor Actor, id, item string
 	return after, err
 }
 
+// person is who an actor is, whatever role their token has: what the bearer of a named token answered stays theirs when the role changes.
+func person(actor string) string {
+	role, name, ok := strings.Cut(actor, " ")
+	if _, err := roster.ParseRole(role); ok && err == nil && !strings.HasPrefix(name, "(") {
+		return name
+	}
+	return actor
+}
+
 // Approve is the agreement of somebody who has not answered.
 func (c *Controller) Approve(ctx context.Context, actor Actor, id, text string) (postmortem.Record, error) {
 	return c.changeRecord(ctx, actor, id, "approve", func(record postmortem.Record, _ time.Time) ([]postmortem.Fact, error) {
@@ -118,11 +128,11 @@ func (c *Controller) Approve(ctx context.Context, actor Actor, id, text string) 
 			return nil, refuse("specctl postmortem show "+id, "%s has no answers yet: there is nothing to approve", id)
 		}
 		for _, a := range record.Answers {
-			if a.By == actor.Name {
+			if person(a.By) == person(actor.Name) {
 				return nil, refuse("ask somebody else to run: specctl postmortem approve "+id, "%s answered %q in %s: a second person approves", actor.Name, a.Question.Words(), id)
 			}
 		}
-		if slices.ContainsFunc(record.Approvals, func(a postmortem.Approval) bool { return a.By == actor.Name }) {
+		if slices.ContainsFunc(record.Approvals, func(a postmortem.Approval) bool { return person(a.By) == person(actor.Name) }) {
 			return nil, nil
 		}
 		return []postmortem.Fact{postmortem.Approved{Note: text}}, nil

@@ -374,9 +374,13 @@ func (s *Server) Forget(ctx context.Context, node string, f routing.Forgotten) e
 		return ErrConnected
 	}
 	for {
-		yes, again := s.ledger.written(node)
-		if yes {
+		s.learnProxies()
+		yes, forgotten, again := s.ledger.written(node)
+		switch {
+		case yes && forgotten:
 			return nil
+		case yes:
+			return ErrConnected // it came back meanwhile
 		}
 		select {
 		case <-again:

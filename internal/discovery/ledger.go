@@ -547,13 +547,13 @@ func (l *ledger) forget(name string, f routing.Forgotten) (known, connected bool
 	return true, false
 }
 
-// written says whether the node's record is on disk as it is known here; else when to ask again.
-func (l *ledger) written(name string) (yes bool, again <-chan struct{}) {
+// written says whether the node's record is on disk as it is known here, and that it is forgotten; else when to ask again.
+func (l *ledger) written(name string) (yes, forgotten bool, again <-chan struct{}) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	_, unsaved := l.unsaved[name]
 	_, saving := l.saving[name]
-	return !unsaved && !saving, l.wrote
+	return !unsaved && !saving, l.nodes[name].forgotten != nil, l.wrote
 }
 
 // putBack has what could not be written now written later.

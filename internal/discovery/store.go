@@ -61,8 +61,8 @@ func (s StoreSource) SaveProxies(ctx context.Context, self string, proxies []rou
 	for batch := range slices.Chunk(proxies, proxyBatch) {
 		_, err := s.Update(ctx, func(tx *store.Tx) error {
 			for _, p := range batch {
-				if p.Replica == "" && p.Forgotten == nil {
-					if old, ok := tx.Proxy(p.Node); ok && old.Replica != "" && old.Replica != self {
+				if old, ok := tx.Proxy(p.Node); ok && p.Replica == "" && old.Replica != "" && old.Replica != self {
+					if lives := func(r routing.Replica) bool { return r.ID == old.Replica }; p.Forgotten == nil || slices.ContainsFunc(s.View().Replicas(), lives) {
 						continue
 					}
 				}

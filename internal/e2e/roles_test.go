@@ -94,6 +94,21 @@ func TestRolesSayWhoMayDoWhat(t *testing.T) {
 	as("a-operator", 0, nil, "postmortem", "answer", "PM-2", "--explanation", "the same", "--canary", "there was none", "--conformance", "no case", "--fixed-in", "none")
 	w.actor = "somebody-else" // $USER is what specctl says of who runs it
 	as("a-operator", 1, []string{"operator a-operator answered", "a second person approves"}, "postmortem", "approve", "PM-2")
+	// Nor does another role for the same token.
+	was := slices.Clone(r.entries)
+	for i, entry := range r.entries {
+		r.entries[i] = strings.Replace(entry, "name: a-operator, role: operator", "name: a-operator, role: admin", 1)
+	}
+	r.write(t)
+	eventually(t, "the operator to be an admin", func() error {
+		if output, code := w.specctl("--token-file", filepath.Join(filepath.Dir(r.file), "a-operator.token"), "canary", "secret"); code != 0 {
+			return fmt.Errorf("%d: %s", code, output)
+		}
+		return nil
+	})
+	as("a-operator", 1, []string{"a second person approves"}, "postmortem", "approve", "PM-2")
+	r.entries = was
+	r.write(t)
 	as("a-admin", 0, []string{"PM-2"}, "postmortem", "approve", "PM-2")
 
 	// A token that is taken away opens nothing from then on, and its browser session goes with it.

@@ -97,6 +97,7 @@ func TestTheWayBackIsRehearsed(t *testing.T) {
 // An Envoy that does not answer refuses the deploy by its name, and nothing has taken traffic; a rollback meanwhile is as immediate as ever, and takes the
 // rehearsal away. In an emergency a person may go by it, with a reason.
 func TestABlackHoledEnvoyRefusesTheDeploy(t *testing.T) {
+	t.Parallel() // it mostly waits
 	w := startPlane(t, nil)
 	for _, version := range []string{"0.9.0", "1.0.0"} {
 		w.publish("refunds", version, canaryContract)
@@ -249,6 +250,7 @@ func traces(t *testing.T, e *envoytest.Envoy, want bool) error {
 // Without a proxy nobody can say how executions come back, so nothing is proven; and a stable pool of which most instances are away could not take
 // them back. Once there is a proxy and the pool is whole again the same deploy goes through.
 func TestARehearsalWantsAProxyAndAWarmPool(t *testing.T) {
+	t.Parallel() // it mostly waits
 	w := startPlane(t, nil)
 	w.publish("refunds", "1.0.0", canaryContract)
 	w.publish("refunds", "1.1.0", canaryContract, oneManualStep)

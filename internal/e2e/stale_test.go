@@ -29,6 +29,7 @@ type stale struct {
 // TestAProxyThatIsCutOffStartsNothingOnAnAbandonedVersion rolls back while one of three proxies cannot hear of it. It routes to the abandoned
 // version for ever; the fence at that version's sidecars is what stops it.
 func TestAProxyThatIsCutOffStartsNothingOnAnAbandonedVersion(t *testing.T) {
+	t.Parallel() // it mostly waits
 	t.Run("it has served both versions", func(t *testing.T) { cutOff(t, true, false) })
 	t.Run("it has served the abandoned version alone", func(t *testing.T) { cutOff(t, false, false) })
 	t.Run("the target moves meanwhile", func(t *testing.T) { cutOff(t, false, true) })

@@ -166,6 +166,9 @@ func TestReadsAreMarked(t *testing.T) {
 		service := file.Services().Get(0)
 		for i := range service.Methods().Len() {
 			m := string(service.Methods().Get(i).Name())
+			if method := service.Methods().Get(i); method.IsStreamingClient() || method.IsStreamingServer() {
+				t.Errorf("%s streams: roles are asked for unary calls alone (internal/api/roles.go)", m)
+			}
 			req, err := http.NewRequestWithContext(t.Context(), http.MethodPost, "http://"+w.api+"/"+string(service.FullName())+"/"+m, strings.NewReader("{}"))
 			if err != nil {
 				t.Fatal(err)
